@@ -26,7 +26,9 @@ import torch
 
 CSRC = Path(__file__).parent / "csrc"
 COMPILE_TIMEOUT_S = 600
-_BASE_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_BASE_FLAGS = tuple(
+    "-O3 -std=c++17 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
+)
 # First what is fastest, then with less: not every compiler knows its own CPU, or has OpenMP.
 _FLAG_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 

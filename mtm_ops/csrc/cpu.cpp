@@ -17,10 +17,11 @@ T mask_of(const SampleParams& p, const Row& row, int64_t g, int64_t k) {
     return p.mask ? static_cast<const T*>(p.mask)[mask_index(p, row, g, k)] : T(1);
 }
 
-// The four corners of a tap as pointers to `channel` of channels-last pixels; corners outside point to `outside`.
+// The four corners of a tap as pointers to `channel` of channels-last pixels; corner i outside points to
+// outside + i * step.
 template <class P>
-void corner_pointers(P* image, const int64_t* pixel, int64_t C, int64_t channel, P* outside, P** corner) {
-    for (int i = 0; i < 4; i++) corner[i] = pixel[i] >= 0 ? image + pixel[i] * C + channel : outside;
+void corner_pointers(P* image, const int64_t* pixel, int64_t C, int64_t channel, P* outside, int64_t step, P** corner) {
+    for (int i = 0; i < 4; i++) corner[i] = pixel[i] >= 0 ? image + pixel[i] * C + channel : outside + i * step;
 }
 
 // columns[n, k, c] = m * sum_corner value(corner) * x(corner, c)
@@ -45,7 +46,7 @@ void gather_kernel(const SampleParams& p) {
                 const T m = mask_of<T>(p, row, g, k);
                 const T v0 = m * tap.value[0], v1 = m * tap.value[1], v2 = m * tap.value[2], v3 = m * tap.value[3];
                 const T* x[4];
-                corner_pointers(image, tap.pixel, p.C, g * width, zeros.data(), x);
+                corner_pointers(image, tap.pixel, p.C, g * width, zeros.data(), 0, x);
 #pragma omp simd
                 for (int64_t c = 0; c < width; c++)
                     out[c] = v0 * x[0][c] + v1 * x[1][c] + v2 * x[2][c] + v3 * x[3][c];
@@ -70,7 +71,7 @@ struct TapWork {
 // Calls body(TapWork) for every row and tap of every channel slice.
 //
 // Threads: an image and a channel slice each, which alone adds to that part of grad_x, its rows in ascending order.
-// Slices are at most ceil(C/G / slices) channels wide. Corners outside read zeros and write to a bin.
+// Slices are at most ceil(C/G / slices) channels wide. Corners outside read zeros and write to bins.
 template <class T, class Body>
 void for_each_tap(const SampleParams& p, int64_t dots_per_tap, const Body& body) {
     const int64_t taps = p.kh * p.kw, places = p.Ho * p.Wo, slices = p.groups * p.slices, group_width = p.C / p.groups;
@@ -83,7 +84,7 @@ void for_each_tap(const SampleParams& p, int64_t dots_per_tap, const Body& body)
         work.group = slice / p.slices;
         const int64_t channel = work.group * group_width + group_width * part / p.slices;
         work.width = work.group * group_width + group_width * (part + 1) / p.slices - channel;
-        std::vector<T> bin(work.width);
+        std::vector<T> bins(4 * work.width);
         const int64_t image = b * p.H * p.W * p.C;
         const int64_t end = std::min(p.row_end, (b + 1) * places);
         for (int64_t n = std::max(p.row_begin, b * places); n < end; n++) {
@@ -92,29 +93,17 @@ void for_each_tap(const SampleParams& p, int64_t dots_per_tap, const Body& body)
                 locate_tap_of_row(p, work.row, work.group, work.k, work.tap);
                 work.m = mask_of<T>(p, work.row, work.group, work.k);
                 const int64_t* pixel = work.tap.pixel;
-                corner_pointers(static_cast<const T*>(p.x) + image, pixel, p.C, channel, zeros.data(), work.x);
+                corner_pointers(static_cast<const T*>(p.x) + image, pixel, p.C, channel, zeros.data(), 0, work.x);
                 if (p.gg_x)
-                    corner_pointers(static_cast<const T*>(p.gg_x) + image, pixel, p.C, channel, zeros.data(),
+                    corner_pointers(static_cast<const T*>(p.gg_x) + image, pixel, p.C, channel, zeros.data(), 0,
                                     work.gg_x);
-                corner_pointers(static_cast<T*>(p.grad_x) + image, pixel, p.C, channel, bin.data(), work.grad_x);
+                corner_pointers(static_cast<T*>(p.grad_x) + image, pixel, p.C, channel, bins.data(), work.width, work.grad_x);
                 const int64_t at = (n - p.row_begin) * taps + work.k;
                 work.column = static_cast<T*>(p.columns) + at * p.C + channel;
                 work.dots = static_cast<T*>(p.dots) + (at * slices + slice) * dots_per_tap;
                 body(work);
             }
         }
-    }
-}
-
-// grad_x(corner) += weight * g over a slice. Corner by corner, because corners outside share one bin.
-template <class T>
-void scatter(const TapWork<T>& work, const T* weight, const T* g) {
-    for (int corner = 0; corner < 4; corner++) {
-        if (work.tap.pixel[corner] < 0) continue;
-        T* out = work.grad_x[corner];
-        const T w = weight[corner];
-#pragma omp simd
-        for (int64_t c = 0; c < work.width; c++) out[c] += w * g[c];
     }
 }
 
@@ -158,12 +147,16 @@ void backward_kernel(const SampleParams& p) {
         T v[4];
         for (int i = 0; i < 4; i++) v[i] = work.m * work.tap.value[i];
         T* column = work.column;
-        scatter(work, v, column);
         const T *x0 = work.x[0], *x1 = work.x[1], *x2 = work.x[2], *x3 = work.x[3];
+        T *gx0 = work.grad_x[0], *gx1 = work.grad_x[1], *gx2 = work.grad_x[2], *gx3 = work.grad_x[3];
         T d0 = 0, d1 = 0, d2 = 0, d3 = 0;
 #pragma omp simd reduction(+ : d0, d1, d2, d3)
         for (int64_t c = 0; c < work.width; c++) {
             const T g = column[c];
+            gx0[c] += v[0] * g;
+            gx1[c] += v[1] * g;
+            gx2[c] += v[2] * g;
+            gx3[c] += v[3] * g;
             d0 += g * x0[c];
             d1 += g * x1[c];
             d2 += g * x2[c];
@@ -208,13 +201,17 @@ void double_backward_kernel(const SampleParams& p) {
         tangent_weights(work.tap, work.m, gg[0], gg[1], gg[2], e);
         for (int i = 0; i < 4; i++) v[i] = work.m * work.tap.value[i];
         T* column = work.column;
-        scatter(work, e, column);
         const T *x0 = work.x[0], *x1 = work.x[1], *x2 = work.x[2], *x3 = work.x[3];
+        T *gx0 = work.grad_x[0], *gx1 = work.grad_x[1], *gx2 = work.grad_x[2], *gx3 = work.grad_x[3];
         const T *t0 = work.gg_x[0], *t1 = work.gg_x[1], *t2 = work.gg_x[2], *t3 = work.gg_x[3];
         T d0 = 0, d1 = 0, d2 = 0, d3 = 0, h0 = 0, h1 = 0, h2 = 0, h3 = 0;
 #pragma omp simd reduction(+ : d0, d1, d2, d3, h0, h1, h2, h3)
         for (int64_t c = 0; c < work.width; c++) {
             const T g = column[c];
+            gx0[c] += e[0] * g;
+            gx1[c] += e[1] * g;
+            gx2[c] += e[2] * g;
+            gx3[c] += e[3] * g;
             d0 += g * x0[c];
             d1 += g * x1[c];
             d2 += g * x2[c];
@@ -239,12 +236,36 @@ void double_backward_kernel(const SampleParams& p) {
     });
 }
 
+// out[b, j, i] = in[b, i, j] for in [batch, rows, columns], in blocks that fit the first cache: several times faster than
+// a general strided copy, and as costly as the sampling itself at few channels if left to one.
+template <class T>
+void transpose_kernel(const T* in, T* out, int64_t batch, int64_t rows, int64_t columns) {
+    constexpr int64_t Block = 16;
+    const int64_t row_blocks = (rows + Block - 1) / Block;
+#pragma omp parallel for schedule(static)
+    for (int64_t unit = 0; unit < batch * row_blocks; unit++) {
+        const int64_t b = unit / row_blocks, i0 = unit % row_blocks * Block, n = std::min(Block, rows - i0);
+        const T* from = in + b * rows * columns;
+        T* to = out + b * rows * columns;
+        for (int64_t j0 = 0; j0 < columns; j0 += Block) {
+            const int64_t m = std::min(Block, columns - j0);
+            T tile[Block][Block];
+            for (int64_t i = 0; i < n; i++)
+                for (int64_t j = 0; j < m; j++) tile[j][i] = from[(i0 + i) * columns + j0 + j];
+            for (int64_t j = 0; j < m; j++) std::copy(tile[j], tile[j] + n, to + (j0 + j) * rows + i0);
+        }
+    }
+}
+
 }  // namespace
 
-#define MTM_EXPORT(suffix, T)                                                                       \
-    extern "C" void launch_gather_##suffix(const SampleParams* p) { gather_kernel<T>(*p); }         \
-    extern "C" void launch_backward_##suffix(const SampleParams* p) { backward_kernel<T>(*p); }     \
-    extern "C" void launch_double_backward_##suffix(const SampleParams* p) { double_backward_kernel<T>(*p); }
+#define MTM_EXPORT(suffix, T)                                                                                      \
+    extern "C" void launch_gather_##suffix(const SampleParams* p) { gather_kernel<T>(*p); }                        \
+    extern "C" void launch_backward_##suffix(const SampleParams* p) { backward_kernel<T>(*p); }                    \
+    extern "C" void launch_double_backward_##suffix(const SampleParams* p) { double_backward_kernel<T>(*p); }      \
+    extern "C" void launch_transpose_##suffix(const T* in, T* out, int64_t batch, int64_t rows, int64_t columns) { \
+        transpose_kernel(in, out, batch, rows, columns);                                                           \
+    }
 
 MTM_EXPORT(f32, float)
 MTM_EXPORT(f64, double)

@@ -56,15 +56,15 @@ template <class T>
 MTM_HD void locate_tap(T y, T x, int64_t H, int64_t W, Tap<T>& tap) {
     // Written so that NaN fails it; only then is the cast to an integer defined.
     const bool near = y > T(-1) && y < T(H) && x > T(-1) && x < T(W);
-    const T y_floor = near ? std::floor(y) : T(-2);
-    const T x_floor = near ? std::floor(x) : T(-2);
+    const T y_near = near ? y : T(0), x_near = near ? x : T(0);
+    const T y_floor = std::floor(y_near), x_floor = std::floor(x_near);
     const int64_t y0 = int64_t(y_floor), x0 = int64_t(x_floor);
-    const T fy = near ? y - y_floor : T(0), fx = near ? x - x_floor : T(0);
+    const T fy = y_near - y_floor, fx = x_near - x_floor;
     const T ay[2] = {T(1) - fy, fy}, ax[2] = {T(1) - fx, fx};
     for (int corner = 0; corner < 4; corner++) {
         const int i = corner >> 1, j = corner & 1;
         const int64_t cy = y0 + i, cx = x0 + j;
-        const bool inside = cy >= 0 && cy < H && cx >= 0 && cx < W;
+        const bool inside = near && cy >= 0 && cy < H && cx >= 0 && cx < W;
         const T on = inside ? T(1) : T(0);
         const T sy = i ? on : -on, sx = j ? T(1) : T(-1);
         tap.pixel[corner] = inside ? cy * W + cx : -1;
