@@ -20,8 +20,9 @@ from torch import Tensor
 from . import _build
 from .reference import accumulation_dtype, output_size
 
-CHUNK_BYTES = 8 << 20  # columns per chunk: large enough for an efficient product, small enough for the last cache
-TALL = 4  # rows per output channel from which the products prefer a transposed weight
+# Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
+CHUNK_BYTES = 16 << 20
+CHUNK_ROWS = 2048
 SLICE_CHANNELS = 128  # width of the channel slices that a gradient kernel's threads own
 
 _SIZES = (
@@ -48,7 +49,7 @@ class Sampling:
         self.slices = max(1, self.C // self.groups // SLICE_CHANNELS)
         self.dtype = accumulation_dtype(x.dtype)
         self.device = x.device
-        self.chunk_rows = max(64, CHUNK_BYTES // (self.taps * self.C * self.dtype.itemsize))
+        self.chunk_rows = min(CHUNK_ROWS, max(64, CHUNK_BYTES // (self.taps * self.C * self.dtype.itemsize)))
         numbers = (self.C, H, W, *size, *kernel_size, *stride, *padding, *dilation, self.groups, 0, 0, self.slices)
         self.params = SampleParams(*numbers)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
@@ -155,40 +156,24 @@ def weight_like(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T for a [n, k] and b [m, k], in b's dtype."""
+    """a b^T for a [n, k] and b [m, k] of any strides, in b's dtype."""
     a = a.to(b.dtype)
-    # oneDNN's product, up to a quarter faster than the one that matmul takes for float32 (measured: docs/results.md).
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if a.dtype == torch.float32 else None
-    return a @ b.t() if linear is None or a.device.type != "cpu" else linear(a, b, None, "none", [], "")
+    # oneDNN's product: for float32, torch's matmul takes another library's, which is up to a quarter slower here.
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear is None or a.dtype != torch.float32 or a.device.type != "cpu":
+        return a @ b.t()
+    return linear(a, b, None, "none", [], "")
 
 
-class Products:
-    """The products with one weight, each laid out the way that is fastest for the number of rows."""
+def grad_columns(gy: Tensor, W: Tensor, dtype: torch.dtype) -> Tensor:
+    """The columns' gradient gy W, contiguous [rows, kh*kw*C] in `dtype`."""
+    return product(gy, W.t()).to(dtype)
 
-    def __init__(self, weight: Tensor, rows: int) -> None:
-        self.W = weight_matrix(weight)
-        # Transposing the weight pays for itself from here on (measured: docs/results.md).
-        self.tall = rows >= TALL * self.W.shape[0]
-        self.Wt = transpose(self.W.unsqueeze(0))[0] if self.tall else None
 
-    def grad_columns(self, gy: Tensor, dtype: torch.dtype) -> Tensor:
-        """gy W, contiguous [rows, kh*kw*C] in `dtype`."""
-        return (gy @ self.W if self.Wt is None else product(gy, self.Wt)).to(dtype)
-
-    def zero_weight_sum(self, dtype: torch.dtype) -> Tensor:
-        return torch.zeros_like(self.W.t() if self.tall else self.W, dtype=dtype, memory_format=torch.contiguous_format)
-
-    def add_weight_gradient(self, total: Tensor, gy: Tensor, columns: Tensor) -> None:
-        """total += the weight gradient gy^T columns, in the layout of zero_weight_sum."""
-        columns = columns.to(gy.dtype)
-        a, b = (columns, gy) if self.tall else (gy, columns)
-        if total.dtype == gy.dtype:
-            total.addmm_(a.t(), b)
-        else:
-            total += a.t() @ b
-
-    def weight_gradient(self, total: Tensor, weight: Tensor) -> Tensor:
-        return weight_like(transpose(total.unsqueeze(0))[0] if self.tall else total, weight)
+def add_weight_gradient(total: Tensor | None, gy: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + gy^T columns, the gradient of the weight as a matrix; in place, None standing for zero."""
+    part = product(transpose(gy.unsqueeze(0))[0], columns.to(gy.dtype).t()).to(dtype)
+    return part if total is None else total.add_(part)
 
 
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
@@ -208,15 +193,14 @@ def backward(
     """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients()
-    products = Products(weight, s.rows)
+    W = weight_matrix(weight)
     gy = to_rows(grad_y).view(s.rows, -1)
-    to_W = products.zero_weight_sum(s.dtype) if needs[1] else None
+    to_W = None
     for begin, end in s.chunks():
-        columns = s.backward(begin, end, products.grad_columns(gy[begin:end], s.dtype))
-        if to_W is not None:
-            products.add_weight_gradient(to_W, gy[begin:end], columns)
-    to_weight = None if to_W is None else products.weight_gradient(to_W, weight)
-    return _results(s, needs, x, to_weight)
+        columns = s.backward(begin, end, grad_columns(gy[begin:end], W, s.dtype))
+        if needs[1]:
+            to_W = add_weight_gradient(to_W, gy[begin:end], columns, s.dtype)
+    return _results(s, needs, x, weight, to_W)
 
 
 def double_backward(
@@ -230,28 +214,30 @@ def double_backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients()
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
-    products = Products(weight, s.rows)
-    gg_products = None if gg_weight is None else Products(gg_weight, s.rows)
+    W = weight_matrix(weight)
+    gg_W = None if gg_weight is None else weight_matrix(gg_weight)
     gy = to_rows(grad_y).view(s.rows, -1)
     to_gy = torch.empty_like(gy)
-    to_W = products.zero_weight_sum(s.dtype)
+    to_W = None
     for begin, end in s.chunks():
         gy_chunk = gy[begin:end]
-        tangent = s.double_backward(begin, end, products.grad_columns(gy_chunk, s.dtype))
-        products.add_weight_gradient(to_W, gy_chunk, tangent)
-        to_gy[begin:end] = product(tangent, products.W)
-        if gg_products is not None:
-            columns = s.backward(begin, end, gg_products.grad_columns(gy_chunk, s.dtype))
-            to_gy[begin:end] += product(columns, gg_products.W)
+        tangent = s.double_backward(begin, end, grad_columns(gy_chunk, W, s.dtype))
+        to_W = add_weight_gradient(to_W, gy_chunk, tangent, s.dtype)
+        to_gy[begin:end] = product(tangent, W)
+        if gg_W is not None:
+            columns = s.backward(begin, end, grad_columns(gy_chunk, gg_W, s.dtype))
+            to_gy[begin:end] += product(columns, gg_W)
     to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], -1), grad_y)
-    return to_grad_y, *_results(s, (True,) * 4, x, products.weight_gradient(to_W, weight))
+    return to_grad_y, *_results(s, (True,) * 4, x, weight, to_W)
 
 
-def _results(s: Sampling, needs, x: Tensor, to_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None) -> tuple[Tensor, ...]:
+    """The gradients of (x, weight, offset, mask), empty where they are not needed."""
     empty = s.tensors["offset"].new_empty(0)
+    weight_gradient = torch.zeros_like(weight) if to_W is None else weight_like(to_W, weight)  # None: no rows at all
     return (
         from_rows(s.tensors["grad_x"], x) if needs[0] else empty.to(x.dtype),
-        empty.to(x.dtype) if to_weight is None else to_weight,
+        weight_gradient if needs[1] else empty.to(weight.dtype),
         s.tensors["grad_offset"] if needs[2] else empty,
         s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else empty,
     )

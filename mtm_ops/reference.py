@@ -39,11 +39,14 @@ def _tap_positions(
     B, _, Ho, Wo = offset.shape
     kh, kw = kernel_size
     offset = offset.reshape(B, -1, kh * kw, 2, Ho, Wo)
-    like = {"dtype": offset.dtype, "device": offset.device}
-    tap_y = (torch.arange(kh, **like) * dilation[0]).repeat_interleave(kw).view(-1, 1, 1)
-    tap_x = (torch.arange(kw, **like) * dilation[1]).repeat(kh).view(-1, 1, 1)
-    out_y = (torch.arange(Ho, **like) * stride[0] - padding[0]).view(1, -1, 1)
-    out_x = (torch.arange(Wo, **like) * stride[1] - padding[1]).view(1, 1, -1)
+
+    def steps(n: int, step: int) -> Tensor:
+        return torch.arange(n, dtype=offset.dtype, device=offset.device) * step
+
+    tap_y = steps(kh, dilation[0]).repeat_interleave(kw).view(-1, 1, 1)
+    tap_x = steps(kw, dilation[1]).repeat(kh).view(-1, 1, 1)
+    out_y = (steps(Ho, stride[0]) - padding[0]).view(1, -1, 1)
+    out_x = (steps(Wo, stride[1]) - padding[1]).view(1, 1, -1)
     return (out_y + tap_y) + offset[:, :, :, 0], (out_x + tap_x) + offset[:, :, :, 1]
 
 
