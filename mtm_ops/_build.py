@@ -68,6 +68,11 @@ def _load_or_error() -> ctypes.CDLL | BuildError:
         return error
 
 
+def library_path(library: ctypes.CDLL) -> str:
+    """The file that a loaded library came from."""
+    return library._name
+
+
 def _load(folder: Path) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
@@ -177,9 +182,10 @@ def _compile(compiler: str, library: Path) -> None:
         log_path.write_text(log)
     except OSError as error:
         raise BuildError(f"the kernel could not be built in {library.parent}: {error}.") from error
-    last = next((line for line in reversed(log.splitlines()) if "error" in line.lower()), log.strip()[-200:])
     print("failed", file=sys.stderr, flush=True)
-    raise BuildError(f"the C++ compiler {compiler} failed: {last}. The whole log is {log_path}.")
+    said = [line for line in log.splitlines() if "error" in line.lower() and not line.startswith("$")]
+    why = said[0] if said else "it gave no error message"
+    raise BuildError(f"the C++ compiler {compiler} failed: {why}. The whole log is {log_path}.")
 
 
 def _run(command: Sequence[str]) -> tuple[bool, str]:

@@ -231,7 +231,9 @@ def double_backward(
     return to_grad_y, *_results(s, (True,) * 4, x, weight, to_W)
 
 
-def _results(s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None) -> tuple[Tensor, ...]:
+def _results(
+    s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of (x, weight, offset, mask), empty where they are not needed."""
     empty = s.tensors["offset"].new_empty(0)
     weight_gradient = torch.zeros_like(weight) if to_W is None else weight_like(to_W, weight)  # None: no rows at all

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,7 @@ def offsets_disabled(module: nn.Module) -> Iterator[None]:
     ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
     """
     # By name, not by type: unpickled snapshots carry a class of their own.
-    modules = [m for m in module.modules() if type(m).__name__ == ModulatedTransformation.__name__]
+    modules: list[Any] = [m for m in module.modules() if type(m).__name__ == ModulatedTransformation.__name__]
     if not modules:
         raise ValueError(
             f"offsets_disabled: module must contain a ModulatedTransformation; {type(module).__name__} has none. "
