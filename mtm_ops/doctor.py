@@ -38,13 +38,17 @@ def _cuda_line() -> str:
     return _line(False, "CUDA", _library.why_not_native("cuda") or "kernel available.")
 
 
+def impl_used(device: str) -> str:
+    """What impl="auto" means on a device type: "native" or "reference"."""
+    return "native" if _library.why_not_native(device) is None else "reference"
+
+
 def report() -> tuple[bool, str]:
     """(whether the CPU kernel works, the report as text)."""
     cpu_ok, cpu = _cpu_lines()
-    used = {"cpu": "native" if cpu_ok else "reference", "cuda": "reference"}
     head = f"mtm_ops {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
     lines = [head, *cpu, _cuda_line(), "", 'What impl="auto" uses:']
-    lines += [f"  {device:6}{impl}" for device, impl in used.items()]
+    lines += [f"  {device:6}{impl_used(device)}" for device in ("cpu", "cuda")]
     set_ = {name: value for name, value in os.environ.items() if name.startswith("MTM_") or name == "CXX"}
     lines += ["", "Environment: " + (", ".join(f"{k}={v}" for k, v in set_.items()) or "no MTM_* variable, no CXX")]
     return cpu_ok, "\n".join(lines)
