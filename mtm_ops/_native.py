@@ -23,10 +23,10 @@ from .reference import accumulation_dtype, output_size
 # Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
 CHUNK_BYTES = 16 << 20
 CHUNK_ROWS = 2048
-SLICE_CHANNELS = 128  # width of the channel slices that a gradient kernel's threads own
+SLICE_CHANNELS = 256  # width of the channel slices that a gradient kernel's threads own
 
 _SIZES = (
-    "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups row_begin row_end slices"
+    "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups row_begin row_end deterministic slices"
 ).split()
 _TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask dots".split()
 
@@ -50,7 +50,7 @@ class Sampling:
         self.dtype = accumulation_dtype(x.dtype)
         self.device = x.device
         self.chunk_rows = min(CHUNK_ROWS, max(64, CHUNK_BYTES // (self.taps * self.C * self.dtype.itemsize)))
-        numbers = (self.C, H, W, *size, *kernel_size, *stride, *padding, *dilation, self.groups, 0, 0, self.slices)
+        numbers = (self.C, H, W, *size, *kernel_size, *stride, *padding, *dilation, self.groups, 0, 0, 0, self.slices)
         self.params = SampleParams(*numbers)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self.bind(x=to_rows(x.to(self.dtype)), offset=offset.to(self.dtype).contiguous())

@@ -84,6 +84,9 @@ def modulated_deform_conv2d(
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate)
+    if native:
+        # The layout of the matrix product. Converting it here keeps it for the backward.
+        weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference
     y = run(x, weight, offset, mask, *geometry)
     return y if gain is None else y * gain.to(y.dtype)[:, :, None, None]
