@@ -35,12 +35,17 @@ def _cuda_line() -> str:
         return _line(False, "CUDA", "this torch is built without it.")
     if not torch.cuda.is_available():
         return _line(False, "CUDA", f"torch has CUDA {torch.version.cuda}, but no GPU or driver was found.")
-    return _line(False, "CUDA", _library.why_not_native("cuda") or "kernel available.")
+    reason = _library.why_not_native("cuda")
+    if reason is not None:
+        return _line(False, "CUDA", reason)
+    path = _build.library_path(_build.load_cuda(torch.cuda.get_device_capability()))
+    return _line(True, "CUDA", f"{path} for {torch.cuda.get_device_name()}")
 
 
 def impl_used(device: str) -> str:
     """What impl="auto" means on a device type: "native" or "reference"."""
-    return "native" if _library.why_not_native(device) is None else "reference"
+    usable = device != "cuda" or torch.cuda.is_available()
+    return "native" if usable and _library.why_not_native(device) is None else "reference"
 
 
 def report() -> tuple[bool, str]:
