@@ -1,9 +1,9 @@
 """Builds the native kernels at first use, and loads them. Importing this builds nothing.
 
 A build is one compiler call, of a second or two for the CPU and under a minute for CUDA. Its result is cached under a
-key made of everything that it depends on, so a stale binary is never loaded. The cache is safe among processes: one builds under a lock that the operating
-system drops when its holder dies (a lock file left by a killed build means nothing), the others wait; binaries appear
-by atomic rename, so a half-written one is never seen.
+key made of everything that it depends on, so a stale binary is never loaded. The cache is safe among processes: one
+builds under a lock that the operating system drops when its holder dies (a lock file left by a killed build means
+nothing), the others wait; binaries appear by atomic rename, so a half-written one is never seen.
 
 Environment: CXX (the C++ compiler), CUDA_HOME (the CUDA toolkit), TORCH_CUDA_ARCH_LIST (architectures to build for,
 instead of the GPU at hand), MTM_CACHE_DIR (where binaries and build logs go).
