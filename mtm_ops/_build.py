@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Recipe:
     """How one kernel library is built."""
 
     name: str  # of the file, and of what is said about it
-    compiler: str
+    compiler: tuple[str, ...]  # a command, perhaps with a launcher
     source: str
     flags: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...]  # more flags: the first of these that the compiler takes
@@ -75,7 +76,7 @@ def cuda_recipe(capability: tuple[int, int]) -> Recipe:
         )
     arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST")
     flags = (*_CUDA_FLAGS, *arch_flags(arch_list or "{}.{}".format(*capability)))
-    return Recipe(f"cuda-sm{capability[0]}{capability[1]}", nvcc, "cuda.cu", flags, ((),), "")
+    return Recipe(f"cuda-sm{capability[0]}{capability[1]}", (nvcc,), "cuda.cu", flags, ((),), "")
 
 
 def arch_flags(arch_list: str) -> list[str]:
@@ -94,11 +95,13 @@ def arch_flags(arch_list: str) -> list[str]:
     return flags
 
 
-def find_compiler() -> str | None:
-    """Path of the C++ compiler: $CXX if set, else the first of c++, g++, clang++ on PATH; None if there is none."""
-    named = os.environ.get("CXX")
-    names = [named.split()[0]] if named else ["c++", "g++", "clang++"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+def find_compiler() -> tuple[str, ...] | None:
+    """The C++ compiler as a command: $CXX if set (it may name a launcher first, "ccache g++"), else the first of c++,
+    g++ and clang++ on PATH; None if there is none."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    choices = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    found = ((shutil.which(words[0]), *words[1:]) for words in choices)
+    return next(((first, *rest) for first, *rest in found if first is not None), None)
 
 
 def find_nvcc() -> str | None:
@@ -189,11 +192,13 @@ def _cpu_features() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
 
 
-def _compiler_version(compiler: str) -> str:
+def _compiler_version(compiler: Sequence[str]) -> str:
     try:
-        return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"the compiler {compiler} does not run: {error}. Set CXX, or CUDA_HOME.") from error
+        raise BuildError(
+            f"the compiler {shlex.join(compiler)} does not run: {error}. Set CXX, or CUDA_HOME."
+        ) from error
 
 
 def _usable_cache_dir() -> Path:
@@ -234,14 +239,15 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _compile(recipe: Recipe, library: Path) -> None:
     log_path = library.with_suffix(".log")
-    print(f"mtm_ops: building the {recipe.name} kernel with {recipe.compiler}", end=" ", file=sys.stderr, flush=True)
+    compiler = shlex.join(recipe.compiler)
+    print(f"mtm_ops: building the {recipe.name} kernel with {compiler}", end=" ", file=sys.stderr, flush=True)
     start_s, log = time.monotonic(), ""
     try:
         for choice in recipe.choices:
             with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
                 built = Path(scratch) / library.name
                 source = str(CSRC / recipe.source)
-                command = [recipe.compiler, *recipe.flags, *choice, source, "-o", str(built)]
+                command = [*recipe.compiler, *recipe.flags, *choice, source, "-o", str(built)]
                 ok, output = _run(command)
                 log += f"$ {' '.join(command)}\n{output}\n"
                 if ok and built.exists():
@@ -255,7 +261,7 @@ def _compile(recipe: Recipe, library: Path) -> None:
     print("failed", file=sys.stderr, flush=True)
     said = [line for line in log.splitlines() if "error" in line.lower() and not line.startswith("$")]
     why = said[0] if said else "it gave no error message"
-    raise BuildError(f"the compiler {recipe.compiler} failed: {why}. The whole log is {log_path}.")
+    raise BuildError(f"the compiler {compiler} failed: {why}. The whole log is {log_path}.")
 
 
 def _run(command: Sequence[str]) -> tuple[bool, str]:

@@ -12,13 +12,16 @@ import torch
 from . import __version__, _build, _library
 
 
+_NO_COMPILER = ("none found. Install one (Debian: apt install g++).",)
+
+
 def _line(ok: bool, what: str, text: str) -> str:
     return f"  {'ok' if ok else '--':4}{what:12}{text}"
 
 
 def _cpu_lines() -> tuple[bool, list[str]]:
     compiler = _build.find_compiler()
-    lines = [_line(compiler is not None, "compiler", compiler or "none found. Install one (Debian: apt install g++).")]
+    lines = [_line(compiler is not None, "compiler", " ".join(compiler or _NO_COMPILER))]
     reason = _library.why_not_native("cpu")
     if reason is not None:
         return False, [*lines, _line(False, "CPU kernel", reason)]
