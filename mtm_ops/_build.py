@@ -100,8 +100,7 @@ def find_compiler() -> tuple[str, ...] | None:
     g++ and clang++ on PATH; None if there is none."""
     named = shlex.split(os.environ.get("CXX", ""))
     choices = [named] if named else [["c++"], ["g++"], ["clang++"]]
-    found = ((shutil.which(words[0]), *words[1:]) for words in choices)
-    return next(((first, *rest) for first, *rest in found if first is not None), None)
+    return next(((path, *words[1:]) for words in choices if (path := shutil.which(words[0]))), None)
 
 
 def find_nvcc() -> str | None:

@@ -11,7 +11,6 @@ import torch
 
 from . import __version__, _build, _library
 
-
 _NO_COMPILER = ("none found. Install one (Debian: apt install g++).",)
 
 
