@@ -1,4 +1,4 @@
-"""Registers the op with torch: schema, CPU kernel, fake kernel, autograd to the second order, autocast rule.
+"""Registers the op with torch: schema, CPU and CUDA kernels, fake kernel, autograd to the second order, autocast rule.
 
 Three operators, each the gradient of the one before: deform_conv2d, deform_conv2d_backward and
 deform_conv2d_double_backward. Modulation stays outside, in plain torch (functional.py).
@@ -13,6 +13,7 @@ from . import _build, _native
 from .reference import output_size
 
 NAMESPACE = "mtm_ops"
+KERNEL_DEVICES = ("cpu", "cuda")
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation"
 _lib = torch.library.Library(NAMESPACE, "DEF")
 for _schema in (
@@ -31,10 +32,13 @@ _ops = torch.ops.mtm_ops
 @torch.compiler.assume_constant_result
 def why_not_native(device: str) -> str | None:
     """None where the native kernel runs on this device type, else the reason. Builds the kernel if need be."""
-    if device != "cpu":
-        return f"there is no kernel for {device} tensors yet."
+    if device not in KERNEL_DEVICES:
+        return f"there are kernels for {' and '.join(KERNEL_DEVICES)} tensors, not for {device}."
     try:
-        _build.load_cpu()
+        if device == "cpu":
+            _build.load_cpu()
+        else:
+            _build.load_cuda(torch.cuda.get_device_capability())
     except _build.BuildError as error:
         return str(error)
     return None
@@ -120,9 +124,10 @@ def _autocast(device: str, key: torch._C.DispatchKey):
 
 def _register() -> None:
     name = functools.partial("{}::{}".format, NAMESPACE)
-    _lib.impl("deform_conv2d", _native.forward, "CPU")
-    _lib.impl("deform_conv2d_backward", _native.backward, "CPU")
-    _lib.impl("deform_conv2d_double_backward", _native.double_backward, "CPU")
+    for key in ("CPU", "CUDA"):
+        _lib.impl("deform_conv2d", _native.forward, key)
+        _lib.impl("deform_conv2d_backward", _native.backward, key)
+        _lib.impl("deform_conv2d_double_backward", _native.double_backward, key)
     torch.library.register_fake(name("deform_conv2d"), _fake_forward, lib=_lib)
     torch.library.register_fake(name("deform_conv2d_backward"), _fake_backward, lib=_lib)
     torch.library.register_fake(name("deform_conv2d_double_backward"), _fake_double_backward, lib=_lib)
