@@ -16,12 +16,13 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +140,9 @@ def _remembered(capability: tuple[int, int] | None) -> ctypes.CDLL:
 def _load_or_error(capability: tuple[int, int] | None) -> ctypes.CDLL | BuildError:
     try:
         recipe = cpu_recipe() if capability is None else cuda_recipe(capability)
-        return _load(recipe, _usable_cache_dir())
+        # A folder that cannot be written, in a container say, may hold the library all the same.
+        ready = _is_whole(_library_file(recipe, cache_dir()))
+        return _load(recipe, cache_dir() if ready else _usable_cache_dir())
     except BuildError as error:
         return error
 
@@ -150,16 +153,15 @@ def library_path(library: ctypes.CDLL) -> str:
 
 
 def _load(recipe: Recipe, folder: Path) -> ctypes.CDLL:
-    library = folder / f"{recipe.name}-{_cache_key(recipe)}.so"
+    library = _library_file(recipe, folder)
     for attempt in ("cached or built", "rebuilt"):
-        if not library.exists():
+        if not _is_whole(library):
             with _lock(library.with_suffix(".lock")):
-                if not library.exists():  # else another process built it while this one waited
+                if not _is_whole(library):  # else another process built it while this one waited
                     _compile(recipe, library)
         try:
-            return _open(library)
+            return ctypes.CDLL(str(library))
         except OSError as error:
-            # A truncated file from a full disk or a broken copy of the cache: build it once more.
             library.unlink(missing_ok=True)
             if attempt == "rebuilt":
                 raise BuildError(
@@ -169,11 +171,20 @@ def _load(recipe: Recipe, folder: Path) -> ctypes.CDLL:
     raise AssertionError("unreachable")
 
 
-def _open(library: Path) -> ctypes.CDLL:
-    cdll = ctypes.CDLL(str(library))
-    if not hasattr(cdll, "sample_params_size"):
-        raise OSError("it is not an mtm_ops kernel library")
-    return cdll
+def _library_file(recipe: Recipe, folder: Path) -> Path:
+    return folder / f"{recipe.name}-{_cache_key(recipe)}.so"
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the file is what its build wrote. Loading a part of a library can kill the process."""
+    try:
+        return library.with_suffix(".sha256").read_text() == _file_hash(library)
+    except OSError:
+        return False
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _cache_key(recipe: Recipe) -> str:
@@ -239,7 +250,7 @@ def _lock(path: Path) -> Iterator[None]:
 def _compile(recipe: Recipe, library: Path) -> None:
     log_path = library.with_suffix(".log")
     compiler = shlex.join(recipe.compiler)
-    print(f"mtm_ops: building the {recipe.name} kernel with {compiler}", end=" ", file=sys.stderr, flush=True)
+    print(f"mtm_ops: building the {recipe.name.upper()} kernel with {compiler}", end=" ", file=sys.stderr, flush=True)
     start_s, log = time.monotonic(), ""
     try:
         for choice in recipe.choices:
@@ -251,7 +262,7 @@ def _compile(recipe: Recipe, library: Path) -> None:
                 log += f"$ {' '.join(command)}\n{output}\n"
                 if ok and built.exists():
                     log_path.write_text(log)
-                    os.replace(built, library)
+                    _publish(built, library)
                     print(f"({time.monotonic() - start_s:.1f} s, once)", file=sys.stderr, flush=True)
                     return
         log_path.write_text(log)
@@ -263,11 +274,26 @@ def _compile(recipe: Recipe, library: Path) -> None:
     raise BuildError(f"the compiler {compiler} failed: {why}. The whole log is {log_path}.")
 
 
+def _publish(built: Path, library: Path) -> None:
+    """Puts a finished library in its place: first its hash, then itself, so that a hash without library is no harm."""
+    with open(built, "rb+") as file:
+        os.fsync(file.fileno())
+    hash_file = built.with_suffix(".sha256")
+    hash_file.write_text(_file_hash(built))
+    os.replace(hash_file, library.with_suffix(".sha256"))
+    os.replace(built, library)
+
+
 def _run(command: Sequence[str]) -> tuple[bool, str]:
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMPILE_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"error: no result after {COMPILE_TIMEOUT_S} s"
-    return done.returncode == 0, done.stdout
+    """Whether the command ended well within the limit, and what it printed."""
+    pipe, same = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, stdout=pipe, stderr=same, text=True, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=COMPILE_TIMEOUT_S)
+            return process.returncode == 0, output
+        except subprocess.TimeoutExpired:
+            return False, f"error: no result after {COMPILE_TIMEOUT_S} s"
+        finally:
+            if process.poll() is None:  # too long, or interrupted: end the compiler's own children too
+                with suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _build, _native
 from .reference import output_size
@@ -32,6 +33,8 @@ _ops = torch.ops.mtm_ops
 @torch.compiler.assume_constant_result
 def why_not_native(device: str) -> str | None:
     """None where the native kernel runs on this device type, else the reason. Builds the kernel if need be."""
+    if device == "meta":
+        return None  # shapes need no kernel
     if device not in KERNEL_DEVICES:
         return f"there are kernels for {' and '.join(KERNEL_DEVICES)} tensors, not for {device}."
     try:
@@ -46,7 +49,19 @@ def why_not_native(device: str) -> str | None:
 
 def deform_conv2d(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """The registered op; arguments as `reference.deform_conv2d`. Third-order gradients raise RuntimeError."""
+    _refuse_forward_mode(x, weight, offset, mask)
     return _ops.deform_conv2d(x, weight, offset, mask, stride, padding, dilation)
+
+
+def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+    """torch would drop the tangents of an op that has only backward formulas, without a word."""
+    if forward_ad._current_level < 0:
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(
+            "modulated_deform_conv2d: impl='native' has no forward-mode derivative, and an argument has a tangent. "
+            "Pass impl='reference' for forward mode."
+        )
 
 
 def _fake_forward(x, weight, offset, mask, stride, padding, dilation):
@@ -59,12 +74,11 @@ def _empty_like(t: Tensor) -> Tensor:
 
 
 def _fake_backward(grad_y, x, weight, offset, mask, stride, padding, dilation, needs):
-    empty = offset.new_empty(0)
     return (
         _empty_like(x) if needs[0] else x.new_empty(0),
         _empty_like(weight) if needs[1] else weight.new_empty(0),
-        offset.new_empty(offset.shape) if needs[2] else empty,
-        mask.new_empty(mask.shape) if needs[3] and mask is not None else empty,
+        offset.new_empty(offset.shape) if needs[2] else offset.new_empty(0),
+        mask.new_empty(mask.shape) if needs[3] and mask is not None else offset.new_empty(0),
     )
 
 

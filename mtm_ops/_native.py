@@ -207,7 +207,7 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     buffer = s.new_columns()
     for begin, end in s.chunks():
         y[begin:end] = product(s.gather(begin, end, buffer[: end - begin]), W)
-    return from_rows(y.view(x.shape[0], *offset.shape[2:], -1), x)
+    return from_rows(y.view(x.shape[0], *offset.shape[2:], W.shape[0]), x)
 
 
 def backward(
@@ -217,7 +217,7 @@ def backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients()
     W = weight_matrix(weight)
-    gy = to_rows(grad_y).view(s.rows, -1)
+    gy = to_rows(grad_y).view(s.rows, W.shape[0])
     to_W = None
     for begin, end in s.chunks():
         columns = s.backward(begin, end, grad_columns(gy[begin:end], W, s.storage))
@@ -239,7 +239,7 @@ def double_backward(
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
     W = weight_matrix(weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
-    gy = to_rows(grad_y).view(s.rows, -1)
+    gy = to_rows(grad_y).view(s.rows, W.shape[0])
     to_gy = torch.empty_like(gy)
     to_W = None
     for begin, end in s.chunks():
@@ -250,7 +250,7 @@ def double_backward(
         if gg_W is not None:
             columns = s.backward(begin, end, grad_columns(gy_chunk, gg_W, s.storage))
             to_gy[begin:end] += product(columns, gg_W)
-    to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], -1), grad_y)
+    to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], W.shape[0]), grad_y)
     return to_grad_y, *_results(s, (True,) * 4, x, weight, to_W)
 
 
@@ -258,11 +258,10 @@ def _results(
     s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of (x, weight, offset, mask), empty where they are not needed."""
-    empty = s.tensors["offset"].new_empty(0)
     weight_gradient = torch.zeros_like(weight) if to_W is None else weight_like(to_W, weight)  # None: no rows at all
     return (
-        from_rows(s.tensors["grad_x"], x) if needs[0] else empty.to(x.dtype),
-        weight_gradient if needs[1] else empty.to(weight.dtype),
-        s.tensors["grad_offset"] if needs[2] else empty,
-        s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else empty,
+        from_rows(s.tensors["grad_x"], x) if needs[0] else x.new_empty(0),
+        weight_gradient if needs[1] else weight.new_empty(0),
+        s.tensors["grad_offset"] if needs[2] else s.tensors["offset"].new_empty(0),
+        s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else s.tensors["offset"].new_empty(0),
     )

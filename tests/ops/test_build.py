@@ -7,8 +7,10 @@ they take no time and can count its calls.
 import concurrent.futures
 import contextlib
 import ctypes
+import dataclasses
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,7 +135,7 @@ def test_real_build_into_an_empty_cache_then_from_the_cache(cache):
 @pytest.mark.parametrize("refuse", ["-fopenmp -march=native", "-fopenmp", "-march=native"])
 def test_compiler_without_openmp_or_march_native_still_builds(refuse, cache, tmp_path, monkeypatch):
     compiler = use(monkeypatch, tmp_path / "bin", refuse=refuse)
-    assert works(_build._load(cache))
+    assert works(_build._load(_build.cpu_recipe(), cache))
     accepted = compiler.calls()[-1].split()
     assert not set(refuse.split()) & set(accepted)
     assert set(accepted) >= {"-fopenmp", "-march=native"} - set(refuse.split())
@@ -141,8 +143,9 @@ def test_compiler_without_openmp_or_march_native_still_builds(refuse, cache, tmp
 
 def test_kernels_without_openmp_and_march_native_compile_for_real_and_agree(cache, tmp_path, monkeypatch):
     real = _build.find_compiler()
-    use(monkeypatch, tmp_path / "bin", refuse="-fopenmp -march=native", body=f'exec "{real}" "$@"')
-    library = _build._load(cache)
+    assert real is not None
+    use(monkeypatch, tmp_path / "bin", refuse="-fopenmp -march=native", body=f'exec {shlex.join(real)} "$@"')
+    library = _build._load(_build.cpu_recipe(), cache)
     assert library.threads_built_in() == 0
     t = torch.randn(2, 19, 33)
     out = t.new_empty(2, 33, 19)
@@ -153,10 +156,10 @@ def test_kernels_without_openmp_and_march_native_compile_for_real_and_agree(cach
 
 
 def test_lock_left_by_a_killed_build_means_nothing(cache, stand_in):
-    key = _build._cache_key(str(stand_in.path))
+    key = _build._cache_key(_build.cpu_recipe())
     (cache / f"cpu-{key}.lock").write_text("4194303\n")
     start_s = time.monotonic()
-    assert works(_build._load(cache))
+    assert works(_build._load(_build.cpu_recipe(), cache))
     assert time.monotonic() - start_s < 5
     assert len(stand_in.calls()) == 1
 
@@ -171,10 +174,10 @@ def test_two_processes_at_once_compile_once_and_both_succeed(cache, tmp_path, mo
 
 def test_a_process_that_waits_for_another_build_says_so(cache, stand_in, capfd):
     fcntl = pytest.importorskip("fcntl")
-    lock = cache / f"cpu-{_build._cache_key(str(stand_in.path))}.lock"
+    lock = cache / f"cpu-{_build._cache_key(_build.cpu_recipe())}.lock"
     with open(lock, "w") as file, concurrent.futures.ThreadPoolExecutor(1) as pool:
         fcntl.flock(file, fcntl.LOCK_EX)
-        waiting = pool.submit(_build._load, cache)
+        waiting = pool.submit(_build._load, _build.cpu_recipe(), cache)
         said = ""
 
         def heard() -> bool:
@@ -193,7 +196,7 @@ def test_a_process_that_waits_for_another_build_says_so(cache, stand_in, capfd):
 def test_threads_of_one_process_compile_once(cache, tmp_path, monkeypatch):
     compiler = use(monkeypatch, tmp_path / "bin", body=f'sleep 0.5; cp "{_build.load_cpu()._name}" "$out"')
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert all(map(works, pool.map(_build._load, [cache] * 4)))
+        assert all(map(works, pool.map(_build._load, [_build.cpu_recipe()] * 4, [cache] * 4)))
     assert len(compiler.calls()) == 1
 
 
@@ -207,7 +210,7 @@ def test_killed_build_leaves_nothing_that_breaks_the_next(cache, stand_in, no_or
     builder.communicate()
     assert not list(cache.glob("*.so"))
     stand_in.slow.unlink()
-    assert works(_build._load(cache))
+    assert works(_build._load(_build.cpu_recipe(), cache))
     assert len(stand_in.calls()) == 2
 
 
@@ -242,8 +245,8 @@ def test_failing_compiler_falls_back_with_one_warning_and_is_not_called_again(ca
         assert str(log) in text
     assert all(e.startswith("RuntimeError modulated_deform_conv2d: impl='native' cannot run on cpu") for e in errors)
     assert "reference" in warning
-    assert log.read_text().count("out of coffee") == len(_build._FLAG_CHOICES)
-    assert len(compiler.calls()) == len(_build._FLAG_CHOICES)  # one attempt with each choice, not per call of the op
+    assert log.read_text().count("out of coffee") == len(_build._CPU_CHOICES)
+    assert len(compiler.calls()) == len(_build._CPU_CHOICES)  # one attempt with each choice, not per call of the op
 
 
 def test_missing_compiler_is_named_and_the_reference_used(cache):
@@ -258,7 +261,7 @@ def test_no_compiler_on_path_says_what_was_looked_for(cache, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert _build.find_compiler() is None
     with pytest.raises(_build.BuildError, match=r"no C\+\+ compiler found: looked for c\+\+, g\+\+ or clang\+\+"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
 
 
 def test_compiler_that_cannot_be_run_is_named(cache, tmp_path, monkeypatch):
@@ -267,13 +270,13 @@ def test_compiler_that_cannot_be_run_is_named(cache, tmp_path, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     with pytest.raises(_build.BuildError, match=r"broken-c\+\+ does not run.*Set CXX"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
 
 
 def test_compiler_that_succeeds_and_writes_nothing_is_a_failure(cache, tmp_path, monkeypatch):
     use(monkeypatch, tmp_path / "bin", body="true")
     with pytest.raises(_build.BuildError, match=r"stand-in-c\+\+ failed: .*The whole log is .*\.log"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
     assert not list(cache.glob("*.so"))
 
 
@@ -281,7 +284,7 @@ def test_compiler_that_hangs_is_given_up(cache, stand_in, monkeypatch):
     monkeypatch.setattr(_build, "COMPILE_TIMEOUT_S", 0.1)
     stand_in.slow.touch()
     with pytest.raises(_build.BuildError, match=r"no result after 0\.1 s"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
 
 
 def test_cxx_may_name_a_launcher_before_the_compiler(cache, tmp_path, stand_in, monkeypatch):
@@ -290,7 +293,7 @@ def test_cxx_may_name_a_launcher_before_the_compiler(cache, tmp_path, stand_in, 
     launcher.write_text('#!/bin/sh\nexec "$@"\n')
     launcher.chmod(0o755)
     monkeypatch.setenv("CXX", f"{launcher} {stand_in.path}")
-    assert works(_build._load(cache))
+    assert works(_build._load(_build.cpu_recipe(), cache))
     assert len(stand_in.calls()) == 1
 
 
@@ -311,7 +314,7 @@ def test_importing_runs_no_compiler_needs_none_and_writes_nothing(cache, stand_i
 # Part of a file may look like a library to the loader, and crash the process that maps it.
 @pytest.mark.parametrize("kept", [0, 0.02, 0.5])
 def test_truncated_library_in_the_cache_is_rebuilt(kept, cache, stand_in):
-    library = Path(_build._load(cache)._name)
+    library = Path(_build._load(_build.cpu_recipe(), cache)._name)
     whole = library.read_bytes()
     library.unlink()  # this process has it mapped
     library.write_bytes(whole[: int(kept * len(whole))])
@@ -323,24 +326,24 @@ def test_truncated_library_in_the_cache_is_rebuilt(kept, cache, stand_in):
 
 @pytest.mark.parametrize("content", ["text", "another library"])
 def test_foreign_file_in_the_librarys_place_is_rebuilt(content, cache, stand_in):
-    library = cache / f"cpu-{_build._cache_key(str(stand_in.path))}.so"
+    library = cache / f"cpu-{_build._cache_key(_build.cpu_recipe())}.so"
     if content == "text":
         library.write_text("not a library\n" * 1000)
     else:
         shutil.copy(Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so", library)
-    assert works(_build._load(cache))
+    assert works(_build._load(_build.cpu_recipe(), cache))
     assert len(stand_in.calls()) == 1
 
 
 def test_library_that_never_loads_ends_in_an_error_not_a_loop(cache, tmp_path, monkeypatch):
     compiler = use(monkeypatch, tmp_path / "bin", body='echo rubbish > "$out"')
     with pytest.raises(_build.BuildError, match=r"was built but cannot be loaded.*MTM_CACHE_DIR"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
     assert len(compiler.calls()) == 2
 
 
 def key(compiler: StandIn) -> str:
-    return _build._cache_key(str(compiler.path))
+    return _build._cache_key(dataclasses.replace(_build.cpu_recipe(), compiler=(str(compiler.path),)))
 
 
 def test_key_changes_with_all_that_the_binary_depends_on(tmp_path, stand_in, monkeypatch):
@@ -351,7 +354,7 @@ def test_key_changes_with_all_that_the_binary_depends_on(tmp_path, stand_in, mon
         ("CUDA", torch.version, "cuda", "99.9"),
         ("CPU", _build, "_cpu_features", lambda: "flags: abacus"),
         ("machine", _build.platform, "machine", lambda: "pdp11"),
-        ("flags", _build, "_BASE_FLAGS", ("-O0",)),
+        ("flags", _build, "_CPU_FLAGS", ("-O0",)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, attribute, value)
@@ -365,15 +368,15 @@ def test_key_changes_with_all_that_the_binary_depends_on(tmp_path, stand_in, mon
             file.write("// changed\n")
         with monkeypatch.context() as patch:
             patch.setattr(_build, "CSRC", copy)
-            keys[source] = _build._cache_key(str(stand_in.path))
+            keys[source] = _build._cache_key(_build.cpu_recipe())
     assert len(set(keys.values())) == len(keys), keys
 
 
 def test_cache_of_another_torch_is_neither_used_nor_removed(cache, stand_in, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "1.0.0")
-        old = Path(_build._load(cache)._name)
-    new = Path(_build._load(cache)._name)
+        old = Path(_build._load(_build.cpu_recipe(), cache)._name)
+    new = Path(_build._load(_build.cpu_recipe(), cache)._name)
     assert new != old
     assert old.exists()
     assert len(stand_in.calls()) == 2
@@ -404,7 +407,7 @@ def test_cache_folder_that_cannot_be_made_is_replaced_by_a_private_one(unwritabl
     folder = _build._usable_cache_dir()
     assert folder.parent == unwritable / "tmp"
     assert folder.stat().st_mode & 0o077 == 0
-    assert works(_build._load(folder))
+    assert works(_build._load(_build.cpu_recipe(), folder))
 
 
 def test_cache_folder_that_cannot_be_written_is_replaced_too(tmp_path, unwritable, monkeypatch):
@@ -439,7 +442,7 @@ def test_disk_that_fills_during_the_build_is_told(cache, stand_in, monkeypatch):
 
     monkeypatch.setattr(_build.os, "replace", full)
     with pytest.raises(_build.BuildError, match=r"could not be built in .*No space left on device"):
-        _build._load(cache)
+        _build._load(_build.cpu_recipe(), cache)
     assert not list(cache.glob("*.so"))
     assert not list(cache.glob(".build-*"))
 

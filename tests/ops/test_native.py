@@ -207,7 +207,7 @@ def test_int_geometry_means_both_axes():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
     case = sample_inputs(B=3, dtype=dtype)  # 6 rows per image, 18 in all
-    monkeypatch.setattr(_native, "CHUNK_ROWS", rows)
+    monkeypatch.setitem(_native.CHUNK_ROWS, "cpu", rows)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 2), (2, 1), (1, 0), (2, 1))
     assert [end - begin for begin, end in s.chunks()] == [rows] * (18 // rows) + [18 % rows] * (18 % rows > 0)
     half = dtype == torch.bfloat16
@@ -216,7 +216,7 @@ def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
 
 def test_chunks_cut_by_bytes(monkeypatch):
     case = one_by_one(B=2, size=(9, 11), kernel=(3, 3), padding=(1, 1))  # 198 rows
-    monkeypatch.setattr(_native, "CHUNK_BYTES", 1)
+    monkeypatch.setitem(_native.CHUNK_BYTES, "cpu", 1)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 3), (1, 1), (1, 1), (1, 1))
     assert list(s.chunks()) == [(0, 64), (64, 128), (128, 192), (192, 198)]
     hold_equal(case, torch.float64, order=2)

@@ -128,18 +128,18 @@ int main() {
 
 
 @pytest.fixture(scope="module")
-def compiler() -> str:
+def compiler() -> tuple[str, ...]:
     found = _build.find_compiler()
     if found is None:
         pytest.skip("no C++ compiler")
     return found
 
 
-def compile_text(compiler: str, text: str, target: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    suffix = ".cu" if Path(compiler).name == "nvcc" else ".cpp"
+def compile_text(compiler: tuple[str, ...], text: str, target: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    suffix = ".cu" if Path(compiler[0]).name == "nvcc" else ".cpp"
     source = target.with_name(target.stem + "_source" + suffix)
     source.write_text(text)
-    command = [compiler, "-std=c++17", f"-I{_build.CSRC}", *flags, str(source), "-o", str(target)]
+    command = [*compiler, "-std=c++17", f"-I{_build.CSRC}", *flags, str(source), "-o", str(target)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -171,7 +171,7 @@ def test_compiles_for_gpus_from_turing_to_blackwell(tmp_path):
     if nvcc is None:
         pytest.skip("nvcc is not on PATH")
     codes = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90, 120)]
-    done = compile_text(nvcc, GPU, tmp_path / "gpu.o", "-c", "-Werror", "all-warnings", *codes)
+    done = compile_text((nvcc,), GPU, tmp_path / "gpu.o", "-c", "-Werror", "all-warnings", *codes)
     assert done.returncode == 0, done.stderr
 
 
