@@ -1,8 +1,8 @@
 """The command line: python tools/apply_patches.py COMMAND [--host NAME]... [--concern NAME]..."""
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
-from .git import open_checkout
-from .patchfile import render
+from .git import Checkout, open_checkout
+from .patchfile import parse, render
 from .plan import Change, plan
 from .record import locked
 from .refresh import Refreshed
@@ -65,8 +65,8 @@ def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_ru
 
 def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
     hosts = select_hosts(load_hosts(root), names, concerns)
-    with _alone(hosts, dry_run):
-        trees = [read_tree(h) for h in hosts]
+    with _opened(hosts, write=not dry_run) as checkouts:
+        trees = [read_tree(h, checkouts[h.name]) for h in hosts]
         changes = plan(trees, verb, concerns)
         if not dry_run:
             commit(trees, changes, verb)
@@ -75,9 +75,12 @@ def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, .
         _report(tree, [c for c in changes if c.tree is tree], f"would be {done}" if dry_run else done)
 
 
-def _alone(hosts: list[Host], dry_run: bool) -> AbstractContextManager[None]:
-    checkouts = [] if dry_run else [c for h in hosts if (c := open_checkout(h.folder))]
-    return locked(checkouts)
+@contextmanager
+def _opened(hosts: list[Host], *, write: bool) -> Iterator[dict[str, Checkout | None]]:
+    """The hosts' checkouts by name; locked before anything is read where something may be written."""
+    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    with locked([c for c in checkouts.values() if c and write]):
+        yield checkouts
 
 
 def _report(tree: Tree, changes: list[Change], done: str) -> None:
@@ -102,7 +105,7 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
     problems: list[Problem] = []
     for host in select_hosts(load_hosts(root), hosts, concerns):
         try:
-            found = status_of(read_tree(host), concerns)
+            found = status_of(read_tree(host, open_checkout(host.folder)), concerns)
         except OverlayError as refusal:
             problems += refusal.problems
             continue
@@ -121,7 +124,7 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
     """Print the readable diff, concern by concern, made from the checkout. Coloured on a terminal, plain in a pipe."""
-    trees = [read_tree(h) for h in select_hosts(load_hosts(root), hosts, concerns)]
+    trees = [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
     lines = list(show_trees(trees, concerns, context))
     for line in lines:
         click.echo(_coloured(line))
@@ -147,14 +150,16 @@ def refresh(root: Path, host: str, concern: str, why: str | None, drop: tuple[st
     if concern not in chosen.series:
         text = f"--concern must be listed in patches/{host}/series; got {concern!r}. Add a line where it belongs."
         raise OverlayError(Problem(text, USAGE))
-    with _alone([chosen], dry_run):
-        tree = read_tree(chosen, missing_ok=concern)
+    with _opened([chosen], write=not dry_run) as checkouts:
+        tree = read_tree(chosen, checkouts[host], missing_ok=concern)
         new = refresh_tree(tree, concern, why, drop)
         _store(chosen, tree, concern, new, dry_run)
 
 
 def _store(host: Host, tree: Tree, concern: str, new: Refreshed, dry_run: bool) -> None:
     data, path = render(new.patch), host.patch_path(concern)
+    if parse(data, host.patch_name(concern)) != new.patch:
+        raise AssertionError("a patch must read back as it was written")
     if dry_run:
         click.echo(data.decode(), nl=False)
         return

@@ -57,10 +57,11 @@ def open_checkout(folder: Path) -> Checkout | None:
 
 def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] | None:
     """path -> (mode, blob hash) of every file of a commit; None where the commit is not here."""
-    if _git(checkout.folder, "cat-file", "-e", f"{revision}^{{commit}}").returncode:
+    done = _git(checkout.folder, "ls-tree", "-r", "-z", revision)
+    if done.returncode:
         return None
     blobs = {}
-    for entry in _output(checkout.folder, "ls-tree", "-r", "-z", revision).split(b"\0")[:-1]:
+    for entry in done.stdout.split(b"\0")[:-1]:
         facts, path = entry.split(b"\t", 1)
         mode, kind, blob = facts.decode().split()
         if kind == "blob":

@@ -91,14 +91,15 @@ class _Lines:
 def parse(data: bytes, name: str) -> Patch:
     """Read a patch file; `name` is what errors call it. Refuses anything but insertions."""
     lines = _Lines(data, name)
+    if lines.unfinished:
+        lines.at = len(lines.lines)
+        raise lines.refusal("end in a newline", "a whole last line", "the end of the file")
     why = _opening(lines)
     files: list[FilePatch] = []
     while lines.peek() is not None:
         files.append(_file(lines))
         if files[-1].path in {f.path for f in files[:-1]}:
             raise lines.refusal("name each file once", "one section a file", files[-1].path + " again")
-    if lines.unfinished:
-        raise lines.refusal("end in a newline", "a whole last line", "the end of the file")
     if not files:
         raise lines.refusal("insert something", "diff --git a/FILE b/FILE", "the end of the file")
     return Patch(why, tuple(files))

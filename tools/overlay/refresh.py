@@ -41,7 +41,7 @@ def refresh(tree: Tree, concern: str, why: str | None, drop: Collection[str] = (
     for path in _paths(tree, old):
         view = tree.files.get(path) or view_file(checkout, path, tree.patches)
         try:
-            file, written[path] = _refresh_file(host, view, concern)
+            file, written[path] = _refresh_file(tree, view, concern)
             _refuse_loss(host, view, concern, file, drop)
             files.extend([file] if file else [])
         except OverlayError as refusal:
@@ -95,17 +95,14 @@ def _refuse_loss(host: Host, view: FileView, concern: str, file: FilePatch | Non
         raise OverlayError(Problem(f"{text}Save your edit, put them in, edit again: {stash}", MODIFIED))
 
 
-def _refresh_file(host: Host, view: FileView, concern: str) -> tuple[FilePatch | None, Written]:
+def _refresh_file(tree: Tree, view: FileView, concern: str) -> tuple[FilePatch | None, Written]:
     """The concern's part in one file (None: none), and what the file now is."""
-    content, name = view.content, where(host, view)
+    host, content, name = tree.host, view.content, where(tree.host, view)
     if view.pristine is None or content is None:
         rule = "be a file of upstream's, for a patch can only insert lines into one"
         raise OverlayError(Problem(f"refresh: {name} must {rule}; got a new, removed or irregular file.", MODIFIED))
     others = {c: p.insertions for c, p in view.patches.items() if c != concern}
-    if view.current is not None:
-        present = [c for c in others if c in view.current]
-    else:
-        present = _others_present(view, content, others, concern)
+    present = _others_present(tree, view, others, concern)
     base = insert(view.pristine, [others[c] for c in present], name)
     blocks = _insertions(split_lines(base), split_lines(content))
     if blocks is None:
@@ -113,6 +110,7 @@ def _refresh_file(host: Host, view: FileView, concern: str) -> tuple[FilePatch |
     if not blocks:
         return None, Written(blob_hash(content), tuple(present))
     insertions = _to_pristine(view.pristine, {c: others[c] for c in present}, blocks)
+    _refuse_foreign(name, view, concern, present, insertions)
     chosen = {**{c: others[c] for c in present}, concern: insertions}
     order = [c for c in host.series if c in chosen]
     if insert(view.pristine, [chosen[c] for c in order], name) != content:
@@ -122,32 +120,47 @@ def _refresh_file(host: Host, view: FileView, concern: str) -> tuple[FilePatch |
     return file, Written(blob_hash(content), tuple(order))
 
 
-def _others_present(
-    view: FileView, content: bytes, others: dict[str, tuple[Insertion, ...]], concern: str
-) -> list[str]:
+def _others_present(tree: Tree, view: FileView, others: dict[str, tuple[Insertion, ...]], concern: str) -> list[str]:
     """Which other concerns an edited file has: what we last wrote there, else the most that fit into it."""
-    if view.recorded:
-        return [c for c in others if c in view.recorded]
+    if view.current is not None or view.recorded:
+        known = view.current if view.current is not None else view.recorded
+        return [c for c in others if c in known]
     assert view.pristine is not None
-    lines = split_lines(content)
+    assert view.content is not None
+    lines = split_lines(view.content)
+    # Without a record, what the host's other files have is expected here: else a spoilt line would count as absent.
+    expected = {c for v in tree.files.values() if v is not view for c in v.current or ()}
     for count in range(len(others), -1, -1):
         fitting = []
         for chosen in combinations(others, count):
             base = insert(view.pristine, [others[c] for c in chosen])
             if _insertions(split_lines(base), lines) is not None:
-                fitting.append(list(chosen))
+                fitting.append(chosen)
         if len(fitting) > 1:
-            text = " or ".join("+".join(f) for f in fitting)
-            raise OverlayError(
-                Problem(
-                    f"refresh: {view.path} must tell which concerns it has besides {concern}; got {text}. "
-                    f"Save your edit, run {COMMAND} apply, and edit again",
-                    MODIFIED,
-                )
-            )
+            raise OverlayError(_unclear(view, concern, " or ".join("+".join(f) for f in fitting)))
         if fitting:
-            return fitting[0]
-    return []
+            return [c for c in others if c in fitting[0] or c in expected]
+    return [c for c in others if c in expected]
+
+
+def _unclear(view: FileView, concern: str, got: str) -> Problem:
+    text = f"refresh: {view.path} must tell which concerns it has besides {concern}; got {got}. "
+    return Problem(f"{text}Save your edit, run {COMMAND} apply, and edit again.", MODIFIED)
+
+
+def _refuse_foreign(
+    name: str, view: FileView, concern: str, present: Collection[str], insertions: tuple[Insertion, ...]
+) -> None:
+    """Refuse half a line at the file's end, and lines that are, to the letter, those of a concern thought absent."""
+    lines = {line for i in insertions for line in i.lines}
+    if half := [line for line in lines if not line.endswith(b"\n")]:
+        rule = f"end in a newline; got {half[0].decode('utf-8', 'replace')!r} as its last line. Add the newline."
+        raise OverlayError(Problem(f"refresh: {name} must {rule}", MODIFIED))
+    own = {line for i in view.patches[concern].insertions for line in i.lines} if concern in view.patches else set()
+    for other, file in view.patches.items():
+        theirs = {line for i in file.insertions for line in i.lines if line.strip()} & lines - own
+        if other != concern and other not in present and theirs:
+            raise OverlayError(_unclear(view, concern, f"lines of {other}, but not all of them"))
 
 
 def _insertions(base: list[bytes], edited: list[bytes]) -> list[tuple[int, list[bytes]]] | None:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from .errors import ABSENT, MODIFIED, NOT_APPLIED, OK, STALE
+from .git import changed_paths
 from .plan import where
 from .tree import Tree
 
@@ -67,4 +68,6 @@ def _stale(tree: Tree) -> list[str]:
 
 def _modified(tree: Tree) -> list[str]:
     unknown = [v.path for v in tree.files.values() if v.current is None]
-    return [f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in [*unknown, *tree.other_edits]]
+    # Files that no patch touches stand in nobody's way, but whoever audits a tree wants to know of them.
+    others = [p for p in changed_paths(tree.checkout) if p not in tree.files] if tree.checkout else []
+    return [f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in [*unknown, *others]]

@@ -54,16 +54,14 @@ class Tree:
     checkout: Checkout | None  # None: not fetched
     record: Record = field(default_factory=Record)
     files: dict[str, FileView] = field(default_factory=dict)
-    other_edits: tuple[str, ...] = ()  # changed files that no patch touches
 
     @property
     def at_pin(self) -> bool:
         return self.checkout is not None and self.checkout.head == self.host.commit
 
 
-def read_tree(host: Host, missing_ok: str | None = None) -> Tree:
+def read_tree(host: Host, checkout: Checkout | None, missing_ok: str | None = None) -> Tree:
     patches = load_patches(host, missing_ok)
-    checkout = git.open_checkout(host.folder)
     if checkout is None:
         return Tree(host, patches, None)
     record = load_record(checkout)
@@ -73,8 +71,7 @@ def read_tree(host: Host, missing_ok: str | None = None) -> Tree:
     for view in files.values():
         _classify(view, record)
     _mark_interrupted(files, record)
-    changed = git.changed_paths(checkout)
-    return Tree(host, patches, checkout, record, files, tuple(p for p in changed if p not in files))
+    return Tree(host, patches, checkout, record, files)
 
 
 def view_file(checkout: Checkout, path: str, patches: dict[str, Patch]) -> FileView:
