@@ -193,3 +193,21 @@ def test_a_new_upstream_file_is_refused_for_a_patch_can_only_insert(lab):
     assert (done.code, "vendor/alpha/extra.py" in done.err) == (6, True)
     assert lab.file().read_bytes() == expected("alpha", "train.py", ALL)
     assert FILES["alpha"].keys().isdisjoint({"extra.py"})
+
+
+@pytest.mark.parametrize(
+    ("concern", "old", "new", "said"),
+    [
+        ("cpu", b"mtm\n", b"mtm, spoilt\n", "train.py:10 must keep upstream's or compat, mtm's lines"),
+        ("mtm", b"cpu last\n", b"", "got lines of cpu, but not all of them"),
+    ],
+    ids=["known from the host's other files", "known from the lines that are left"],
+)
+def test_without_a_record_a_spoilt_concern_is_still_not_taken_for_another(lab, concern, old, new, said):
+    lab.ok("apply")
+    edit(lab, old, new)
+    lab.forget()
+    before = patch_bytes(lab)
+    done = lab.run("refresh", "--host", "alpha", "--concern", concern)
+    assert (done.code, said in done.err) == (6, True), done
+    assert patch_bytes(lab) == before
