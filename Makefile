@@ -1,0 +1,54 @@
+# Every target and what it does: make help
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+PRESET ?= full
+OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
+DATA   ?=
+
+.PHONY: help setup quickstart report test lint bench doctor clean
+
+help:  ## List every target
+	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@echo
+	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
+
+setup: $(READY)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make setup: PYTHON must be Python 3.11 or newer; got $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
+	$(PY) -m experiments.run quickstart --preset $(PRESET) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") \
+		$(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+
+report: $(READY)  ## Render the report of a run again (OUT=)
+	$(PY) -m experiments.report --out "$(OUT)"
+
+test: $(READY)  ## Run the tests
+	$(PY) -m pytest
+
+lint: $(READY)  ## Check style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
+	$(PY) -m tools.bench
+
+doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
+	$(PY) -m mtm_ops.doctor
+
+clean:  ## Remove .venv and caches; runs/ and data/ stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

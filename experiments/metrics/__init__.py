@@ -1,0 +1,1 @@
+"""Metrics, one module each; shared/METRICS.md of the project says what each is, point by point."""

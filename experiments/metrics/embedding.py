@@ -1,0 +1,109 @@
+"""The feature extractor of the quickstart's Frechet distance: a small convolutional network with fixed random weights.
+
+Why random weights (Naeem et al. 2020, arXiv 2002.09797, section 3.1, "random embeddings"): ImageNet features are
+trained on photographs and their geometry is arbitrary for drawn glyphs; they need a download; and their 2048 numbers
+need tens of thousands of samples for a covariance of full rank. An untrained network keeps what convolution itself
+measures: edges, corners, blobs and their arrangement.
+
+What differs from that paper, and why. Naeem et al. take the last 4096-d layer of VGG16. Ours must work with a few
+thousand pictures of 32 px, so it gives 192 numbers: 96 that say *what* there is (mean response of each channel of
+three scales, before they are mixed, so that noise and blur cannot hide) and 96 that say *where* (fixed random
+projections of the coarse 4x4 maps, so that misplaced parts cannot hide in a mean). The filters are orthogonal, which
+spreads variance evenly over them: plain Gaussian ones leave the covariance nearly singular.
+
+The distance in these features ranks samples of one data set. It is not FID and must never be called so: its unit is
+arbitrary, and it compares only with numbers of the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIZE_PX = 32
+WIDTHS = (32, 32, 32)  # channels after each scale: 32, 16 and 8 px
+PROJECTIONS = 96
+SEED = 20308
+LEAK = 0.2
+SCALE = 10.0  # of the features: makes distances read as 0.1 (two halves of the data) to about 100 (grey pictures)
+
+
+def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """[rows, columns] float64 with orthonormal rows (or columns, where there are fewer of them)."""
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))  # makes the factor unique, so that it does not depend on the LAPACK in use
+    return q if rows >= columns else q.T
+
+
+class RandomEmbedding:
+    """Pictures, uint8 [N, 3, H, W], to features, float32 [N, 192].
+
+    Deterministic: the weights come from a numpy generator with a fixed seed, never from torch's random stream (which is
+    neither read nor moved), and are rounded to 12 bits, so that their hash is the same on every machine. Features of a
+    picture do not depend on the batch it comes in beyond float32 rounding. Extra memory: 0.4 MB per picture of a chunk.
+
+    >>> RandomEmbedding()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([2, 192])
+    """
+
+    dimensions = sum(WIDTHS) + PROJECTIONS
+
+    def __init__(self, chunk_nimg: int = 250) -> None:
+        rng = np.random.default_rng(SEED)
+        self.chunk_nimg = chunk_nimg
+        self.filters, inputs = [], 3
+        for outputs in WIDTHS:
+            filters = _orthogonal(rng, outputs, inputs * 9).reshape(outputs, inputs, 3, 3)
+            self.filters.append(_rounded(filters * math.sqrt(inputs * 9 / min(outputs, inputs * 9)) / 3))
+            inputs = outputs
+        places = WIDTHS[-1] * 16
+        self.projection = _rounded(_orthogonal(rng, PROJECTIONS, places))
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Raises ValueError unless pictures is uint8 [N, 3, H, W]."""
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+            raise ValueError(
+                f"RandomEmbedding: pictures must be uint8 [N, 3, H, W]; got {pictures.dtype} {list(pictures.shape)}. "
+                "Quantise generated pictures first (experiments.mini.data.to_uint8)."
+            )
+        chunks = [self._embed(chunk) for chunk in pictures.split(self.chunk_nimg)]
+        return torch.cat(chunks) if len(pictures) else torch.zeros(0, self.dimensions)
+
+    def _embed(self, pictures: Tensor) -> Tensor:
+        x = pictures.float() / 127.5 - 1
+        if x.shape[2:] != (SIZE_PX, SIZE_PX):
+            x = F.interpolate(x, (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True, align_corners=False)
+        features = []
+        for filters in self.filters:
+            x = F.leaky_relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), filters), LEAK) * math.sqrt(2)
+            features.append(x.mean(dim=(2, 3)))
+            x = F.avg_pool2d(x, 2)
+        places = x.flatten(1) @ self.projection.t()
+        return torch.cat([*features, places], dim=1) * SCALE
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a number made with these features must carry."""
+        digest = hashlib.sha256()
+        for weights in (*self.filters, self.projection):
+            digest.update(repr(list(weights.shape)).encode() + weights.numpy().astype("<f4").tobytes())
+        return {
+            "backbone": f"random-embedding-{self.dimensions} (fixed random convolutions; not FID)",
+            "weights_sha256": digest.hexdigest(),
+            "size_px": SIZE_PX,
+            "resize_filter": f"none at {SIZE_PX} px, else antialiased bilinear (torch)",
+            "quantisation": "uint8; generated = (x*127.5+128).clamp(0,255).uint8",
+            "dimensions": self.dimensions,
+            "scale": SCALE,
+        }
+
+
+def _rounded(weights: np.ndarray) -> Tensor:
+    """float32, in steps of 1/4096: below the differences between two machines' linear algebra, far from the signal."""
+    return torch.from_numpy((np.round(weights * 4096) / 4096).astype(np.float32))

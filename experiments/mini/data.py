@@ -1,0 +1,108 @@
+"""Pictures from a zip in the hosts' data set format, all in memory, in an order that depends only on the seed."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tools.dataset import ContentHash
+from tools.files import UserError
+from tools.pictures import decode_rgb, open_source
+
+MAX_MPX = 5.0  # of one picture: this host is for small ones
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """uint8 pictures [N, 3, R, R], and the hash of their content (tools.dataset.ContentHash)."""
+
+    pixels: Tensor
+    sha256: str
+
+    @property
+    def resolution(self) -> int:
+        """Side of a picture, px."""
+        return self.pixels.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, start_nimg: int, size: int, seed: int) -> Tensor:
+        """The pictures after `start_nimg` others, as float32 [size, 3, R, R] in [-1, 1].
+
+        Every pass over the data has its own order, drawn from (seed, pass): nothing to save for a resume.
+        """
+        ticket = np.arange(start_nimg, start_nimg + size)
+        index = np.empty(size, dtype=np.int64)
+        for epoch in np.unique(ticket // len(self)):
+            here = ticket // len(self) == epoch
+            index[here] = _order(len(self), seed, int(epoch))[ticket[here] % len(self)]
+        return to_float(self.pixels[torch.from_numpy(index)])
+
+
+_last_order: tuple[tuple[int, int, int], np.ndarray] | None = None
+
+
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    global _last_order
+    key = (count, seed, epoch)
+    if _last_order is None or _last_order[0] != key:
+        _last_order = key, np.random.default_rng([seed, epoch]).permutation(count)
+    return _last_order[1]
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, the hosts' quantisation: (x * 127.5 + 128), clamped, cut."""
+    return (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def load_pictures(path: Path) -> Pictures:
+    """Read every picture of a host-format zip into memory.
+
+    Raises:
+        UserError: not there, not a zip, no pictures in it, a picture that cannot be decoded, is not square, has a side
+            that is no power of two from 8 px up, or differs in size from the first. Names the file.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"load_pictures: --data must be a zip of pictures; expected a file, got {str(path)!r}, which is none. "
+            "Make one with python -m tools.openmoji, or of your own pictures with python -m tools.dataset."
+        )
+    source = open_source(path)
+    content, pixels = ContentHash(), None
+    for i, name in enumerate(source.names):
+        try:
+            picture = np.asarray(decode_rgb(source.read(name), MAX_MPX))
+        except (ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"load_pictures: {name} in {str(path)!r} must be a readable picture; got: {error}."
+            ) from error
+        _check_size(picture, name, path, pixels)
+        if pixels is None:
+            pixels = np.empty((len(source.names), *picture.shape), dtype=np.uint8)
+        pixels[i] = picture
+        content.add(picture)
+    assert pixels is not None  # open_source refuses an empty zip
+    return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), content.hexdigest(None))
+
+
+def _check_size(picture: np.ndarray, name: str, path: Path, pixels: np.ndarray | None) -> None:
+    height, width = picture.shape[:2]
+    side = width if pixels is None else pixels.shape[1]
+    if (width, height) == (side, side) and side >= 8 and side.bit_count() == 1:
+        return
+    expected = "a power of two from 8 px up" if pixels is None else f"{side} x {side} px like the first"
+    raise UserError(
+        f"load_pictures: the pictures of a data set must be square and of one size; expected {expected}, got "
+        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m tools.dataset."
+    )

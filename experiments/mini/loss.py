@@ -1,0 +1,60 @@
+"""The losses of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.mini.networks import Generator
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating logistic loss: -log sigmoid(D(G(z)))."""
+    return F.softplus(-fake_logits).mean()
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
+    """Mean squared norm of the discriminator's gradient at real pictures (Mescheder et al. 2018), without gamma / 2."""
+    real = real.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def mix_styles(generator: Generator, z: Tensor, probability: float) -> Tensor:
+    """ws [B, num_ws, w_dim] of z; with `probability`, the layers after a random one take other latents."""
+    w = generator.mapping(z)
+    generator.mapping.track(w.detach())
+    ws = w[:, None].expand(-1, generator.num_ws, -1)
+    if torch.rand([]).item() >= probability:
+        return ws
+    first = int(torch.randint(1, generator.num_ws, []))
+    other = generator.mapping(torch.randn_like(z))[:, None].expand(-1, generator.num_ws - first, -1)
+    return torch.cat([ws[:, :first], other], dim=1)
+
+
+def path_lengths(generator: Generator, ws: Tensor) -> Tensor:
+    """[B]: how far a random direction in picture space moves per unit of w, |J_w^T y| (section 3.2).
+
+    Differentiable: its gradient is the second derivative of the synthesis, also through every deformable convolution.
+    """
+    pictures = generator.synthesis(ws)
+    direction = torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel())
+    (gradient,) = torch.autograd.grad(pictures, ws, grad_outputs=direction, create_graph=True)
+    return gradient.flatten(1).norm(dim=1) / math.sqrt(generator.num_ws)
+
+
+def path_penalty(lengths: Tensor, mean_length: Tensor, calls_before: int, decay: float = 0.99) -> Tensor:
+    """Mean squared distance of the lengths from their running mean, which is moved in place.
+
+    The mean is a plain average at first. One that started at 0, and took its hundred calls to catch up, would in a run
+    this short press the lengths down to it: latents without effect, the same picture for all.
+    """
+    mean_length.lerp_(lengths.detach().mean(), max(1 - decay, 1 / (calls_before + 1)))
+    return (lengths - mean_length).square().mean()

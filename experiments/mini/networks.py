@@ -1,0 +1,301 @@
+"""A compact StyleGAN2-style generator and discriminator, and where the MTM goes in one.
+
+Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for pictures of
+32 or 64 px that train on a CPU. The whole of the Modulated Transformation Module (arXiv 2308.15472) is in
+`StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the places at
+which the convolution samples its input come from the module.
+
+Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_ws, w_dim], a latent per layer; pictures [B, 3, R, R] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2
+GAIN = math.sqrt(2)  # keeps the variance of a leaky ReLU's output near that of its input
+
+
+def lrelu(x: Tensor) -> Tensor:
+    """Activation, in place: x must be the fresh result of an operation that does not need its own output again."""
+    return F.leaky_relu(x.mul_(GAIN), LEAK, inplace=True)
+
+
+class ScaledLinear(nn.Module):
+    """Linear layer with equalised learning rate: weights of unit variance, scaled when used (Karras et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.full([outputs], bias))
+        self.gain = 1 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.gain, self.bias)
+
+
+class ScaledConv(nn.Module):
+    """Convolution with equalised learning rate, same-size padding."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.gain, self.padding = 1 / math.sqrt(inputs * kernel**2), kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.gain, self.bias, padding=self.padding)
+
+
+class Mapping(nn.Module):
+    """z -> w: z brought to the sphere, then a few layers (which the optimiser moves more slowly than the rest).
+
+    Tracks the mean of w for truncation.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int = 2) -> None:
+        super().__init__()
+        widths = [z_dim] + [w_dim] * layers
+        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in pairwise(widths))
+        self.w_avg: Tensor
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = F.normalize(z, dim=1) * math.sqrt(z.shape[1])
+        for layer in self.layers:
+            x = lrelu(layer(x))
+        return x
+
+    @torch.no_grad()
+    def track(self, w: Tensor, decay: float = 0.995) -> None:
+        """Move w_avg towards the mean of a training batch of w."""
+        self.w_avg.lerp_(w.mean(dim=0), 1 - decay)
+
+
+def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = True) -> Tensor:
+    """Convolution whose weight is scaled per sample: by `style` per input channel, to unit norm per output channel.
+
+    The input is scaled instead of the weight, and the output instead of the norm: the same product, with one
+    convolution for the whole batch (Karras et al. 2020, section 2.2).
+    """
+    y = F.conv2d(x * style[:, :, None, None], weight, padding=weight.shape[-1] // 2)
+    if not demodulate:
+        return y
+    norm = style.square() @ weight.square().sum(dim=(2, 3)).t()
+    return y * (norm + 1e-8).rsqrt()[:, :, None, None]
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the resolution, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class StyledConv(nn.Module):
+    """3x3 modulated convolution with noise, bias and activation; with `mtm_head` set, one that bends.
+
+    x [B, inputs, R, R], w [B, w_dim] -> [B, outputs, R, R], or twice the size with `up` (convolve, then resample: a
+    quarter of the arithmetic, and no zero-insertion artefacts to blur away). `noisy` layers add noise of a learned
+    strength.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        *,
+        up: bool = False,
+        noisy: bool = True,
+        mtm_head: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.affine = ScaledLinear(w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.gain = 1 / math.sqrt(inputs * 9)
+        self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
+        self.noise_strength = nn.Parameter(torch.zeros([])) if noisy else None
+        self.up = up
+        self.mtm: nn.Module | None = None
+        if mtm_head is not None:
+            from mtm_ops import ModulatedTransformation
+
+            self.mtm = ModulatedTransformation(inputs, w_dim, kernel_size=3, head=mtm_head)
+
+    def forward(self, x: Tensor, w: Tensor, noise: bool = True) -> Tensor:
+        style = self.affine(w)
+        weight = self.weight * self.gain
+        if self.mtm is None:
+            x = modulated_conv2d(x, weight, style)
+        else:
+            from mtm_ops import modulated_deform_conv2d
+
+            offset, mask = self.mtm(x, w)
+            x = modulated_deform_conv2d(x, weight, offset, style, mask=mask, padding=1)
+        if self.up:
+            x = double(x)
+        if noise and self.noise_strength is not None:
+            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
+        return lrelu(x + self.bias)
+
+
+class ToRGB(nn.Module):
+    """Colours of one resolution: a 1x1 modulated convolution without demodulation."""
+
+    def __init__(self, inputs: int, w_dim: int) -> None:
+        super().__init__()
+        self.affine = ScaledLinear(w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.gain = 1 / math.sqrt(inputs)
+        self.bias = nn.Parameter(torch.zeros(3, 1, 1))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return modulated_conv2d(x, self.weight * self.gain, self.affine(w), demodulate=False) + self.bias
+
+
+def channels_at(resolution: int, channels: int, full_resolution: int, growth: int = 4) -> int:
+    """Feature channels at a resolution: `channels` at the full one, doubling downwards, at most `growth` times that."""
+    return channels * min(full_resolution // resolution, growth)
+
+
+def _check_resolution(name: str, resolution: int) -> None:
+    if resolution < 8 or resolution.bit_count() != 1:
+        raise ValueError(f"{name}: resolution must be a power of two from 8 up; got {resolution}.")
+
+
+class Synthesis(nn.Module):
+    """ws -> picture. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
+    colours are added to the enlarged picture so far (skip connections).
+
+    `mtm_at` names the resolutions whose non-upsampling layer bends. Every 3x3 convolution has a latent of its own; the
+    colours of a resolution use that of the convolution before them.
+    """
+
+    def __init__(self, resolution: int, channels: int, w_dim: int, mtm_at: tuple[int, ...], mtm_head: str) -> None:
+        super().__init__()
+        _check_resolution("Synthesis", resolution)
+        self.resolutions = [2**power for power in range(2, resolution.bit_length())]
+        unknown = sorted(set(mtm_at) - set(self.resolutions))
+        if unknown:
+            here = f"resolutions of this generator, {self.resolutions}"
+            raise ValueError(f"Synthesis: mtm must name {here}; got {unknown}. Leave these out of --mtm.")
+        width = {r: channels_at(r, channels, resolution) for r in self.resolutions}
+        self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
+        self.ups, self.convs, self.colours = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for r in self.resolutions:
+            noisy = r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
+            if r > 4:
+                self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
+            head = mtm_head if r in mtm_at else None
+            self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm_head=head))
+            self.colours.append(ToRGB(width[r], w_dim))
+        self.num_ws = len(self.ups) + len(self.convs)
+
+    def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
+        latents = iter(ws.unbind(dim=1))
+        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.convs[0](x, w := next(latents), noise)
+        picture = self.colours[0](x, w)
+        for up, conv, colour in zip(self.ups, self.convs[1:], self.colours[1:], strict=True):
+            x = up(x, next(latents), noise)
+            x = conv(x, w := next(latents), noise)
+            picture = double(picture) + colour(x, w)
+        return picture
+
+
+class Generator(nn.Module):
+    """z -> picture [B, 3, resolution, resolution], about [-1, 1].
+
+    Args:
+        z_dim, w_dim: lengths of the latents.
+        resolution: side of a picture, px; a power of two from 8 up.
+        channels: feature channels at the full resolution; twice as many at half of it, four times from a quarter down.
+        mtm: which resolutions bend, as `mtm_ops.hosts.parse_layers` reads it ("low", "low,mid", "4,8"); "none": no
+            layer does, and mtm_ops is not even imported.
+        mtm_head: "offset" or "offset+mask".
+
+    With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
+    """
+
+    def __init__(
+        self,
+        z_dim: int = 64,
+        w_dim: int = 64,
+        resolution: int = 32,
+        channels: int = 16,
+        mtm: str | None = "low",
+        mtm_head: str = "offset",
+    ) -> None:
+        super().__init__()
+        mtm_at: tuple[int, ...] = ()
+        if mtm not in (None, "none"):
+            from mtm_ops.hosts import parse_layers
+
+            mtm_at = parse_layers(mtm)
+        self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
+        self.mapping = Mapping(z_dim, w_dim)
+        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head)
+        self.num_ws = self.synthesis.num_ws
+
+    def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """ws [B, num_ws, w_dim], the same latent for every layer; truncation < 1 draws it towards the mean."""
+        w = self.mapping(z)
+        if truncation != 1:
+            w = self.mapping.w_avg.lerp(w, truncation)
+        return w[:, None].expand(-1, self.num_ws, -1)
+
+    def forward(self, z: Tensor, truncation: float = 1.0, noise: bool = True) -> Tensor:
+        return self.synthesis(self.map(z, truncation), noise)
+
+    def bending_layers(self) -> dict[int, StyledConv]:
+        """The layers that carry the module, by resolution."""
+        pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
+        return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
+
+
+class ResidualDown(nn.Module):
+    """Discriminator block: two 3x3 convolutions and a 1x1 shortcut, half the resolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = ScaledConv(inputs, inputs, 3)
+        self.second = ScaledConv(inputs, outputs, 3)
+        self.shortcut = ScaledConv(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Halve before the second convolution: averaging commutes with it, and it costs a quarter there.
+        y = lrelu(self.second(F.avg_pool2d(lrelu(self.first(x)), 2)))
+        return (y + self.shortcut(F.avg_pool2d(x, 2))) / GAIN
+
+
+def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
+    """x with one more channel: the mean standard deviation over groups of samples, which tells a collapsed batch."""
+    group = next(g for g in range(min(group, len(x)), 0, -1) if len(x) % g == 0)
+    spread = x.reshape(group, -1, *x.shape[1:]).var(dim=0, correction=0).add(1e-8).sqrt().mean(dim=(1, 2, 3))
+    return torch.cat([x, spread.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
+
+
+class Discriminator(nn.Module):
+    """Pictures [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
+
+    def __init__(self, resolution: int = 32, channels: int = 16) -> None:
+        super().__init__()
+        _check_resolution("Discriminator", resolution)
+        sizes = [2**power for power in range(resolution.bit_length() - 1, 1, -1)]
+        width = [channels_at(r, channels, resolution) for r in sizes]
+        self.colours = ScaledConv(3, width[0], 1)
+        self.blocks = nn.ModuleList(ResidualDown(a, b) for a, b in pairwise(width))
+        self.conv = ScaledConv(width[-1] + 1, width[-1], 3)
+        self.hidden = ScaledLinear(width[-1] * 16, width[-1])
+        self.logit = ScaledLinear(width[-1], 1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        x = lrelu(self.colours(picture.contiguous(memory_format=torch.channels_last)))
+        for block in self.blocks:
+            x = block(x)
+        x = lrelu(self.conv(minibatch_stddev(x)))
+        return self.logit(lrelu(self.hidden(x.flatten(1)))).squeeze(1)

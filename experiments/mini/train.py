@@ -1,0 +1,257 @@
+"""Train the compact generator; stop and call it again at will.
+
+    python -m experiments.mini.train --outdir runs/low --data faces.zip --mtm low
+
+Writes training_options.json (first), stats.jsonl (a line per tick), snapshot.pt (the latest whole state, replaced
+atomically) and, when done, final.pt (the averaged generator). Run the same command again to resume: the result is
+bit-identical to an uninterrupted run's on the same machine. A JSON line per tick goes to stdout for the runner; a
+terminal gets a progress bar instead.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import torch
+from tqdm import tqdm
+
+from experiments.mini.data import Pictures, load_pictures
+from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
+from tools.files import UserError, atomic_output, disk_errors
+
+DEFAULTS = {f.name: f.default for f in fields(Options)}
+RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
+MINI_VERSION = 1  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM, so that the iteration can finish; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+
+def peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def save_bytes(path: Path, data: bytes) -> None:
+    """Write `path` all or nothing. Raises UserError, naming it, where that fails; the old file is untouched then."""
+    try:
+        with atomic_output(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise UserError(
+            f"train: {path} must be writable; got: {error.strerror}. Nothing half-written is left."
+        ) from error
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """torch.save, all or nothing. Serialised in memory first: torch's own writer turns a full disk into an internal
+    RuntimeError without the file's name."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    save_bytes(path, buffer.getvalue())
+
+
+def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
+    """Claim `outdir` for these options; return the snapshot to continue from, if there is one.
+
+    Touches nothing unless the folder is new, or its run had the same options.
+    """
+    stored = outdir / "training_options.json"
+    if not stored.exists():
+        if found := [name for name in RESULTS if (outdir / name).exists()]:
+            raise UserError(
+                f"train: --outdir must be new or hold a whole run; {outdir} has {', '.join(found)} but no "
+                f"{stored.name}. Choose another folder."
+            )
+        outdir.mkdir(parents=True, exist_ok=True)
+        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__}
+        save_bytes(stored, (json.dumps(content, indent=2) + "\n").encode())
+        return None
+    try:
+        content = json.loads(stored.read_text())
+    except ValueError as error:
+        raise UserError(f"train: {stored} must be JSON; {error}. Choose another --outdir.") from error
+    if differences := options.differences(content):
+        raise UserError(
+            f"train: --outdir must hold a run with the same options; {outdir} differs in {'; '.join(differences)} "
+            "(stored -> asked). Give the stored options to resume it, or choose another --outdir."
+        )
+    if content.get("mini_version") != MINI_VERSION:
+        raise UserError(f"train: {outdir} is of another version of this trainer. Choose another --outdir.")
+    snapshot = outdir / "snapshot.pt"
+    return torch.load(snapshot, weights_only=True) if snapshot.exists() else None
+
+
+class Journal:
+    """stats.jsonl, and what the runner or the terminal is told."""
+
+    def __init__(self, outdir: Path, options: Options) -> None:
+        self.path, self.total_kimg = outdir / "stats.jsonl", options.kimg
+        self.bar: tqdm | None = None
+        if sys.stdout.isatty():
+            form = "{desc} {percentage:3.0f}% |{bar}| {n:.1f}/{total:g} kimg [{elapsed}, {remaining} left]"
+            self.bar = tqdm(total=options.kimg, desc=f"mtm {options.mtm}", bar_format=form)
+
+    def rewind(self, kimg: float) -> None:
+        """Drop the lines of ticks after `kimg`: written by a run that was killed before its next snapshot."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["kimg"] <= kimg:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                continue  # the killed run's last, torn line
+        save_bytes(self.path, "".join(kept).encode())
+
+    def write(self, tick: dict[str, float]) -> None:
+        with disk_errors(self.path), open(self.path, "a") as file:
+            file.write(json.dumps(tick) + "\n")
+
+    def tell(self, event: str, kimg: float, elapsed_s: float) -> None:
+        if self.bar is not None:
+            if event == "start":  # what an earlier call did must not count as done in no time
+                self.bar.initial = self.bar.n = self.bar.last_print_n = kimg
+            self.bar.update(kimg - self.bar.n)
+            return
+        line = {"event": event, "kimg": kimg, "total_kimg": self.total_kimg, "elapsed_s": round(elapsed_s, 1)}
+        print(json.dumps(line), flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -> None:
+    """Train to the end or to a stop request; a tick and a snapshot whenever their share of pictures has passed."""
+    o = trainer.options
+    started, before_s = time.perf_counter(), trainer.elapsed_s
+    tick_s, tick_nimg = before_s, trainer.nimg
+    while trainer.nimg < o.kimg * 1000 and stop.signum is None:
+        last_nimg = trainer.nimg
+        trainer.iterate()
+        trainer.elapsed_s = now_s = before_s + time.perf_counter() - started
+        kimg = trainer.nimg / 1000
+        done = trainer.nimg >= o.kimg * 1000
+        if done or _passes(last_nimg, trainer.nimg, o.tick_kimg):
+            rate = {"s_per_kimg": (now_s - tick_s) / (kimg - tick_nimg / 1000), "peak_memory_mb": peak_memory_mb()}
+            journal.write({"kimg": kimg, "elapsed_s": now_s} | rate | trainer.take_means())
+            journal.tell("tick", kimg, now_s)
+            tick_s, tick_nimg = now_s, trainer.nimg
+        if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
+            save_tensors(outdir / "snapshot.pt", trainer.state())
+
+
+def _passes(before_nimg: int, after_nimg: int, every_kimg: float) -> bool:
+    return before_nimg // (every_kimg * 1000) != after_nimg // (every_kimg * 1000)
+
+
+def train(outdir: Path, data: Path, **settings: Any) -> None:
+    """Train or resume a run in `outdir` (see the module's docstring). `settings` are fields of Options.
+
+    Raises:
+        click.ClickException: for anything the user can mend; the message says how.
+        SystemExit: 130 after SIGINT, 143 after SIGTERM, with everything saved.
+    """
+    try:
+        with StopRequest() as stop:
+            pictures = load_pictures(data)
+            options = Options(data_sha256=pictures.sha256, resolution=pictures.resolution, **settings)
+            _train(outdir, options, pictures, stop)
+    except (UserError, NonFiniteLossError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _train(outdir: Path, options: Options, pictures: Pictures, stop: StopRequest) -> None:
+    torch.set_num_threads(options.threads)
+    try:
+        trainer = Trainer(options, pictures)
+    except ValueError as error:  # layers that do not exist, and the like
+        raise UserError(str(error)) from error
+    state = open_run(outdir, options)
+    if state is not None:
+        trainer.restore(state)
+    journal = Journal(outdir, options)
+    journal.rewind(trainer.nimg / 1000)
+    journal.tell("start", trainer.nimg / 1000, trainer.elapsed_s)
+    _loop(trainer, journal, outdir, stop)
+    if trainer.nimg >= options.kimg * 1000:
+        save_tensors(outdir / "final.pt", {"options": asdict(options), "generator": trainer.G_ema.state_dict()})
+        journal.tell("done", trainer.nimg / 1000, trainer.elapsed_s)
+        journal.close()
+        return
+    save_tensors(outdir / "snapshot.pt", trainer.state())
+    journal.close()
+    assert stop.signum is not None  # the loop ends in no other way
+    click.echo(
+        f"\ntrain: stopped by {signal.Signals(stop.signum).name} at {trainer.nimg / 1000:.1f} of {options.kimg:g} "
+        f"kimg, all saved in {outdir / 'snapshot.pt'}. Run the same command again to go on.",
+        err=True,
+    )
+    raise SystemExit(128 + stop.signum)
+
+
+def _option(name: str, kind: Any, text: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name.replace('_', '-')}", type=kind, default=DEFAULTS[name], show_default=True, help=text)
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run's folder.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square pictures.")
+@_option("mtm", str, "Layers that bend: none, groups (low,mid,high) or resolutions (8,16).")
+@_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
+@_option("kimg", POSITIVE, "Length of the run, thousands of real pictures.")
+@_option("batch", COUNT, "Pictures per iteration.")
+@_option("channels", COUNT, "Feature channels at the full resolution.")
+@_option("latent", COUNT, "Length of z and of w.")
+@_option("lr", POSITIVE, "Learning rate of both networks.")
+@_option("r1_gamma", click.FloatRange(min=0), "Weight of R1; 0 turns it off.")
+@_option("r1_interval", COUNT, "Iterations between R1 steps.")
+@_option("pl_weight", click.FloatRange(min=0), "Weight of path-length regularisation; 0 turns it off.")
+@_option("pl_interval", COUNT, "Iterations between path-length steps.")
+@_option("mixing", click.FloatRange(0, 1), "Probability of style mixing.")
+@_option("ema_kimg", POSITIVE, "Half-life of the averaged generator, kimg.")
+@_option("seed", click.IntRange(min=0), "Seed of everything random.")
+@_option("threads", COUNT, "CPU threads.")
+@_option("tick_kimg", POSITIVE, "Kimg between lines of stats.jsonl.")
+@_option("snap_kimg", POSITIVE, "Kimg between snapshots.")
+def main(outdir: Path, data: Path, **settings: Any) -> None:
+    """Train the compact StyleGAN2-style generator, with or without the MTM. Run again to resume."""
+    train(outdir, data, **settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""One training run's state: networks, optimisers, averages, random stream; one iteration; saving and restoring it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from experiments.mini import loss
+from experiments.mini.data import Pictures
+from experiments.mini.networks import Discriminator, Generator
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides a run's result, and how often it is written down. Defaults: the quickstart's."""
+
+    data_sha256: str
+    resolution: int
+    mtm: str = "none"
+    mtm_head: str = "offset"
+    kimg: float = 44.0
+    batch: int = 8
+    channels: int = 16
+    latent: int = 64  # z_dim and w_dim
+    lr: float = 0.004
+    r1_gamma: float = 10.0
+    r1_interval: int = 16
+    pl_weight: float = 2.0
+    pl_interval: int = 8
+    mixing: float = 0.9
+    ema_kimg: float = 2.0
+    seed: int = 0
+    threads: int = 1
+    tick_kimg: float = 0.5
+    snap_kimg: float = 1.0
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        """`name: stored -> wanted` for every option that differs from a stored run's."""
+        wanted = asdict(self)
+        return [
+            f"{f.name}: {stored.get(f.name)!r} -> {wanted[f.name]!r}"
+            for f in fields(self)
+            if stored.get(f.name) != wanted[f.name]
+        ]
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss is NaN or infinite; the networks were not updated with it."""
+
+
+def _lazy_adam(network: nn.Module, lr: float, interval: int) -> torch.optim.Adam:
+    """Adam whose rate and decay allow for the extra steps of lazy regularisation (Karras et al. 2020, appendix B)."""
+    share = interval / (interval + 1)
+    # The mapping network learns a tenth as fast: one step of it moves every layer's style at once.
+    mapping = [p for name, p in network.named_parameters() if name.startswith("mapping.")]
+    rest = [p for name, p in network.named_parameters() if not name.startswith("mapping.")]
+    groups = [{"params": rest, "lr": lr * share}] + ([{"params": mapping, "lr": lr * share / 10}] if mapping else [])
+    return torch.optim.Adam(groups, betas=(0.0, 0.99**share), eps=1e-8, fused=True)
+
+
+def build_generator(options: Options) -> Generator:
+    o = options
+    return _channels_last(Generator(o.latent, o.latent, o.resolution, o.channels, o.mtm, o.mtm_head))
+
+
+def _channels_last(network: Network) -> Network:
+    """The layout in which the CPU's convolutions are fast: up to eight times at 32 channels."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Trainer:
+    """Holds a run and moves it on by one batch at a time.
+
+    `iterate` draws from torch's global random stream only, and that is saved with the rest: a restored run continues
+    bit for bit (same machine, library versions and thread count).
+    """
+
+    def __init__(self, options: Options, pictures: Pictures) -> None:
+        torch.manual_seed(options.seed)
+        self.options, self.pictures = options, pictures
+        self.G = build_generator(options)
+        self.D = _channels_last(Discriminator(options.resolution, options.channels))
+        self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
+        self.G_optimizer = _lazy_adam(self.G, options.lr, options.pl_interval)
+        self.D_optimizer = _lazy_adam(self.D, options.lr, options.r1_interval)
+        self.pl_mean = torch.zeros([])
+        self.iteration = 0
+        self.elapsed_s = 0.0
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of losses, since the last tick
+
+    @property
+    def nimg(self) -> int:
+        """Real pictures shown so far."""
+        return self.iteration * self.options.batch
+
+    def iterate(self) -> None:
+        o = self.options
+        real = self.pictures.batch(self.nimg, o.batch, o.seed)
+        fake = self.G.synthesis(loss.mix_styles(self.G, torch.randn(o.batch, o.latent), o.mixing))
+        self.D.requires_grad_(True)
+        self._step(self.D_optimizer, "D_loss", loss.discriminator_loss(self.D(real), self.D(fake.detach())))
+        if self.iteration % o.r1_interval == 0 and o.r1_gamma > 0:
+            r1 = loss.r1_penalty(self.D, real)
+            self._step(self.D_optimizer, "r1", r1, weight=o.r1_gamma / 2 * o.r1_interval)
+        # The generator learns from the same pictures: drawing others would cost another forward pass.
+        self.D.requires_grad_(False)
+        self._step(self.G_optimizer, "G_loss", loss.generator_loss(self.D(fake)))
+        if self.iteration % o.pl_interval == 0 and o.pl_weight > 0:
+            self._regularise_paths()
+        self.iteration += 1
+        self._average()
+
+    def _regularise_paths(self) -> None:
+        o = self.options
+        z = torch.randn(max(1, o.batch // 2), o.latent)
+        lengths = loss.path_lengths(self.G, loss.mix_styles(self.G, z, o.mixing))
+        self._record("path_length", lengths.mean().item())
+        penalty = loss.path_penalty(lengths, self.pl_mean, self.iteration // o.pl_interval)
+        self._step(self.G_optimizer, "path_penalty", penalty, weight=o.pl_weight * o.pl_interval)
+
+    def _step(self, optimizer: torch.optim.Optimizer, name: str, value: Tensor, weight: float = 1.0) -> None:
+        self._record(name, value.item())
+        optimizer.zero_grad(set_to_none=True)
+        (value * weight).backward()
+        optimizer.step()
+
+    def _record(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"train: {name} must stay finite; got {value} at {self.nimg / 1000:.3f} kimg. "
+                "Train again with a lower --lr or a higher --r1-gamma, into another --outdir."
+            )
+        total = self.sums[name]
+        total[0] += value
+        total[1] += 1
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move G_ema towards G; its half-life is at most a twentieth of the run so far, to forget the beginning."""
+        half_life_nimg = min(self.options.ema_kimg * 1000, self.nimg / 20)
+        keep = math.exp2(-self.options.batch / half_life_nimg)
+        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - keep)
+        self.G_ema.mapping.w_avg.copy_(self.G.mapping.w_avg)
+
+    def take_means(self) -> dict[str, float]:
+        """Mean of every loss since the last call."""
+        means = {name: total / count for name, (total, count) in sorted(self.sums.items())}
+        self.sums.clear()
+        return means
+
+    def state(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return parts | {
+            "options": asdict(self.options),
+            "pl_mean": self.pl_mean,
+            "iteration": self.iteration,
+            "elapsed_s": self.elapsed_s,
+            "sums": dict(self.sums),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.pl_mean.copy_(state["pl_mean"])
+        self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
+        self.sums.update(state["sums"])
+        torch.set_rng_state(state["rng"])
+
+
+_PARTS = ("G", "D", "G_ema", "G_optimizer", "D_optimizer")

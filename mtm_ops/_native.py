@@ -1,0 +1,245 @@
+"""Drives the native sampling kernels: layouts, chunks, and the matrix products, which are torch's.
+
+With columns P = S(x, offset, mask) [rows, kh*kw*C] and the weight as a matrix W [O, kh*kw*C]:
+
+    forward           y = P W^T
+    backward          g = grad_y W;  grad_W = grad_y^T P;  (grad_x, grad_offset, grad_mask) = S'(g)
+    double backward   t = dP along the cotangents;  to grad_y: t W^T + P gg_W^T;  to W: grad_y^T t;
+                      to x, offset, mask: S''(g) + S'(grad_y gg_W)
+
+Columns exist for a chunk of rows (output pixels) at a time, in one buffer: g goes in, and the kernel leaves the
+columns (or t) in its place. So neither direction ever holds them whole, and they stay in the cache.
+"""
+
+import ctypes
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import _build
+from .reference import accumulation_dtype, output_size
+
+# Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
+CHUNK_BYTES = 16 << 20
+CHUNK_ROWS = 2048
+SLICE_CHANNELS = 128  # width of the channel slices that a gradient kernel's threads own
+
+_SIZES = (
+    "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups row_begin row_end slices"
+).split()
+_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask dots".split()
+
+
+class SampleParams(ctypes.Structure):
+    """Mirror of SampleParams in csrc/sampling.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in _SIZES] + [(name, ctypes.c_void_p) for name in _TENSORS]
+
+
+class Sampling:
+    """One call's sampling: x [B, C, H, W], offset, mask and the convolution's geometry, ready for the kernels."""
+
+    def __init__(self, x: Tensor, offset: Tensor, mask: Tensor | None, kernel_size, stride, padding, dilation) -> None:
+        B, self.C, H, W = x.shape
+        self.taps = kernel_size[0] * kernel_size[1]
+        size = output_size((H, W), kernel_size, stride, padding, dilation)
+        self.groups = offset.shape[1] // (2 * self.taps)
+        self.rows = B * size[0] * size[1]
+        self.slices = max(1, self.C // self.groups // SLICE_CHANNELS)
+        self.dtype = accumulation_dtype(x.dtype)
+        self.device = x.device
+        self.chunk_rows = min(CHUNK_ROWS, max(64, CHUNK_BYTES // (self.taps * self.C * self.dtype.itemsize)))
+        numbers = (self.C, H, W, *size, *kernel_size, *stride, *padding, *dilation, self.groups, 0, 0, self.slices)
+        self.params = SampleParams(*numbers)
+        self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
+        self.bind(x=to_rows(x.to(self.dtype)), offset=offset.to(self.dtype).contiguous())
+        if mask is not None:
+            self.bind(mask=mask.to(self.dtype).contiguous())
+
+    def bind(self, **tensors: Tensor) -> None:
+        for name, tensor in tensors.items():
+            self.tensors[name] = tensor
+            setattr(self.params, name, tensor.data_ptr())
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Row ranges [begin, end) that together cover the call."""
+        for begin in range(0, self.rows, self.chunk_rows):
+            yield begin, min(begin + self.chunk_rows, self.rows)
+
+    def new_columns(self) -> Tensor:
+        """A buffer for the columns of one chunk."""
+        return torch.empty(min(self.rows, self.chunk_rows), self.taps * self.C, dtype=self.dtype, device=self.device)
+
+    def bind_gradients(self) -> None:
+        """Zeroed sums for the gradients that backward and double_backward add to."""
+        names = ["x", "offset", *(["mask"] if "mask" in self.tensors else [])]
+        self.bind(**{f"grad_{name}": torch.zeros_like(self.tensors[name]) for name in names})
+
+    def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
+        """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
+        given = {"x": None if gg_x is None else to_rows(gg_x), "offset": gg_offset, "mask": gg_mask}
+        for name in given.keys() & self.tensors.keys():
+            gg, like = given[name], self.tensors[name]
+            self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(self.dtype).contiguous()})
+
+    def gather(self, begin: int, end: int, columns: Tensor) -> Tensor:
+        """Fills and returns columns [rows, taps*C] with those of rows [begin, end)."""
+        return self._launch("gather", begin, end, columns)
+
+    def backward(self, begin: int, end: int, g: Tensor) -> Tensor:
+        """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place."""
+        self._bind_dots(end - begin, 4)
+        return self._launch("backward", begin, end, g)
+
+    def double_backward(self, begin: int, end: int, g: Tensor) -> Tensor:
+        """Adds the second-order gradients for g; returns the gradient to g, in its place."""
+        self._bind_dots(end - begin, 8)
+        return self._launch("double_backward", begin, end, g)
+
+    def _bind_dots(self, rows: int, per_tap: int) -> None:
+        size = rows * self.taps * self.groups * self.slices * per_tap
+        self.bind(dots=torch.empty(size, dtype=self.dtype, device=self.device))
+
+    def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
+        self.params.row_begin, self.params.row_end = begin, end
+        self.bind(columns=columns)
+        _kernel(name, self.dtype)(ctypes.byref(self.params))
+        return columns
+
+
+def _kernel(name: str, dtype: torch.dtype):
+    return getattr(_build.load_cpu(), f"launch_{name}_{'f64' if dtype == torch.float64 else 'f32'}")
+
+
+def transpose(t: Tensor) -> Tensor:
+    """Contiguous [B, n, m] -> contiguous [B, m, n]."""
+    if t.dtype not in (torch.float32, torch.float64):
+        return t.transpose(1, 2).contiguous()
+    out = t.new_empty(t.shape[0], t.shape[2], t.shape[1])
+    pointers = ctypes.c_void_p(t.data_ptr()), ctypes.c_void_p(out.data_ptr())
+    _kernel("transpose", t.dtype)(*pointers, *map(ctypes.c_int64, t.shape))
+    return out
+
+
+def to_rows(t: Tensor) -> Tensor:
+    """[B, C, H, W] in any strides -> contiguous [B, H, W, C]: a copy unless it is channels-last already."""
+    B, C, H, W = t.shape
+    if t.is_contiguous() and min(C, H * W) > 1:
+        return transpose(t.view(B, C, H * W)).view(B, H, W, C)
+    return t.permute(0, 2, 3, 1).contiguous()
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where x is, and only is, channels-last; else contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Contiguous [B, H, W, C] -> [B, C, H, W] in the dtype and memory format of `like`."""
+    B, H, W, C = rows.shape
+    if memory_format(like) == torch.contiguous_format:
+        return transpose(rows.view(B, H * W, C)).view(B, C, H, W).to(like.dtype)
+    return rows.permute(0, 3, 1, 2).to(like.dtype).contiguous(memory_format=memory_format(like))
+
+
+def weight_matrix(weight: Tensor) -> Tensor:
+    """[O, C, kh, kw] -> [O, kh*kw*C], in the columns' order."""
+    return to_rows(weight).view(weight.shape[0], -1)
+
+
+def weight_like(matrix: Tensor, weight: Tensor) -> Tensor:
+    """[O, kh*kw*C] -> [O, C, kh, kw] in the dtype and memory format of `weight`."""
+    O, C, kh, kw = weight.shape
+    return from_rows(matrix.view(O, kh, kw, C), weight)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T for a [n, k] and b [m, k] of any strides, in b's dtype."""
+    a = a.to(b.dtype)
+    # oneDNN's product: for float32, torch's matmul takes another library's, which is up to a quarter slower here.
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear is None or a.dtype != torch.float32 or a.device.type != "cpu":
+        return a @ b.t()
+    return linear(a, b, None, "none", [], "")
+
+
+def grad_columns(gy: Tensor, W: Tensor, dtype: torch.dtype) -> Tensor:
+    """The columns' gradient gy W, contiguous [rows, kh*kw*C] in `dtype`."""
+    return product(gy, W.t()).to(dtype)
+
+
+def add_weight_gradient(total: Tensor | None, gy: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + gy^T columns, the gradient of the weight as a matrix; in place, None standing for zero."""
+    part = product(transpose(gy.unsqueeze(0))[0], columns.to(gy.dtype).t()).to(dtype)
+    return part if total is None else total.add_(part)
+
+
+def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
+    """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
+    s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
+    W = weight_matrix(weight)
+    y = torch.empty(s.rows, W.shape[0], dtype=x.dtype, device=x.device)
+    buffer = s.new_columns()
+    for begin, end in s.chunks():
+        y[begin:end] = product(s.gather(begin, end, buffer[: end - begin]), W)
+    return from_rows(y.view(x.shape[0], *offset.shape[2:], -1), x)
+
+
+def backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation, needs
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
+    s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
+    s.bind_gradients()
+    W = weight_matrix(weight)
+    gy = to_rows(grad_y).view(s.rows, -1)
+    to_W = None
+    for begin, end in s.chunks():
+        columns = s.backward(begin, end, grad_columns(gy[begin:end], W, s.dtype))
+        if needs[1]:
+            to_W = add_weight_gradient(to_W, gy[begin:end], columns, s.dtype)
+    return _results(s, needs, x, weight, to_W)
+
+
+def double_backward(
+    gg_x, gg_weight, gg_offset, gg_mask, grad_y, x, weight, offset, mask, stride, padding, dilation
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `backward`'s results with respect to (grad_y, x, weight, offset, mask).
+
+    gg_* are the cotangents of those results; None stands for zero, and for gg_weight saves half of the work, as in
+    path-length regularisation, which differentiates by the latents alone.
+    """
+    s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
+    s.bind_gradients()
+    s.bind_cotangents(gg_x, gg_offset, gg_mask)
+    W = weight_matrix(weight)
+    gg_W = None if gg_weight is None else weight_matrix(gg_weight)
+    gy = to_rows(grad_y).view(s.rows, -1)
+    to_gy = torch.empty_like(gy)
+    to_W = None
+    for begin, end in s.chunks():
+        gy_chunk = gy[begin:end]
+        tangent = s.double_backward(begin, end, grad_columns(gy_chunk, W, s.dtype))
+        to_W = add_weight_gradient(to_W, gy_chunk, tangent, s.dtype)
+        to_gy[begin:end] = product(tangent, W)
+        if gg_W is not None:
+            columns = s.backward(begin, end, grad_columns(gy_chunk, gg_W, s.dtype))
+            to_gy[begin:end] += product(columns, gg_W)
+    to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], -1), grad_y)
+    return to_grad_y, *_results(s, (True,) * 4, x, weight, to_W)
+
+
+def _results(
+    s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of (x, weight, offset, mask), empty where they are not needed."""
+    empty = s.tensors["offset"].new_empty(0)
+    weight_gradient = torch.zeros_like(weight) if to_W is None else weight_like(to_W, weight)  # None: no rows at all
+    return (
+        from_rows(s.tensors["grad_x"], x) if needs[0] else empty.to(x.dtype),
+        weight_gradient if needs[1] else empty.to(weight.dtype),
+        s.tensors["grad_offset"] if needs[2] else empty,
+        s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else empty,
+    )

@@ -1,0 +1,56 @@
+"""python -m mtm_ops.doctor: what will run here, and why not the faster thing.
+
+Exit code 0 when the CPU kernel works, 1 when the reference would be used instead.
+"""
+
+import os
+import platform
+import sys
+
+import torch
+
+from . import __version__, _build, _library
+
+
+def _line(ok: bool, what: str, text: str) -> str:
+    return f"  {'ok' if ok else '--':4}{what:12}{text}"
+
+
+def _cpu_lines() -> tuple[bool, list[str]]:
+    compiler = _build.find_compiler()
+    lines = [_line(compiler is not None, "compiler", compiler or "none found. Install one (Debian: apt install g++).")]
+    reason = _library.why_not_native("cpu")
+    if reason is not None:
+        return False, [*lines, _line(False, "CPU kernel", reason)]
+    library = _build.load_cpu()
+    threads = f"OpenMP, {torch.get_num_threads()} threads" if library.threads_built_in() else "one thread, no OpenMP"
+    lines.append(_line(True, "CPU kernel", f"{_build.library_path(library)} ({threads})"))
+    if not library.threads_built_in():
+        lines.append(_line(False, "OpenMP", "the compiler has none; with g++, the kernel uses all of torch's threads."))
+    return True, lines
+
+
+def _cuda_line() -> str:
+    if torch.version.cuda is None:
+        return _line(False, "CUDA", "this torch is built without it.")
+    if not torch.cuda.is_available():
+        return _line(False, "CUDA", f"torch has CUDA {torch.version.cuda}, but no GPU or driver was found.")
+    return _line(False, "CUDA", _library.why_not_native("cuda") or "kernel available.")
+
+
+def report() -> tuple[bool, str]:
+    """(whether the CPU kernel works, the report as text)."""
+    cpu_ok, cpu = _cpu_lines()
+    used = {"cpu": "native" if cpu_ok else "reference", "cuda": "reference"}
+    head = f"mtm_ops {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    lines = [head, *cpu, _cuda_line(), "", 'What impl="auto" uses:']
+    lines += [f"  {device:6}{impl}" for device, impl in used.items()]
+    set_ = {name: value for name, value in os.environ.items() if name.startswith("MTM_") or name == "CXX"}
+    lines += ["", "Environment: " + (", ".join(f"{k}={v}" for k, v in set_.items()) or "no MTM_* variable, no CXX")]
+    return cpu_ok, "\n".join(lines)
+
+
+if __name__ == "__main__":
+    works, text = report()
+    print(text)
+    sys.exit(0 if works else 1)

@@ -1,0 +1,123 @@
+"""The Modulated Transformation Module: the offsets of a layer's convolution, from its input and the latent code."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = {"offset": 2, "offset+mask": 3}  # channels per tap: (dy, dx), and DCNv2's mask
+
+
+class ModulatedTransformation(nn.Module):
+    """offset = ModConv(x, w), Eq. (4) of arXiv 2308.15472: where each tap of a convolution samples.
+
+    A modulated convolution of the layer's input `x`, without demodulation, with an affine map of its own from the
+    latent `w`. Weight and bias start at zero, so an untrained module returns offsets of exactly 0 (and masks of
+    exactly 1), and the convolution it steers equals the plain one. Demodulation is left out because it would divide
+    by the norm of that zero weight.
+
+    Construction leaves the global random stream as it found it: with the same seed, a network has the same other
+    parameters with and without the module.
+
+    Args:
+        in_channels: C, channels of x.
+        w_dim: length of the latent w.
+        kernel_size: of the convolution that is steered, and of the offset convolution.
+        head: "offset" (the paper's text; 18 channels for 3x3) or "offset+mask" (27; mask = 2*sigmoid, DCNv2).
+        padding: of the convolution that is steered; kernel_size // 2 when None.
+
+    Shapes:
+        x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset [B, 2*k*k, Ho, Wo] in input pixels,
+        (dy, dx) per tap, taps row-major, and mask [B, k*k, Ho, Wo] or None. Both are float32 (float64 for float64
+        x), also under autocast: a half has steps of 1/32 px at x = 32.
+
+    Errors: ValueError for an unknown head and for shapes that do not fit.
+
+    >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
+    >>> offset, mask = head(torch.randn(2, 8, 5, 5), torch.randn(2, 4))
+    >>> offset.shape, mask
+    (torch.Size([2, 18, 5, 5]), None)
+    """
+
+    def __init__(
+        self, in_channels: int, w_dim: int, kernel_size: int = 3, head: str = "offset", *, padding: int | None = None
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"ModulatedTransformation: head must be one of {', '.join(HEADS)}; got {head!r}.")
+        self.in_channels, self.w_dim, self.kernel_size, self.head = in_channels, w_dim, kernel_size, head
+        self.padding = kernel_size // 2 if padding is None else padding
+        self.enabled = True  # see offsets_disabled
+        self.taps = kernel_size * kernel_size
+        channels = HEADS[head] * self.taps
+        with torch.random.fork_rng(devices=[]):
+            self.affine_weight = nn.Parameter(torch.randn(in_channels, w_dim, device="cpu"))
+        self.affine_bias = nn.Parameter(torch.ones(in_channels))
+        self.weight = nn.Parameter(torch.zeros(channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        # Equalised learning rate (Karras et al. 2018): an optimiser step moves the output alike at every width.
+        self.affine_gain = 1 / math.sqrt(w_dim)
+        self.weight_gain = 1 / math.sqrt(in_channels * self.taps)
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"ModulatedTransformation: x must be [B, {self.in_channels}, H, W]; got {list(x.shape)}. "
+                "Pass the input of the convolution that the module steers."
+            )
+        if w.ndim != 2 or w.shape != (x.shape[0], self.w_dim):
+            raise ValueError(
+                f"ModulatedTransformation: w must be [{x.shape[0]}, {self.w_dim}], a latent per sample; "
+                f"got {list(w.shape)}."
+            )
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        with torch.autocast(x.device.type, enabled=False):
+            return self._predict(x.to(dtype), w.to(dtype))
+
+    def _predict(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        dtype = x.dtype
+        style = F.linear(w, self.affine_weight.to(dtype) * self.affine_gain, self.affine_bias.to(dtype))
+        weight = self.weight.to(dtype) * self.weight_gain
+        out = F.conv2d(x * style[:, :, None, None], weight, self.bias.to(dtype), padding=self.padding)
+        offset, gate = out[:, : 2 * self.taps], out[:, 2 * self.taps :]
+        mask = 2 * torch.sigmoid(gate) if self.head == "offset+mask" else None
+        if not self.enabled:
+            return torch.zeros_like(offset), None
+        return offset, mask
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, w_dim={self.w_dim}, kernel_size={self.kernel_size}, head={self.head!r}"
+
+
+@contextmanager
+def offsets_disabled(module: nn.Module) -> Iterator[None]:
+    """Within the context every ModulatedTransformation of `module` returns offsets of 0 and no mask: plain convolution.
+
+    The switch of the paper's Fig. 4. It nests, and restores what it found, also after an exception.
+
+    Raises:
+        ValueError: if `module` holds no ModulatedTransformation, so that a comparison cannot silently compare nothing.
+
+    >>> head = ModulatedTransformation(8, 4)
+    >>> with offsets_disabled(head):
+    ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
+    """
+    # By name, not by type: unpickled snapshots carry a class of their own.
+    modules: list[Any] = [m for m in module.modules() if type(m).__name__ == ModulatedTransformation.__name__]
+    if not modules:
+        raise ValueError(
+            f"offsets_disabled: module must contain a ModulatedTransformation; {type(module).__name__} has none. "
+            "Was it built with --mtm none?"
+        )
+    before = [m.enabled for m in modules]
+    try:
+        for m in modules:
+            m.enabled = False
+        yield
+    finally:
+        for m, enabled in zip(modules, before, strict=True):
+            m.enabled = enabled

@@ -1,0 +1,200 @@
+"""Inputs, oracle and comparisons that the op's tests share. Nothing here calls the code under test but `Case.run`.
+
+Sizes are unequal wherever they can be, so that a swapped axis breaks a test: input 5x4, kernel 3x2, stride 2x1,
+padding 1x0, dilation 2x1, hence output 2x3.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtm_ops import modulated_deform_conv2d
+
+NAMES = ("x", "weight", "offset", "style", "mask")
+GEOMETRY: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
+DEMODULATION_EPS = 1e-8  # StyleGAN2's
+
+# Largest error allowed, relative to the largest value. float64 and float32: 64 roundings of sums over at most a few
+# thousand terms. Half types round four times (modulated x, columns, weight, y) and sum in float32: 4 of their steps.
+TOLERANCE = {
+    torch.float64: 64 * 2.0**-52,
+    torch.float32: 64 * 2.0**-23,
+    torch.float16: 4 * 2.0**-10,
+    torch.bfloat16: 4 * 2.0**-7,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one call, as `modulated_deform_conv2d` takes them."""
+
+    x: Tensor
+    weight: Tensor
+    offset: Tensor
+    style: Tensor | None = None
+    mask: Tensor | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: t for name in NAMES if (t := getattr(self, name)) is not None}
+
+    def run(self, impl: str) -> Tensor:
+        return modulated_deform_conv2d(
+            self.x, self.weight, self.offset, self.style, mask=self.mask, impl=impl, **self.options
+        )
+
+    def leaves(self, needs: set[str] | None = None) -> "Case":
+        """A copy whose tensors (those in `needs`, all by default) are leaves that require a gradient."""
+        fresh = {n: t.detach().requires_grad_(needs is None or n in needs) for n, t in self.tensors().items()}
+        return replace(self, **fresh)
+
+    def to(self, dtype: torch.dtype) -> "Case":
+        """x, weight and style in `dtype`; offset and mask in what they are used in."""
+        steering = torch.float64 if dtype == torch.float64 else torch.float32
+        kinds = {"offset": steering, "mask": steering}
+        return replace(self, **{n: t.to(kinds.get(n, dtype)) for n, t in self.tensors().items()})
+
+
+def offset_between_pixels(shape: tuple[int, ...], generator: torch.Generator, reach: int = 2) -> Tensor:
+    """float64 offsets in px of up to `reach` + 1 whose fractional parts lie in [0.15, 0.85]: nothing here has a kink."""
+    whole = torch.randint(-reach, reach + 1, shape, generator=generator)
+    return whole + 0.15 + 0.7 * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def sample_inputs(
+    B: int = 2,
+    C: int = 4,
+    O: int = 3,
+    size: tuple[int, int] = (5, 4),
+    kernel: tuple[int, int] = (3, 2),
+    groups: int = 1,
+    style: bool = True,
+    mask: bool = True,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **options: Any,
+) -> Case:
+    """The one source of inputs: values of order 1, offsets away from whole pixels."""
+    options = {**GEOMETRY, **options}
+    g = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    Ho, Wo = (
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(
+            size, kernel, options["stride"], options["padding"], options["dilation"], strict=True
+        )
+    )
+    taps = kernel[0] * kernel[1]
+    case = Case(
+        x=randn(B, C, *size),
+        weight=randn(O, C, *kernel),
+        offset=offset_between_pixels((B, 2 * groups * taps, Ho, Wo), g),
+        style=randn(B, C) + 2 if style else None,
+        mask=torch.rand((B, groups * taps, Ho, Wo), generator=g, dtype=torch.float64) * 2 if mask else None,
+        options=options,
+    )
+    return case.to(dtype)
+
+
+def one_by_one(**given: Any) -> Case:
+    """sample_inputs with stride, padding and dilation 1, 0, 1 unless given."""
+    return sample_inputs(**{"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), **given})
+
+
+def bilinear(image: np.ndarray, y: float, x: float) -> float:
+    """image [H, W] at (y, x) in px; corners outside are 0, and so is everything at a non-finite place."""
+    if not (math.isfinite(y) and math.isfinite(x)):
+        return 0.0
+    H, W = image.shape
+    y0, x0 = math.floor(y), math.floor(x)
+    total = 0.0
+    for iy in (y0, y0 + 1):
+        for ix in (x0, x0 + 1):
+            if 0 <= iy < H and 0 <= ix < W:
+                total += (1 - abs(y - iy)) * (1 - abs(x - ix)) * float(image[iy, ix])
+    return total
+
+
+def oracle(case: Case) -> np.ndarray:
+    """The op in seven plain loops and float64, with the textbook's modulated weight per sample."""
+    x, weight, offset = (t.detach().double().numpy() for t in (case.x, case.weight, case.offset))
+    style = None if case.style is None else case.style.detach().double().numpy()
+    mask = None if case.mask is None else case.mask.detach().double().numpy()
+    (stride_y, stride_x), (pad_y, pad_x), (dil_y, dil_x) = (
+        case.options[name] for name in ("stride", "padding", "dilation")
+    )
+    (B, C, _, _), (O, _, kh, kw), (_, channels, Ho, Wo) = x.shape, weight.shape, offset.shape
+    per_group = C // (channels // (2 * kh * kw))
+    y = np.zeros((B, O, Ho, Wo))
+    for b in range(B):
+        w = textbook_weight(weight, None if style is None else style[b], case.options.get("demodulate", True))
+        for o, oy, ox, c, ky, kx in itertools.product(*map(range, (O, Ho, Wo, C, kh, kw))):
+            tap = (c // per_group) * kh * kw + ky * kw + kx
+            at_y = oy * stride_y - pad_y + ky * dil_y + offset[b, 2 * tap, oy, ox]
+            at_x = ox * stride_x - pad_x + kx * dil_x + offset[b, 2 * tap + 1, oy, ox]
+            factor = 1.0 if mask is None else mask[b, tap, oy, ox]
+            y[b, o, oy, ox] += w[o, c, ky, kx] * factor * bilinear(x[b, c], at_y, at_x)
+    return y
+
+
+def textbook_weight(weight: np.ndarray, style: np.ndarray | None, demodulate: bool) -> np.ndarray:
+    """w'' of Karras et al. 2020, Eqs. (1) and (3), for one sample."""
+    if style is None:
+        return weight
+    modulated = weight * style[None, :, None, None]
+    if demodulate:
+        modulated = modulated / np.sqrt((modulated**2).sum((1, 2, 3), keepdims=True) + DEMODULATION_EPS)
+    return modulated
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Largest difference over the largest wanted value (or over 1e-30 where all are 0)."""
+    assert got.shape == want.shape, f"{tuple(got.shape)} is not {tuple(want.shape)}"
+    if want.numel() == 0:
+        return 0.0
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
+
+
+def assert_close(got: Tensor, want: Tensor, dtype: torch.dtype, what: str = "result", factor: float = 1) -> None:
+    """Within `factor` times the TOLERANCE of `dtype`."""
+    error, limit = relative_error(got, want), factor * TOLERANCE[dtype]
+    assert error <= limit, f"{what}: relative error {error:.3g} is above {limit:.3g}"
+
+
+def cotangent(like: Tensor, seed: int = 1) -> Tensor:
+    """Deterministic normal values of the shape and dtype of `like`."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=g, dtype=torch.float64).to(like.dtype)
+
+
+def first_order(case: Case, impl: str, needs: set[str] | None = None) -> dict[str, Tensor]:
+    """y, and the gradient of a fixed random sum of it for every tensor (of `needs`)."""
+    case = case.leaves(needs)
+    wanted = {n: t for n, t in case.tensors().items() if t.requires_grad}
+    y = case.run(impl)
+    return {"y": y.detach(), **dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), cotangent(y)), strict=True))}
+
+
+def second_order(
+    case: Case, impl: str, needs: set[str] | None = None, through: set[str] | None = None
+) -> dict[str, Tensor | None]:
+    """Gradients of a fixed random sum of the first-order gradients of `through`, for every tensor and for grad_y."""
+    case = case.leaves(needs)
+    wanted = {n: t for n, t in case.tensors().items() if t.requires_grad}
+    y = case.run(impl)
+    grad_y = cotangent(y).requires_grad_()
+    chosen = [t for n, t in wanted.items() if through is None or n in through]
+    grads = torch.autograd.grad(y, chosen, grad_y, create_graph=True)
+    scalar = sum((g * cotangent(g, 10 + i)).sum() for i, g in enumerate(grads))
+    ends = {**wanted, "grad_y": grad_y}
+    found = torch.autograd.grad(scalar, list(ends.values()), allow_unused=True)
+    return dict(zip(ends, found, strict=True))

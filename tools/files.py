@@ -1,0 +1,83 @@
+"""Files that are either whole or absent, and the file system's errors in words."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A mistake that the user can put right; its message says how. The command lines print it without a traceback."""
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; it becomes `path` when the block ends well, and is removed otherwise.
+
+    Raises UserError where the disk is full or the folder cannot be written. Temporary files of killed processes are
+    removed on the way in.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk and a folder that cannot be written, while writing `path`, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path}: the disk is full ({free_text(path)} free); nothing half-written was left. "
+                "Free some space, or choose another place for it."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(
+                f"{path}: cannot be written ({os.strerror(error.errno)}). Choose a folder that you may write to."
+            ) from error
+        raise
+
+
+def free_text(path: Path) -> str:
+    """The free space on the disk that holds `path` (which need not exist yet), as text such as '3.2 GB'."""
+    return f"{free_bytes(path) / 1e9:.1f} GB"
+
+
+def free_bytes(path: Path) -> int:
+    """Free space in bytes on the disk that would hold `path`."""
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _remove_abandoned(path: Path) -> None:
+    prefix = f".{path.name}.partial-"
+    for old in path.parent.iterdir():
+        pid = old.name.removeprefix(prefix)
+        if old.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
+            with suppress(FileNotFoundError):
+                old.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
