@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import sys
 import types
+import warnings
 from typing import Any
 
 _TRUE, _FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
@@ -43,7 +44,9 @@ def _sqrtm(a: Any, disp: bool = True) -> Any:
     import scipy.linalg
 
     if "disp" in inspect.signature(scipy.linalg.sqrtm).parameters:
-        return scipy.linalg.sqrtm(a, disp=disp)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of that argument
+            return scipy.linalg.sqrtm(a, disp=disp)
     root = scipy.linalg.sqrtm(a)
     if disp:
         return root

@@ -41,7 +41,12 @@ class Checkout:
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=self.env(**env), capture_output=True, text=True, timeout=300
+            [sys.executable, *command],
+            cwd=self.folder,
+            env=self.env(**env),
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert not check or done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done

@@ -15,14 +15,13 @@ import warnings
 
 import torch
 
-TINY = dict(z_dim=16, w_dim=16, c_dim=0, img_resolution=32, img_channels=3, channel_base=256, channel_max=8)
+TINY = {"z_dim": 16, "w_dim": 16, "c_dim": 0, "img_resolution": 32, "img_channels": 3, "channel_base": 256}
+TINY |= {"channel_max": 8, "mapping_kwargs": {"num_layers": 2}}
+FEW = {"num_layers": 6}  # of stylegan3's 14: the reference filters are slow
 KINDS = {
-    "stylegan2": ("stylegan2", dict(TINY, mapping_kwargs=dict(num_layers=2))),
-    "stylegan3-t": ("stylegan3", dict(TINY, mapping_kwargs=dict(num_layers=2), num_layers=6)),
-    "stylegan3-r": (
-        "stylegan3",
-        dict(TINY, mapping_kwargs=dict(num_layers=2), num_layers=6, conv_kernel=1, channel_max=16, use_radial_filters=True),
-    ),
+    "stylegan2": ("stylegan2", TINY),
+    "stylegan3-t": ("stylegan3", {**TINY, **FEW}),
+    "stylegan3-r": ("stylegan3", {**TINY, **FEW, "conv_kernel": 1, "channel_max": 16, "use_radial_filters": True}),
 }
 
 
@@ -71,12 +70,12 @@ def networks(kinds, **options):
         z, c = inputs(G)
         G.train()
         image = G(z, c, noise_mode="const")
-        names, params = zip(*G.named_parameters())
+        names, params = zip(*G.named_parameters(), strict=True)
         grads = torch.autograd.grad(image.square().sum(), params, allow_unused=True)
         empty = G(torch.full_like(z, torch.nan), c)
         out[kind] = {
             "tensors": tensors(G), "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
-            "grads": {n: g for n, g in zip(names, grads) if g is not None},
+            "grads": {n: g for n, g in zip(names, grads, strict=True) if g is not None},
             "modules": [n for n, m in G.named_modules() if n.endswith(".mtm")],
             "init_kwargs": json.loads(json.dumps(G.init_kwargs)),
         }  # fmt: skip
@@ -96,6 +95,8 @@ def small_training(iterations):
         return (2, 2), images[:4], labels[:4]
 
     def few(**c):
+        if "stylegan3" in c["G_kwargs"].class_name:
+            c["G_kwargs"].update(FEW)
         c["total_kimg"] = iterations * c["batch_size"] / 1000
         whole(**c)
 
@@ -145,17 +146,17 @@ def train_rank(arguments, iterations):
     return {"digest": digest.getvalue(), "rank": rank, **seen}
 
 
-def regularise(kinds, head):
+def regularise(heads):
     """Path-length regularisation's gradients, through the host's own loss."""
     from training.loss import StyleGAN2Loss
 
     out = {}
-    for kind in kinds:
-        G = grow(build(kind, mtm="low", mtm_head=head)).train()
+    for head in heads:
+        G = grow(build("stylegan2", mtm="low", mtm_head=head)).train()
         loss = StyleGAN2Loss(torch.device("cpu"), G, None, pl_weight=2, style_mixing_prob=0.9)
         z, c = inputs(G, 4)
         loss.accumulate_gradients("Greg", None, None, z, c, gain=4, cur_nimg=0)
-        out[kind] = {n: p.grad for n, p in G.named_parameters() if ".mtm." in n}
+        out[head] = {n: p.grad for n, p in G.named_parameters() if ".mtm." in n}
     return out
 
 
@@ -164,7 +165,7 @@ def snapshot(path, kind, head):
     G = grow(build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
     z, c = inputs(G)
     with open(path, "wb") as f:
-        pickle.dump(dict(G=G, D=G, G_ema=G, augment_pipe=None, training_set_kwargs={}), f)
+        pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
     return {"image": G(z, c, noise_mode="const")}
 
 
@@ -303,6 +304,7 @@ def options(argument_lists):
 
 def metric(snapshot_path, data, folder):
     """A small FID through calc_metrics.py's own main, with a metric and a detector of ours."""
+
     class Mean(torch.nn.Module):
         def forward(self, x, return_features: bool = True):
             return torch.nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1)

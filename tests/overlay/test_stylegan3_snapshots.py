@@ -1,4 +1,4 @@
-"""Snapshots with MTM: read by legacy.py, here and in an unpatched checkout without our packages; guarded when copied."""
+"""Snapshots with MTM: read by legacy.py, also unpatched and without our packages; guarded when copied."""
 
 import pytest
 import torch
