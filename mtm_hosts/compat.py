@@ -1,5 +1,7 @@
 """Today's libraries: puts back, on import, what the official code needs and newer libraries dropped."""
 
+import contextlib
+import importlib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -25,6 +27,9 @@ def install() -> None:
         from packaging.version import parse
 
         _provide("pkg_resources", parse_version=parse)
+    if importlib.util.find_spec("distutils") is None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
     if importlib.util.find_spec("distutils") is None:
         util = _provide("distutils.util", strtobool=strtobool)
         _provide("distutils", util=util, __path__=[])
