@@ -1,11 +1,12 @@
 """Builds the native kernels at first use, and loads them. Importing this builds nothing.
 
-A build is one compiler call of a second or two. Its result is cached under a key made of everything that it depends
-on, so a stale binary is never loaded. The cache is safe among processes: one builds under a lock that the operating
-system drops when its holder dies (a lock file left by a killed build means nothing), the others wait; binaries appear
-by atomic rename, so a half-written one is never seen.
+A build is one compiler call, of a second or two for the CPU and under a minute for CUDA. Its result is cached under a
+key made of everything that it depends on, so a stale binary is never loaded. The cache is safe among processes: one
+builds under a lock that the operating system drops when its holder dies (a lock file left by a killed build means
+nothing), the others wait; binaries appear by atomic rename, so a half-written one is never seen.
 
-Environment: CXX (the compiler), MTM_CACHE_DIR (where binaries and build logs go).
+Environment: CXX (the C++ compiler), CUDA_HOME (the CUDA toolkit), TORCH_CUDA_ARCH_LIST (architectures to build for,
+instead of the GPU at hand), MTM_CACHE_DIR (where binaries and build logs go).
 """
 
 import ctypes
@@ -13,35 +14,101 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 CSRC = Path(__file__).parent / "csrc"
 COMPILE_TIMEOUT_S = 600
-_BASE_FLAGS = tuple(
-    "-O3 -std=c++17 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
-)
-# First what is fastest, then with less: not every compiler knows its own CPU, or has OpenMP.
-_FLAG_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 
 
 class BuildError(RuntimeError):
     """The native kernel could not be had. The message says why, what to do, and names the log where there is one."""
 
 
-def find_compiler() -> str | None:
-    """Path of the C++ compiler: $CXX if set, else the first of c++, g++, clang++ on PATH; None if there is none."""
-    named = os.environ.get("CXX")
-    names = [named.split()[0]] if named else ["c++", "g++", "clang++"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+@dataclass(frozen=True)
+class Recipe:
+    """How one kernel library is built."""
+
+    name: str  # of the file, and of what is said about it
+    compiler: tuple[str, ...]  # a command, perhaps with a launcher
+    source: str
+    flags: tuple[str, ...]
+    choices: tuple[tuple[str, ...], ...]  # more flags: the first of these that the compiler takes
+    target: str  # what the code is for, where the flags do not say it
+
+
+_CPU_FLAGS = tuple(
+    "-O3 -std=c++17 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
+)
+# First what is fastest, then with less: not every compiler knows its own CPU, or has OpenMP.
+_CPU_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+# No fast-math: it would change coordinates. The CUDA runtime goes into the library, and shares torch's context.
+_CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --expt-relaxed-constexpr -cudart static".split())
+
+
+def cpu_recipe() -> Recipe:
+    """Raises BuildError where there is no C++ compiler."""
+    compiler = find_compiler()
+    if compiler is None:
+        wanted = os.environ.get("CXX") or "c++, g++ or clang++"
+        raise BuildError(f"no C++ compiler found: looked for {wanted}. Install one (Debian: apt install g++).")
+    # The CPU is part of the key: homes are shared among unlike machines.
+    return Recipe("cpu", compiler, "cpu.cpp", _CPU_FLAGS, _CPU_CHOICES, platform.machine() + _cpu_features())
+
+
+def cuda_recipe(capability: tuple[int, int]) -> Recipe:
+    """For a device of this compute capability, or what TORCH_CUDA_ARCH_LIST names. Raises BuildError without nvcc."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BuildError(
+            "no nvcc found: looked in $CUDA_HOME/bin, on PATH and in /usr/local/cuda/bin. "
+            f"Install the CUDA toolkit, version {torch.version.cuda or '12 or newer'}, or set CUDA_HOME."
+        )
+    arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    flags = (*_CUDA_FLAGS, *arch_flags(arch_list or "{}.{}".format(*capability)))
+    return Recipe(f"cuda-sm{capability[0]}{capability[1]}", (nvcc,), "cuda.cu", flags, ((),), "")
+
+
+def arch_flags(arch_list: str) -> list[str]:
+    """nvcc's flags for a list such as "8.0 9.0+PTX" (blanks or semicolons), as torch reads TORCH_CUDA_ARCH_LIST."""
+    flags = []
+    for arch in arch_list.replace(";", " ").split():
+        number = arch.removesuffix("+PTX").replace(".", "")
+        if not number.rstrip("af").isdecimal():
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST must list compute capabilities such as '8.0 9.0+PTX'; got {arch!r} in "
+                f"{arch_list!r}. Correct it, or unset it to build for the GPU at hand."
+            )
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def find_compiler() -> tuple[str, ...] | None:
+    """The C++ compiler as a command: $CXX if set (it may name a launcher first, "ccache g++"), else the first of c++,
+    g++ and clang++ on PATH; None if there is none."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    choices = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    return next(((path, *words[1:]) for words in choices if (path := shutil.which(words[0]))), None)
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc: in $CUDA_HOME (or $CUDA_PATH), on PATH, or where the toolkit installs itself; None without."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = [*(os.path.join(home, "bin", "nvcc") for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
+    return next((path for place in places if (path := shutil.which(place))), None)
 
 
 def cache_dir() -> Path:
@@ -54,16 +121,28 @@ def cache_dir() -> Path:
 @functools.cache
 def load_cpu() -> ctypes.CDLL:
     """The CPU kernels, built if the cache does not hold them. Raises BuildError; a failure is remembered."""
-    result = _load_or_error()
+    return _remembered(None)
+
+
+def load_cuda(capability: tuple[int, int]) -> ctypes.CDLL:
+    """The CUDA kernels for a device of this compute capability; as load_cpu."""
+    return _remembered(capability)
+
+
+def _remembered(capability: tuple[int, int] | None) -> ctypes.CDLL:
+    result = _load_or_error(capability)
     if isinstance(result, BuildError):
         raise result
     return result
 
 
 @functools.cache
-def _load_or_error() -> ctypes.CDLL | BuildError:
+def _load_or_error(capability: tuple[int, int] | None) -> ctypes.CDLL | BuildError:
     try:
-        return _load(_usable_cache_dir())
+        recipe = cpu_recipe() if capability is None else cuda_recipe(capability)
+        # A folder that cannot be written, in a container say, may hold the library all the same.
+        ready = _is_whole(_library_file(recipe, cache_dir()))
+        return _load(recipe, cache_dir() if ready else _usable_cache_dir())
     except BuildError as error:
         return error
 
@@ -73,21 +152,16 @@ def library_path(library: ctypes.CDLL) -> str:
     return library._name
 
 
-def _load(folder: Path) -> ctypes.CDLL:
-    compiler = find_compiler()
-    if compiler is None:
-        wanted = os.environ.get("CXX") or "c++, g++ or clang++"
-        raise BuildError(f"no C++ compiler found: looked for {wanted}. Install one (Debian: apt install g++).")
-    library = folder / f"cpu-{_cache_key(compiler)}.so"
+def _load(recipe: Recipe, folder: Path) -> ctypes.CDLL:
+    library = _library_file(recipe, folder)
     for attempt in ("cached or built", "rebuilt"):
-        if not library.exists():
+        if not _is_whole(library):
             with _lock(library.with_suffix(".lock")):
-                if not library.exists():  # else another process built it while this one waited
-                    _compile(compiler, library)
+                if not _is_whole(library):  # else another process built it while this one waited
+                    _compile(recipe, library)
         try:
-            return _open(library)
+            return ctypes.CDLL(str(library))
         except OSError as error:
-            # A truncated file from a full disk or a broken copy of the cache: build it once more.
             library.unlink(missing_ok=True)
             if attempt == "rebuilt":
                 raise BuildError(
@@ -97,18 +171,26 @@ def _load(folder: Path) -> ctypes.CDLL:
     raise AssertionError("unreachable")
 
 
-def _open(library: Path) -> ctypes.CDLL:
-    cdll = ctypes.CDLL(str(library))
-    if not hasattr(cdll, "sample_params_size"):
-        raise OSError("it is not an mtm_ops kernel library")
-    return cdll
+def _library_file(recipe: Recipe, folder: Path) -> Path:
+    return folder / f"{recipe.name}-{_cache_key(recipe)}.so"
 
 
-def _cache_key(compiler: str) -> str:
-    """Hash of all that the binary depends on. The CPU is part of it: homes are shared among unlike machines."""
-    parts = [source.name + "\n" + source.read_text() for source in sorted(CSRC.glob("*.[ch]*"))]
-    parts += [repr(_BASE_FLAGS), repr(_FLAG_CHOICES), torch.__version__, str(torch.version.cuda)]
-    parts += [platform.machine(), _cpu_features(), compiler, _compiler_version(compiler)]
+def _is_whole(library: Path) -> bool:
+    """Whether the file is what its build wrote. Loading a part of a library can kill the process."""
+    try:
+        return library.with_suffix(".sha256").read_text() == _file_hash(library)
+    except OSError:
+        return False
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _cache_key(recipe: Recipe) -> str:
+    """Hash of all that the binary depends on."""
+    parts = [source.name + "\n" + source.read_text() for source in sorted(CSRC.iterdir())]
+    parts += [repr(recipe), torch.__version__, str(torch.version.cuda), _compiler_version(recipe.compiler)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -120,11 +202,13 @@ def _cpu_features() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
 
 
-def _compiler_version(compiler: str) -> str:
+def _compiler_version(compiler: Sequence[str]) -> str:
     try:
-        return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"the C++ compiler {compiler} does not run: {error}. Set CXX to one that does.") from error
+        raise BuildError(
+            f"the compiler {shlex.join(compiler)} does not run: {error}. Set CXX, or CUDA_HOME."
+        ) from error
 
 
 def _usable_cache_dir() -> Path:
@@ -163,20 +247,22 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(recipe: Recipe, library: Path) -> None:
     log_path = library.with_suffix(".log")
-    print(f"mtm_ops: building the CPU kernel with {compiler}", end=" ", file=sys.stderr, flush=True)
+    compiler = shlex.join(recipe.compiler)
+    print(f"mtm_ops: building the {recipe.name.upper()} kernel with {compiler}", end=" ", file=sys.stderr, flush=True)
     start_s, log = time.monotonic(), ""
     try:
-        for flags in _FLAG_CHOICES:
+        for choice in recipe.choices:
             with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
                 built = Path(scratch) / library.name
-                command = [compiler, *_BASE_FLAGS, *flags, str(CSRC / "cpu.cpp"), "-o", str(built)]
+                source = str(CSRC / recipe.source)
+                command = [*recipe.compiler, *recipe.flags, *choice, source, "-o", str(built)]
                 ok, output = _run(command)
                 log += f"$ {' '.join(command)}\n{output}\n"
                 if ok and built.exists():
                     log_path.write_text(log)
-                    os.replace(built, library)
+                    _publish(built, library)
                     print(f"({time.monotonic() - start_s:.1f} s, once)", file=sys.stderr, flush=True)
                     return
         log_path.write_text(log)
@@ -185,14 +271,29 @@ def _compile(compiler: str, library: Path) -> None:
     print("failed", file=sys.stderr, flush=True)
     said = [line for line in log.splitlines() if "error" in line.lower() and not line.startswith("$")]
     why = said[0] if said else "it gave no error message"
-    raise BuildError(f"the C++ compiler {compiler} failed: {why}. The whole log is {log_path}.")
+    raise BuildError(f"the compiler {compiler} failed: {why}. The whole log is {log_path}.")
+
+
+def _publish(built: Path, library: Path) -> None:
+    """Puts a finished library in its place: first its hash, then itself, so that a hash without library is no harm."""
+    with open(built, "rb+") as file:
+        os.fsync(file.fileno())
+    hash_file = built.with_suffix(".sha256")
+    hash_file.write_text(_file_hash(built))
+    os.replace(hash_file, library.with_suffix(".sha256"))
+    os.replace(built, library)
 
 
 def _run(command: Sequence[str]) -> tuple[bool, str]:
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMPILE_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"error: no result after {COMPILE_TIMEOUT_S} s"
-    return done.returncode == 0, done.stdout
+    """Whether the command ended well within the limit, and what it printed."""
+    pipe, same = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, stdout=pipe, stderr=same, text=True, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=COMPILE_TIMEOUT_S)
+            return process.returncode == 0, output
+        except subprocess.TimeoutExpired:
+            return False, f"error: no result after {COMPILE_TIMEOUT_S} s"
+        finally:
+            if process.poll() is None:  # too long, or interrupted: end the compiler's own children too
+                with suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Registers the op with torch: schema, CPU kernel, fake kernel, autograd to the second order, autocast rule.
+"""Registers the op with torch: schema, CPU and CUDA kernels, fake kernel, autograd to the second order, autocast rule.
 
 Three operators, each the gradient of the one before: deform_conv2d, deform_conv2d_backward and
 deform_conv2d_double_backward. Modulation stays outside, in plain torch (functional.py).
@@ -8,11 +8,13 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _build, _native
 from .reference import output_size
 
 NAMESPACE = "mtm_ops"
+KERNEL_DEVICES = ("cpu", "cuda")
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation"
 _lib = torch.library.Library(NAMESPACE, "DEF")
 for _schema in (
@@ -31,10 +33,15 @@ _ops = torch.ops.mtm_ops
 @torch.compiler.assume_constant_result
 def why_not_native(device: str) -> str | None:
     """None where the native kernel runs on this device type, else the reason. Builds the kernel if need be."""
-    if device != "cpu":
-        return f"there is no kernel for {device} tensors yet."
+    if device == "meta":
+        return None  # shapes need no kernel
+    if device not in KERNEL_DEVICES:
+        return f"there are kernels for {' and '.join(KERNEL_DEVICES)} tensors, not for {device}."
     try:
-        _build.load_cpu()
+        if device == "cpu":
+            _build.load_cpu()
+        else:
+            _build.load_cuda(torch.cuda.get_device_capability())
     except _build.BuildError as error:
         return str(error)
     return None
@@ -42,7 +49,19 @@ def why_not_native(device: str) -> str | None:
 
 def deform_conv2d(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """The registered op; arguments as `reference.deform_conv2d`. Third-order gradients raise RuntimeError."""
+    _refuse_forward_mode(x, weight, offset, mask)
     return _ops.deform_conv2d(x, weight, offset, mask, stride, padding, dilation)
+
+
+def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+    """torch would drop the tangents of an op that has only backward formulas, without a word."""
+    if forward_ad._current_level < 0:
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise NotImplementedError(
+            "modulated_deform_conv2d: impl='native' has no forward-mode derivative, and an argument has a tangent. "
+            "Pass impl='reference' for forward mode."
+        )
 
 
 def _fake_forward(x, weight, offset, mask, stride, padding, dilation):
@@ -55,12 +74,11 @@ def _empty_like(t: Tensor) -> Tensor:
 
 
 def _fake_backward(grad_y, x, weight, offset, mask, stride, padding, dilation, needs):
-    empty = offset.new_empty(0)
     return (
         _empty_like(x) if needs[0] else x.new_empty(0),
         _empty_like(weight) if needs[1] else weight.new_empty(0),
-        offset.new_empty(offset.shape) if needs[2] else empty,
-        mask.new_empty(mask.shape) if needs[3] and mask is not None else empty,
+        offset.new_empty(offset.shape) if needs[2] else offset.new_empty(0),
+        mask.new_empty(mask.shape) if needs[3] and mask is not None else offset.new_empty(0),
     )
 
 
@@ -120,9 +138,10 @@ def _autocast(device: str, key: torch._C.DispatchKey):
 
 def _register() -> None:
     name = functools.partial("{}::{}".format, NAMESPACE)
-    _lib.impl("deform_conv2d", _native.forward, "CPU")
-    _lib.impl("deform_conv2d_backward", _native.backward, "CPU")
-    _lib.impl("deform_conv2d_double_backward", _native.double_backward, "CPU")
+    for key in ("CPU", "CUDA"):
+        _lib.impl("deform_conv2d", _native.forward, key)
+        _lib.impl("deform_conv2d_backward", _native.backward, key)
+        _lib.impl("deform_conv2d_double_backward", _native.double_backward, key)
     torch.library.register_fake(name("deform_conv2d"), _fake_forward, lib=_lib)
     torch.library.register_fake(name("deform_conv2d_backward"), _fake_backward, lib=_lib)
     torch.library.register_fake(name("deform_conv2d_double_backward"), _fake_double_backward, lib=_lib)

@@ -9,6 +9,9 @@ With columns P = S(x, offset, mask) [rows, kh*kw*C] and the weight as a matrix W
 
 Columns exist for a chunk of rows (output pixels) at a time, in one buffer: g goes in, and the kernel leaves the
 columns (or t) in its place. So neither direction ever holds them whole, and they stay in the cache.
+
+The CPU kernels work on float32 and float64, and half types are widened for them; the CUDA kernels read and write half
+types themselves. Both sum in the accumulation dtype.
 """
 
 import ctypes
@@ -21,12 +24,13 @@ from . import _build
 from .reference import accumulation_dtype, output_size
 
 # Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
-CHUNK_BYTES = 16 << 20
-CHUNK_ROWS = 2048
-SLICE_CHANNELS = 128  # width of the channel slices that a gradient kernel's threads own
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
+CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
+SLICE_CHANNELS = 256  # width of the channel slices that a gradient kernel's threads own
 
 _SIZES = (
-    "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups row_begin row_end slices"
+    "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
+    "row_begin row_end deterministic slices"
 ).split()
 _TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask dots".split()
 
@@ -48,12 +52,15 @@ class Sampling:
         self.rows = B * size[0] * size[1]
         self.slices = max(1, self.C // self.groups // SLICE_CHANNELS)
         self.dtype = accumulation_dtype(x.dtype)
+        self.storage = x.dtype if x.is_cuda else self.dtype  # of x, gg_x and the columns
         self.device = x.device
-        self.chunk_rows = min(CHUNK_ROWS, max(64, CHUNK_BYTES // (self.taps * self.C * self.dtype.itemsize)))
-        numbers = (self.C, H, W, *size, *kernel_size, *stride, *padding, *dilation, self.groups, 0, 0, self.slices)
-        self.params = SampleParams(*numbers)
+        row_bytes, kind = self.taps * self.C * self.storage.itemsize, x.device.type
+        self.chunk_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
+        deterministic = int(torch.are_deterministic_algorithms_enabled())
+        geometry = (*size, *kernel_size, *stride, *padding, *dilation)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, self.slices)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
-        self.bind(x=to_rows(x.to(self.dtype)), offset=offset.to(self.dtype).contiguous())
+        self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
             self.bind(mask=mask.to(self.dtype).contiguous())
 
@@ -69,19 +76,20 @@ class Sampling:
 
     def new_columns(self) -> Tensor:
         """A buffer for the columns of one chunk."""
-        return torch.empty(min(self.rows, self.chunk_rows), self.taps * self.C, dtype=self.dtype, device=self.device)
+        rows = min(self.rows, self.chunk_rows)
+        return torch.empty(rows, self.taps * self.C, dtype=self.storage, device=self.device)
 
     def bind_gradients(self) -> None:
         """Zeroed sums for the gradients that backward and double_backward add to."""
-        names = ["x", "offset", *(["mask"] if "mask" in self.tensors else [])]
-        self.bind(**{f"grad_{name}": torch.zeros_like(self.tensors[name]) for name in names})
+        for name in self.tensors.keys() & {"x", "offset", "mask"}:
+            self.bind(**{f"grad_{name}": torch.zeros_like(self.tensors[name], dtype=self.dtype)})
 
     def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
         """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
         given = {"x": None if gg_x is None else to_rows(gg_x), "offset": gg_offset, "mask": gg_mask}
         for name in given.keys() & self.tensors.keys():
             gg, like = given[name], self.tensors[name]
-            self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(self.dtype).contiguous()})
+            self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(like.dtype).contiguous()})
 
     def gather(self, begin: int, end: int, columns: Tensor) -> Tensor:
         """Fills and returns columns [rows, taps*C] with those of rows [begin, end)."""
@@ -98,27 +106,42 @@ class Sampling:
         return self._launch("double_backward", begin, end, g)
 
     def _bind_dots(self, rows: int, per_tap: int) -> None:
+        if self.device.type == "cuda":
+            return  # a team of threads sums them in registers
         size = rows * self.taps * self.groups * self.slices * per_tap
         self.bind(dots=torch.empty(size, dtype=self.dtype, device=self.device))
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
         self.bind(columns=columns)
-        _kernel(name, self.dtype)(ctypes.byref(self.params))
+        launch(name, self.storage, self.device, self.params)
         return columns
 
 
-def _kernel(name: str, dtype: torch.dtype):
-    return getattr(_build.load_cpu(), f"launch_{name}_{'f64' if dtype == torch.float64 else 'f32'}")
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+def launch(name: str, storage: torch.dtype, device: torch.device, params: SampleParams) -> None:
+    """Runs a sampling kernel: on the CPU, or on the device's current stream. Raises RuntimeError if CUDA refuses it."""
+    function = f"launch_{name}_{_SUFFIX[storage]}"
+    if device.type == "cpu":
+        getattr(_build.load_cpu(), function)(ctypes.byref(params))
+        return
+    with torch.cuda.device(device):
+        kernel = getattr(_build.load_cuda(torch.cuda.get_device_capability(device)), function)
+        kernel.restype = ctypes.c_char_p
+        error = kernel(ctypes.byref(params), ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream))
+    if error is not None:
+        raise RuntimeError(f"mtm_ops: the CUDA kernel {function} did not start on {device}: {error.decode()}.")
 
 
 def transpose(t: Tensor) -> Tensor:
     """Contiguous [B, n, m] -> contiguous [B, m, n]."""
-    if t.dtype not in (torch.float32, torch.float64):
+    if t.device.type != "cpu" or t.dtype not in (torch.float32, torch.float64):
         return t.transpose(1, 2).contiguous()
     out = t.new_empty(t.shape[0], t.shape[2], t.shape[1])
     pointers = ctypes.c_void_p(t.data_ptr()), ctypes.c_void_p(out.data_ptr())
-    _kernel("transpose", t.dtype)(*pointers, *map(ctypes.c_int64, t.shape))
+    getattr(_build.load_cpu(), f"launch_transpose_{_SUFFIX[t.dtype]}")(*pointers, *map(ctypes.c_int64, t.shape))
     return out
 
 
@@ -139,9 +162,9 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
     """Contiguous [B, H, W, C] -> [B, C, H, W] in the dtype and memory format of `like`."""
     B, H, W, C = rows.shape
-    if memory_format(like) == torch.contiguous_format:
+    if rows.device.type == "cpu" and memory_format(like) == torch.contiguous_format:
         return transpose(rows.view(B, H * W, C)).view(B, C, H, W).to(like.dtype)
-    return rows.permute(0, 3, 1, 2).to(like.dtype).contiguous(memory_format=memory_format(like))
+    return rows.permute(0, 3, 1, 2).to(like.dtype, memory_format=memory_format(like))
 
 
 def weight_matrix(weight: Tensor) -> Tensor:
@@ -184,7 +207,7 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     buffer = s.new_columns()
     for begin, end in s.chunks():
         y[begin:end] = product(s.gather(begin, end, buffer[: end - begin]), W)
-    return from_rows(y.view(x.shape[0], *offset.shape[2:], -1), x)
+    return from_rows(y.view(x.shape[0], *offset.shape[2:], W.shape[0]), x)
 
 
 def backward(
@@ -194,10 +217,10 @@ def backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients()
     W = weight_matrix(weight)
-    gy = to_rows(grad_y).view(s.rows, -1)
+    gy = to_rows(grad_y).view(s.rows, W.shape[0])
     to_W = None
     for begin, end in s.chunks():
-        columns = s.backward(begin, end, grad_columns(gy[begin:end], W, s.dtype))
+        columns = s.backward(begin, end, grad_columns(gy[begin:end], W, s.storage))
         if needs[1]:
             to_W = add_weight_gradient(to_W, gy[begin:end], columns, s.dtype)
     return _results(s, needs, x, weight, to_W)
@@ -216,18 +239,18 @@ def double_backward(
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
     W = weight_matrix(weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
-    gy = to_rows(grad_y).view(s.rows, -1)
+    gy = to_rows(grad_y).view(s.rows, W.shape[0])
     to_gy = torch.empty_like(gy)
     to_W = None
     for begin, end in s.chunks():
         gy_chunk = gy[begin:end]
-        tangent = s.double_backward(begin, end, grad_columns(gy_chunk, W, s.dtype))
+        tangent = s.double_backward(begin, end, grad_columns(gy_chunk, W, s.storage))
         to_W = add_weight_gradient(to_W, gy_chunk, tangent, s.dtype)
         to_gy[begin:end] = product(tangent, W)
         if gg_W is not None:
-            columns = s.backward(begin, end, grad_columns(gy_chunk, gg_W, s.dtype))
+            columns = s.backward(begin, end, grad_columns(gy_chunk, gg_W, s.storage))
             to_gy[begin:end] += product(columns, gg_W)
-    to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], -1), grad_y)
+    to_grad_y = from_rows(to_gy.view(x.shape[0], *offset.shape[2:], W.shape[0]), grad_y)
     return to_grad_y, *_results(s, (True,) * 4, x, weight, to_W)
 
 
@@ -235,11 +258,10 @@ def _results(
     s: Sampling, needs, x: Tensor, weight: Tensor, to_W: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of (x, weight, offset, mask), empty where they are not needed."""
-    empty = s.tensors["offset"].new_empty(0)
     weight_gradient = torch.zeros_like(weight) if to_W is None else weight_like(to_W, weight)  # None: no rows at all
     return (
-        from_rows(s.tensors["grad_x"], x) if needs[0] else empty.to(x.dtype),
-        weight_gradient if needs[1] else empty.to(weight.dtype),
-        s.tensors["grad_offset"] if needs[2] else empty,
-        s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else empty,
+        from_rows(s.tensors["grad_x"], x) if needs[0] else x.new_empty(0),
+        weight_gradient if needs[1] else weight.new_empty(0),
+        s.tensors["grad_offset"] if needs[2] else s.tensors["offset"].new_empty(0),
+        s.tensors["grad_mask"] if needs[3] and "mask" in s.tensors else s.tensors["offset"].new_empty(0),
     )

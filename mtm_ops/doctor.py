@@ -11,6 +11,8 @@ import torch
 
 from . import __version__, _build, _library
 
+_NO_COMPILER = ("none found. Install one (Debian: apt install g++).",)
+
 
 def _line(ok: bool, what: str, text: str) -> str:
     return f"  {'ok' if ok else '--':4}{what:12}{text}"
@@ -18,7 +20,7 @@ def _line(ok: bool, what: str, text: str) -> str:
 
 def _cpu_lines() -> tuple[bool, list[str]]:
     compiler = _build.find_compiler()
-    lines = [_line(compiler is not None, "compiler", compiler or "none found. Install one (Debian: apt install g++).")]
+    lines = [_line(compiler is not None, "compiler", " ".join(compiler or _NO_COMPILER))]
     reason = _library.why_not_native("cpu")
     if reason is not None:
         return False, [*lines, _line(False, "CPU kernel", reason)]
@@ -35,16 +37,25 @@ def _cuda_line() -> str:
         return _line(False, "CUDA", "this torch is built without it.")
     if not torch.cuda.is_available():
         return _line(False, "CUDA", f"torch has CUDA {torch.version.cuda}, but no GPU or driver was found.")
-    return _line(False, "CUDA", _library.why_not_native("cuda") or "kernel available.")
+    reason = _library.why_not_native("cuda")
+    if reason is not None:
+        return _line(False, "CUDA", reason)
+    path = _build.library_path(_build.load_cuda(torch.cuda.get_device_capability()))
+    return _line(True, "CUDA", f"{path} for {torch.cuda.get_device_name()}")
+
+
+def impl_used(device: str) -> str:
+    """What impl="auto" means on a device type: "native" or "reference"."""
+    usable = device != "cuda" or torch.cuda.is_available()
+    return "native" if usable and _library.why_not_native(device) is None else "reference"
 
 
 def report() -> tuple[bool, str]:
     """(whether the CPU kernel works, the report as text)."""
     cpu_ok, cpu = _cpu_lines()
-    used = {"cpu": "native" if cpu_ok else "reference", "cuda": "reference"}
     head = f"mtm_ops {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
     lines = [head, *cpu, _cuda_line(), "", 'What impl="auto" uses:']
-    lines += [f"  {device:6}{impl}" for device, impl in used.items()]
+    lines += [f"  {device:6}{impl_used(device)}" for device in ("cpu", "cuda")]
     set_ = {name: value for name, value in os.environ.items() if name.startswith("MTM_") or name == "CXX"}
     lines += ["", "Environment: " + (", ".join(f"{k}={v}" for k, v in set_.items()) or "no MTM_* variable, no CXX")]
     return cpu_ok, "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -62,9 +63,10 @@ def modulated_deform_conv2d(
         (float64 for float64 x), and so are all sums over corners. In float16, weight and style are scaled to at
         most 1 before the product, which demodulation cancels, so that it cannot overflow.
     Border: a corner outside the image is 0. A tap at a non-finite place, or a pixel or more outside, sees 0 and has
-        no gradient.
-    Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError.
-        "reference" to any order. At whole pixels the offset's gradient is that of the side towards larger coordinates.
+        no gradient. A corner of weight 0 is multiplied, not skipped: NaN and infinity in x reach its neighbours.
+    Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
+        forward mode NotImplementedError; torch.func's transforms do not take it. "reference" to any order. At whole
+        pixels the offset's gradient is that of the side towards larger coordinates.
     Determinism: the same bits on every call on the CPU; sampling and its gradients for any number of threads.
     Memory: "native" never holds the columns whole, forward or backward; "reference" does.
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
@@ -84,6 +86,9 @@ def modulated_deform_conv2d(
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate)
+    if native:
+        # The layout of the matrix product. Converting it here keeps it for the backward.
+        weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference
     y = run(x, weight, offset, mask, *geometry)
     return y if gain is None else y * gain.to(y.dtype)[:, :, None, None]
@@ -95,9 +100,9 @@ def _modulate(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool) -> tup
     if not demodulate:
         return x * style.to(x.dtype)[:, :, None, None], weight, None
     dtype = reference.accumulation_dtype(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with _no_autocast(x.device.type):
         if _compute_dtype(x) == torch.float16:
-            # y does not depend on these factors (demodulation cancels them), so neither does any gradient.
+            # Demodulation cancels these factors (but for its epsilon), so y and the gradients do not depend on them.
             limit = 1 / math.sqrt(weight[0].numel())
             weight = weight * (limit / _largest(weight, (1, 2, 3)))
             style = style * (1 / _largest(style, (1,))).to(style.dtype)
@@ -112,13 +117,22 @@ def _largest(t: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What the product is computed in: autocast leaves float64 alone, here as elsewhere in torch."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.get_autocast_dtype(device) if _in_autocast(device) and x.dtype != torch.float64 else x.dtype
+
+
+def _in_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _no_autocast(device: str) -> AbstractContextManager:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _autocast_reference(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, *geometry) -> Tensor:
     dtype = _compute_dtype(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with _no_autocast(x.device.type):
         return reference.deform_conv2d(x.to(dtype), weight.to(dtype), offset, mask, *geometry)
 
 
@@ -135,19 +149,25 @@ def _use_native(impl: str, device: str) -> bool:
             f"modulated_deform_conv2d: impl='native' cannot run on {device}: {reason} "
             "Run python -m mtm_ops.doctor, or pass impl='reference'."
         )
-    if device not in _warned:
-        _warned.add(device)
-        warnings.warn(
-            f"mtm_ops: using the reference implementation on {device}, which is several times slower: {reason} "
-            "Run python -m mtm_ops.doctor for what to install.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    _warn_once(device, reason)
     return False
 
 
+@torch.compiler.assume_constant_result  # called while tracing, not traced
+def _warn_once(device: str, reason: str) -> None:
+    if device in _warned:
+        return
+    _warned.add(device)
+    warnings.warn(
+        f"mtm_ops: using the reference implementation on {device}, which is several times slower: {reason} "
+        "Run python -m mtm_ops.doctor for what to install.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
         raise ValueError(
             f"modulated_deform_conv2d: {name} must be an int, or two (y, x), of at least {least}; got {value!r}."
@@ -192,7 +212,7 @@ def _check_types(x: Tensor, weight: Tensor, others: dict[str, Tensor | None]) ->
     supported = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     if x.dtype not in supported:
         _fail("x", "be float32, float64, float16 or bfloat16", x.dtype, TypeError)
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight.dtype != x.dtype and not _in_autocast(x.device.type):
         _fail("weight", f"have x's dtype, {x.dtype}", weight.dtype, TypeError)
     for name, t in {"weight": weight, **others}.items():
         if t is None:

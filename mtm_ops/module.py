@@ -60,9 +60,10 @@ class ModulatedTransformation(nn.Module):
         self.enabled = True  # see offsets_disabled
         self.taps = kernel_size * kernel_size
         channels = HEADS[head] * self.taps
-        with torch.random.fork_rng(devices=[]):
-            self.affine_weight = nn.Parameter(torch.randn(in_channels, w_dim, device="cpu"))
         self.affine_bias = nn.Parameter(torch.ones(in_channels))
+        with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the only stream that is forked
+            drawn = torch.randn(in_channels, w_dim, device="cpu", dtype=self.affine_bias.dtype)
+        self.affine_weight = nn.Parameter(drawn.to(self.affine_bias.device))
         self.weight = nn.Parameter(torch.zeros(channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(channels))
         # Equalised learning rate (Karras et al. 2018): an optimiser step moves the output alike at every width.

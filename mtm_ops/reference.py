@@ -36,9 +36,9 @@ def _tap_positions(
     dilation: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Where each tap samples: (y, x) in input pixels, each [B, G, kh*kw, Ho, Wo]; the paper's p + p_i + offset_i."""
-    B, _, Ho, Wo = offset.shape
+    B, channels, Ho, Wo = offset.shape
     kh, kw = kernel_size
-    offset = offset.reshape(B, -1, kh * kw, 2, Ho, Wo)
+    offset = offset.reshape(B, channels // (2 * kh * kw), kh * kw, 2, Ho, Wo)
 
     def steps(n: int, step: int) -> Tensor:
         return torch.arange(n, dtype=offset.dtype, device=offset.device) * step
@@ -106,7 +106,7 @@ def deform_conv2d(
 
     Shapes as in `mtm_ops.modulated_deform_conv2d`; offset and mask in the accumulation dtype. Returns [B, O, Ho, Wo].
     """
-    O, _, kh, kw = weight.shape
+    O, C, kh, kw = weight.shape
     B, _, Ho, Wo = offset.shape
     columns = sample_columns(x, offset, mask, (kh, kw), stride, padding, dilation)
-    return (weight.reshape(O, -1) @ columns.reshape(B, -1, Ho * Wo)).view(B, O, Ho, Wo)
+    return (weight.reshape(O, C * kh * kw) @ columns.reshape(B, C * kh * kw, Ho * Wo)).view(B, O, Ho, Wo)

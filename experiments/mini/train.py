@@ -94,6 +94,10 @@ def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
             )
         outdir.mkdir(parents=True, exist_ok=True)
         content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__}
+        if options.mtm != "none":
+            from mtm_ops.doctor import impl_used
+
+            content["mtm_impl"] = impl_used("cpu")
         save_bytes(stored, (json.dumps(content, indent=2) + "\n").encode())
         return None
     try:

@@ -12,6 +12,13 @@
 
 namespace {
 
+// Below this many elements, waking the threads takes longer than the work.
+constexpr int64_t kWorthThreads = 1 << 15;
+
+inline bool worth_threads(const SampleParams& p) {
+    return (p.row_end - p.row_begin) * p.kh * p.kw * p.C >= kWorthThreads;
+}
+
 template <class T>
 T mask_of(const SampleParams& p, const Row& row, int64_t g, int64_t k) {
     return p.mask ? static_cast<const T*>(p.mask)[mask_index(p, row, g, k)] : T(1);
@@ -34,7 +41,7 @@ template <class T>
 void gather_kernel(const SampleParams& p) {
     const int64_t taps = p.kh * p.kw, width = p.C / p.groups;
     const std::vector<T> zeros(width, T(0));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_threads(p))
     for (int64_t n = p.row_begin; n < p.row_end; n++) {
         const Row row = locate_row(p, n);
         const T* image = static_cast<const T*>(p.x) + row.image * p.H * p.W * p.C;
@@ -77,7 +84,7 @@ void for_each_tap(const SampleParams& p, int64_t dots_per_tap, const Body& body)
     const int64_t taps = p.kh * p.kw, places = p.Ho * p.Wo, slices = p.groups * p.slices, group_width = p.C / p.groups;
     const int64_t first = p.row_begin / places, images = (p.row_end + places - 1) / places - first;
     const std::vector<T> zeros(group_width, T(0));
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (worth_threads(p))
     for (int64_t unit = 0; unit < images * slices; unit++) {
         const int64_t b = first + unit / slices, slice = unit % slices, part = slice % p.slices;
         TapWork<T> work;
@@ -111,7 +118,7 @@ void for_each_tap(const SampleParams& p, int64_t dots_per_tap, const Body& body)
 template <class T, int Dots, class Body>
 void reduce_dots(const SampleParams& p, const Body& body) {
     const int64_t taps = p.kh * p.kw;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_threads(p))
     for (int64_t n = p.row_begin; n < p.row_end; n++) {
         const Row row = locate_row(p, n);
         for (int64_t k = 0; k < taps; k++) {
@@ -242,7 +249,7 @@ template <class T>
 void transpose_kernel(const T* in, T* out, int64_t batch, int64_t rows, int64_t columns) {
     constexpr int64_t Block = 16;
     const int64_t row_blocks = (rows + Block - 1) / Block;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (batch * rows * columns >= kWorthThreads)
     for (int64_t unit = 0; unit < batch * row_blocks; unit++) {
         const int64_t b = unit / row_blocks, i0 = unit % row_blocks * Block, n = std::min(Block, rows - i0);
         const T* from = in + b * rows * columns;

@@ -27,7 +27,8 @@ struct SampleParams {
     int64_t dilation_y, dilation_x;
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
     int64_t row_begin, row_end;         // this call's rows
-    int64_t slices;                     // pieces that a group's channels are cut into; depends on shapes only
+    int64_t deterministic;              // CUDA: no atomics in grad_x. On the CPU there are none anyway
+    int64_t slices;                     // CPU: pieces that a group's channels are cut into; depends on shapes only
     // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
     // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;

@@ -6,6 +6,7 @@ padding 1x0, dilation 2x1, hence output 2x3.
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,18 +51,22 @@ class Case:
 
     def leaves(self, needs: set[str] | None = None) -> "Case":
         """A copy whose tensors (those in `needs`, all by default) are leaves that require a gradient."""
-        fresh = {n: t.detach().requires_grad_(needs is None or n in needs) for n, t in self.tensors().items()}
-        return replace(self, **fresh)
+        return self.map(lambda name, t: t.detach().requires_grad_(needs is None or name in needs))
 
     def to(self, dtype: torch.dtype) -> "Case":
         """x, weight and style in `dtype`; offset and mask in what they are used in."""
         steering = torch.float64 if dtype == torch.float64 else torch.float32
         kinds = {"offset": steering, "mask": steering}
-        return replace(self, **{n: t.to(kinds.get(n, dtype)) for n, t in self.tensors().items()})
+        return self.map(lambda name, t: t.to(kinds.get(name, dtype)))
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
+        """A copy with every tensor replaced by change(name, tensor)."""
+        changed: dict[str, Any] = {n: change(n, t) for n, t in self.tensors().items()}
+        return replace(self, **changed)
 
 
 def offset_between_pixels(shape: tuple[int, ...], generator: torch.Generator, reach: int = 2) -> Tensor:
-    """float64 offsets in px of up to `reach` + 1 whose fractional parts lie in [0.15, 0.85]: nothing here has a kink."""
+    """float64 offsets up to `reach` + 1 px with fractional parts in [0.15, 0.85]: nothing here has a kink."""
     whole = torch.randint(-reach, reach + 1, shape, generator=generator)
     return whole + 0.15 + 0.7 * torch.rand(shape, generator=generator, dtype=torch.float64)
 
@@ -88,9 +93,7 @@ def sample_inputs(
 
     Ho, Wo = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(
-            size, kernel, options["stride"], options["padding"], options["dilation"], strict=True
-        )
+        for n, k, s, p, d in zip(size, kernel, options["stride"], options["padding"], options["dilation"], strict=True)
     )
     taps = kernel[0] * kernel[1]
     case = Case(
@@ -181,7 +184,10 @@ def first_order(case: Case, impl: str, needs: set[str] | None = None) -> dict[st
     case = case.leaves(needs)
     wanted = {n: t for n, t in case.tensors().items() if t.requires_grad}
     y = case.run(impl)
-    return {"y": y.detach(), **dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), cotangent(y)), strict=True))}
+    return {
+        "y": y.detach(),
+        **dict(zip(wanted, torch.autograd.grad(y, list(wanted.values()), cotangent(y)), strict=True)),
+    }
 
 
 def second_order(
@@ -194,7 +200,7 @@ def second_order(
     grad_y = cotangent(y).requires_grad_()
     chosen = [t for n, t in wanted.items() if through is None or n in through]
     grads = torch.autograd.grad(y, chosen, grad_y, create_graph=True)
-    scalar = sum((g * cotangent(g, 10 + i)).sum() for i, g in enumerate(grads))
+    scalar = torch.stack([(g * cotangent(g, 10 + i)).sum() for i, g in enumerate(grads)]).sum()
     ends = {**wanted, "grad_y": grad_y}
     found = torch.autograd.grad(scalar, list(ends.values()), allow_unused=True)
     return dict(zip(ends, found, strict=True))

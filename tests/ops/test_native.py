@@ -1,5 +1,7 @@
 """The compiled kernels against the reference: over dtype, layout, batch, groups, heads, channel counts and chunks."""
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from op_cases import (
     second_order,
 )
 
-from mtm_ops import _native, modulated_deform_conv2d
+from mtm_ops import _build, _native, modulated_deform_conv2d
 from mtm_ops.reference import sample_columns
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -69,21 +71,20 @@ def transposed(t: torch.Tensor) -> torch.Tensor:
     return t.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
-LAYOUTS = {"contiguous": torch.Tensor.contiguous, "strided": strided, "transposed": transposed}
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "contiguous": torch.Tensor.contiguous,
+    "strided": strided,
+    "transposed": transposed,
+    "channels_last": lambda t: channels_last(t) if t.ndim == 4 else t,
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", [*LAYOUTS, "channels_last"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["x", "weight", "offset", "style", "mask", "all"])
 def test_layout_changes_nothing(name, layout, dtype):
     case = sample_inputs(C=6, groups=2, dtype=dtype)
-    names = case.tensors() if name == "all" else [name]
-    change = {
-        n: channels_last(t) if layout == "channels_last" and t.ndim == 4 else LAYOUTS.get(layout, torch.clone)(t)
-        for n, t in case.tensors().items()
-        if n in names
-    }
-    laid_out = replace(case, **change)
+    laid_out = case.map(lambda n, t: LAYOUTS[layout](t) if name in (n, "all") else t)
     got, want = first_order(laid_out, "native"), first_order(case, "native")
     for key, value in want.items():
         assert_close(got[key], value, dtype, key)
@@ -91,9 +92,9 @@ def test_layout_changes_nothing(name, layout, dtype):
 
 def test_expanded_inputs_are_read_right():
     case = sample_inputs(B=3)
-    expanded = replace(case, **{n: t[:1].expand_as(t) for n, t in case.tensors().items() if n != "weight"})
+    expanded = case.map(lambda name, t: t if name == "weight" else t[:1].expand_as(t))
     assert expanded.x.stride(0) == 0
-    dense = replace(expanded, **{n: t.contiguous() for n, t in expanded.tensors().items()})
+    dense = expanded.map(lambda _, t: t.contiguous())
     for got, want in zip(first_order(expanded, "native").values(), first_order(dense, "native").values(), strict=True):
         assert torch.equal(got, want)
 
@@ -126,16 +127,17 @@ def test_memory_format_of_y_and_grad_x_follows_x(style, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-def test_empty_batch_gives_empty_results_and_zero_weight_gradient(layout, dtype):
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_empty_batch_gives_empty_results_and_zero_weight_gradient(impl, layout, dtype):
     case = sample_inputs(B=0, dtype=dtype)
     case = replace(case, x=case.x.contiguous(memory_format=layout))
-    found = first_order(case, "native")
+    found = first_order(case, impl)
     assert found["y"].shape == (0, 3, 2, 3)
     for name, t in case.tensors().items():
         assert found[name].shape == t.shape
         assert found[name].dtype == t.dtype
     assert torch.equal(found["weight"], torch.zeros_like(case.weight))
-    second = second_order(case, "native")["weight"]
+    second = second_order(case, impl)["weight"]
     assert second is not None
     assert torch.equal(second, torch.zeros_like(case.weight))
 
@@ -149,14 +151,15 @@ def test_batch_sizes(B, dtype):
 @pytest.mark.parametrize("C", [1, 3, 17, 130, 257])
 @pytest.mark.parametrize("dtype", FULL, ids=str)
 def test_odd_channel_counts(C, dtype):
-    hold_equal(sample_inputs(C=C, O=5), dtype, order=2)
+    # One channel's style cancels under demodulation; its gradient would be nothing but rounding.
+    hold_equal(sample_inputs(C=C, O=5, demodulate=C > 1), dtype, order=2)
 
 
 @pytest.mark.parametrize(("C", "groups"), [(514, 2), (257, 257), (390, 3)])
 def test_channel_slices_within_groups(C, groups):
     case = sample_inputs(B=1, C=C, O=2, groups=groups, kernel=(1, 2), padding=(0, 0))
     s = _native.Sampling(case.x, case.offset, case.mask, (1, 2), (2, 1), (0, 0), (2, 1))
-    assert s.slices == max(1, C // groups // 128)
+    assert s.slices == (2 if groups == 2 else 1)
     hold_equal(case, torch.float64, order=2)
 
 
@@ -175,7 +178,7 @@ def test_kernel_shapes(kernel):
 @pytest.mark.parametrize("C", [1, 4])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_one_pixel_images(layout, C, kernel, padding):
-    case = one_by_one(C=C, size=(1, 1), kernel=kernel, padding=padding)
+    case = one_by_one(C=C, size=(1, 1), kernel=kernel, padding=padding, demodulate=C > 1)
     case = replace(case, offset=case.offset % 1 - 0.5, x=case.x.contiguous(memory_format=layout))
     assert case.run("reference").abs().max() > 0.01
     hold_equal(case, torch.float64, order=2)
@@ -204,7 +207,7 @@ def test_int_geometry_means_both_axes():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
     case = sample_inputs(B=3, dtype=dtype)  # 6 rows per image, 18 in all
-    monkeypatch.setattr(_native, "CHUNK_ROWS", rows)
+    monkeypatch.setitem(_native.CHUNK_ROWS, "cpu", rows)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 2), (2, 1), (1, 0), (2, 1))
     assert [end - begin for begin, end in s.chunks()] == [rows] * (18 // rows) + [18 % rows] * (18 % rows > 0)
     half = dtype == torch.bfloat16
@@ -213,7 +216,7 @@ def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
 
 def test_chunks_cut_by_bytes(monkeypatch):
     case = one_by_one(B=2, size=(9, 11), kernel=(3, 3), padding=(1, 1))  # 198 rows
-    monkeypatch.setattr(_native, "CHUNK_BYTES", 1)
+    monkeypatch.setitem(_native.CHUNK_BYTES, "cpu", 1)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 3), (1, 1), (1, 1), (1, 1))
     assert list(s.chunks()) == [(0, 64), (64, 128), (128, 192), (192, 198)]
     hold_equal(case, torch.float64, order=2)
@@ -237,10 +240,6 @@ def test_transpose_is_exact(shape, dtype):
 
 
 def test_params_mirror_the_struct_of_the_kernels():
-    import ctypes
-
-    from mtm_ops import _build
-
     assert _build.load_cpu().sample_params_size() == ctypes.sizeof(_native.SampleParams)
 
 
