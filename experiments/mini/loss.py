@@ -28,14 +28,14 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 
 def mix_styles(generator: Generator, z: Tensor, probability: float) -> Tensor:
-    """ws [B, num_ws, w_dim] of z; with `probability`, the layers after a random one take other latents."""
+    """ws [B, num_latents, w_dim] of z; with `probability`, the layers after a random one take other latents."""
     w = generator.mapping(z)
     generator.mapping.track(w.detach())
-    ws = w[:, None].expand(-1, generator.num_ws, -1)
+    ws = w[:, None].expand(-1, generator.num_latents, -1)
     if torch.rand([]).item() >= probability:
         return ws
-    first = int(torch.randint(1, generator.num_ws, []))
-    other = generator.mapping(torch.randn_like(z))[:, None].expand(-1, generator.num_ws - first, -1)
+    first = int(torch.randint(1, generator.num_latents, []))
+    other = generator.mapping(torch.randn_like(z))[:, None].expand(-1, generator.num_latents - first, -1)
     return torch.cat([ws[:, :first], other], dim=1)
 
 
@@ -47,7 +47,7 @@ def path_lengths(generator: Generator, ws: Tensor) -> Tensor:
     pictures = generator.synthesis(ws)
     direction = torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad(pictures, ws, grad_outputs=direction, create_graph=True)
-    return gradient.flatten(1).norm(dim=1) / math.sqrt(generator.num_ws)
+    return gradient.flatten(1).norm(dim=1) / math.sqrt(generator.num_latents)
 
 
 def path_penalty(lengths: Tensor, mean_length: Tensor, calls_before: int, decay: float = 0.99) -> Tensor:

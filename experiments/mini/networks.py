@@ -5,7 +5,7 @@ Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 202
 `StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the places at
 which the convolution samples its input come from the module.
 
-Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_ws, w_dim], a latent per layer; pictures [B, 3, R, R] in [-1, 1].
+Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; pictures [B, 3, R, R] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Synthesis(nn.Module):
             head = mtm_head if r in mtm_at else None
             self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm_head=head))
             self.colours.append(ToRGB(width[r], w_dim))
-        self.num_ws = len(self.ups) + len(self.convs)
+        self.num_latents = len(self.ups) + len(self.convs)
 
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
         latents = iter(ws.unbind(dim=1))
@@ -239,14 +239,14 @@ class Generator(nn.Module):
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.mapping = Mapping(z_dim, w_dim)
         self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head)
-        self.num_ws = self.synthesis.num_ws
+        self.num_latents = self.synthesis.num_latents
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """ws [B, num_ws, w_dim], the same latent for every layer; truncation < 1 draws it towards the mean."""
+        """ws [B, num_latents, w_dim], the same latent for every layer; truncation < 1 draws it towards the mean."""
         w = self.mapping(z)
         if truncation != 1:
             w = self.mapping.w_avg.lerp(w, truncation)
-        return w[:, None].expand(-1, self.num_ws, -1)
+        return w[:, None].expand(-1, self.num_latents, -1)
 
     def forward(self, z: Tensor, truncation: float = 1.0, noise: bool = True) -> Tensor:
         return self.synthesis(self.map(z, truncation), noise)

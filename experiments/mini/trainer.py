@@ -129,7 +129,7 @@ class Trainer:
 
     def _step(self, optimizer: torch.optim.Optimizer, name: str, value: Tensor, weight: float = 1.0) -> None:
         self._record(name, value.item())
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         (value * weight).backward()
         optimizer.step()
 

@@ -91,7 +91,7 @@ def test_the_latent_of_a_layer_reaches_the_picture() -> None:
     generator = make_generator("none")
     ws = generator.map(torch.randn(1, 8)).clone()
     before = generator.synthesis(ws, noise=False)
-    for layer in range(generator.num_ws):
+    for layer in range(generator.num_latents):
         changed = ws.clone()
         changed[:, layer] += 1
         assert not torch.equal(generator.synthesis(changed, noise=False), before)
@@ -127,7 +127,7 @@ def test_style_mixing_changes_latents_from_one_layer_on() -> None:
     torch.manual_seed(0)
     ws = loss.mix_styles(generator, z, probability=1.0)
     own = generator.mapping(z)
-    same = [torch.equal(ws[:, i], own) for i in range(generator.num_ws)]
+    same = [torch.equal(ws[:, i], own) for i in range(generator.num_latents)]
     assert same[0]
     assert not same[-1]
     assert same == sorted(same, reverse=True)
