@@ -47,6 +47,9 @@ lint: $(READY)  ## Check style and types
 bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
 	$(PY) -m tools.bench
 
+cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
+	$(PY) -m tools.cuda_report
+
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
