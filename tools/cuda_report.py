@@ -21,7 +21,7 @@ THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_90": 2048, "sm_120": 1536}  # that 
 BLOCK = 256  # kThreadsPerBlock
 
 _ENTRY = re.compile(
-    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(\d+__[a-z0-9_]+?|f|d)[fd](\w*)EEv\w+' for '(\w+)'"
+    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|f|d)[fd](\w*)EEv\w+' for '(\w+)'"
 )
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
