@@ -12,7 +12,7 @@ PRESET ?= full
 OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 
-.PHONY: help setup quickstart report test lint bench doctor clean
+.PHONY: help setup quickstart report test lint bench test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
