@@ -11,13 +11,20 @@ READY  := $(VENV)/.ready
 PRESET ?= full
 OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
+HOST   ?=
+CONCERN ?=
 
-.PHONY: help setup quickstart report test lint bench test-gpu bench-gpu bench-table4 cuda-report doctor clean
+OVERLAY = $(PY) tools/apply_patches.py
+CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
+
+.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
+	bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
+	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
 setup: $(READY)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
@@ -35,6 +42,22 @@ quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 min
 
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$(OUT)"
+
+patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
+	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
+
+unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
+	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
+
+audit: $(READY)  ## Show every inserted line where it goes; make -s audit > audit.diff for a plain file (HOST=, CONCERN=)
+	@$(OVERLAY) show $(CHOSEN)
+
+patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
+	@$(OVERLAY) check $(CHOSEN)
+	@$(OVERLAY) status $(CHOSEN) || test $$? = 3 -o $$? = 4
+
+count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
+	@$(PY) -m tools.count_params
 
 test: $(READY)  ## Run the tests
 	$(PY) -m pytest

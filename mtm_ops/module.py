@@ -1,7 +1,13 @@
-"""The Modulated Transformation Module: the offsets of a layer's convolution, from its input and the latent code."""
+"""The Modulated Transformation Module: the offsets of a layer's convolution, from its input and the latent code.
 
+StyleGAN's persistence pickles the source of this file into every snapshot. So it imports nothing of this package at
+the top, and what it needs of the op it has itself where the op is not installed.
+"""
+
+import functools
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,8 +96,117 @@ class ModulatedTransformation(nn.Module):
             return torch.zeros_like(offset), None
         return offset, mask
 
+    def at(self, w: Tensor) -> Callable[..., Tensor]:
+        """The host's `modulated_conv2d`, bent at the latent w [B, w_dim]: assign it to that name in a layer's forward.
+
+        Takes the keywords of StyleGAN2's function (weight, styles, noise) and of StyleGAN3's (w, s, input_gain), and
+        computes what they do, sampling its input where the module says. The offsets see what the convolution sees:
+        x times `input_gain`.
+
+        Errors: ValueError where the call resamples, or its padding is not the module's.
+
+        >>> mtm, x = ModulatedTransformation(8, 4), torch.randn(2, 8, 5, 5)
+        >>> modulated_conv2d = mtm.at(torch.randn(2, 4))
+        >>> modulated_conv2d(x=x, weight=torch.randn(6, 8, 3, 3), styles=torch.ones(2, 8), padding=1).shape
+        torch.Size([2, 6, 5, 5])
+        """
+        return functools.partial(self._convolve, w)
+
+    def _convolve(
+        self,
+        latent: Tensor,
+        *,
+        x: Tensor,
+        weight: Tensor | None = None,
+        styles: Tensor | None = None,
+        w: Tensor | None = None,
+        s: Tensor | None = None,
+        padding: int = 0,
+        demodulate: bool = True,
+        input_gain: Tensor | None = None,
+        noise: Tensor | None = None,
+        up: int = 1,
+        down: int = 1,
+        **_how: Any,  # resample_filter, flip_weight, fused_modconv: how the host computes, not what
+    ) -> Tensor:
+        weight, style = (weight, styles) if w is None else (w, s)
+        assert weight is not None
+        assert style is not None
+        if (padding, up, down) != (self.padding, 1, 1):
+            raise ValueError(
+                f"ModulatedTransformation: the convolution must have padding {self.padding} and not resample; got "
+                f"padding={padding}, up={up}, down={down}. Build the module with the padding of its convolution."
+            )
+        if input_gain is not None:
+            # A 0-d gain multiplies half types in float32, as the host's multiplication of the weight does.
+            x = x * (input_gain.expand(len(x), -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
+        if demodulate:
+            # As the hosts do before a half-precision product; demodulation cancels these factors.
+            weight, style = _unit(weight, (1, 2, 3)), _unit(style, (1,))
+        offset, mask = self(x, latent)
+        y = _deform_conv2d()(
+            x, weight.to(x.dtype), offset, style, mask=mask, padding=self.padding, demodulate=demodulate
+        )
+        return y if noise is None else y + noise.to(y.dtype)
+
     def extra_repr(self) -> str:
         return f"{self.in_channels}, w_dim={self.w_dim}, kernel_size={self.kernel_size}, head={self.head!r}"
+
+
+def _unit(t: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """t scaled to a mean square of 1 over `dims`. The factor is a constant for autograd: demodulation cancels it."""
+    tiny = torch.finfo(t.dtype).tiny
+    return t * t.detach().square().mean(dims, keepdim=True).clamp_min(tiny).rsqrt()
+
+
+def _deform_conv2d() -> Callable[..., Tensor]:
+    """mtm_ops.modulated_deform_conv2d, or what this file has where mtm_ops is not installed."""
+    try:
+        from mtm_ops import modulated_deform_conv2d
+    except ModuleNotFoundError as error:
+        if error.name != "mtm_ops":
+            raise
+        _warn_once()
+        return _sampled_conv2d
+    return modulated_deform_conv2d
+
+
+@functools.cache
+def _warn_once() -> None:
+    warnings.warn(
+        "ModulatedTransformation: mtm_ops is not installed, so this snapshot samples with torch alone: slower, and "
+        "differentiable only once. To train it, install mtm_ops.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _sampled_conv2d(
+    x: Tensor, weight: Tensor, offset: Tensor, style: Tensor, *, mask: Tensor | None, padding: int, demodulate: bool
+) -> Tensor:
+    """What `mtm_ops.modulated_deform_conv2d` computes, tap by tap with torch's grid_sample; stride 1, one group."""
+    H, W = x.shape[2:]
+    k, dtype = weight.shape[3], offset.dtype
+    style, weight = style.to(dtype), weight.to(dtype)
+    seen_of = x.to(dtype) * style[:, :, None, None]
+    rows_px, columns_px = (torch.arange(n, dtype=dtype, device=x.device) - padding for n in offset.shape[2:])
+    y: Tensor | None = None
+    for tap in range(k * k):
+        i, j = divmod(tap, k)
+        y_px = rows_px[:, None] + i + offset[:, 2 * tap]
+        x_px = columns_px + j + offset[:, 2 * tap + 1]
+        grid = torch.stack(((2 * x_px + 1) / W - 1, (2 * y_px + 1) / H - 1), dim=3)  # grid_sample's units
+        grid = grid.nan_to_num(nan=9).clamp(-9, 9)  # 9 is far outside, where everything is 0
+        seen = F.grid_sample(seen_of, grid, align_corners=False)
+        if mask is not None:
+            seen = seen * mask[:, tap : tap + 1].to(dtype)
+        part = torch.einsum("oc,bchw->bohw", weight[:, :, i, j], seen)
+        y = part if y is None else y + part
+    assert y is not None
+    if demodulate:
+        energy = weight.square().sum((2, 3))
+        y = y * (style.square() @ energy.t() + 1e-8).rsqrt()[:, :, None, None]
+    return y.to(x.dtype)
 
 
 @contextmanager

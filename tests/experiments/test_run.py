@@ -106,7 +106,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start_runner(table: Path, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "experiments.run", *arguments(table, *more)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes))
+        # A shell's background jobs, and so their tests, ignore SIGINT; a user's terminal does not.
+        heard = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        started.append(subprocess.Popen(command, cwd=ROOT, text=True, **heard, **pipes))
         return started[-1]
 
     yield start_runner
@@ -202,7 +204,7 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(table, start, no
     process = start(table)
     wait_for(lambda: ticks(table, "low", 3) and ticks(table, "plain", 3))
     os.killpg(process.pid, number)  # to the whole group, as a terminal does
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Run the same command again to go on" in errors
     assert [entry["status"] for entry in ledger_of(table)] == ["interrupted", "interrupted"]
@@ -229,7 +231,7 @@ def test_a_second_interrupt_ends_trainers_that_do_not_listen(table, start):
     time.sleep(0.6)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 130
 
 
@@ -262,7 +264,7 @@ def test_an_interrupt_while_data_is_made_leaves_nothing_half_written(table, star
     wait_for((table.parent / "cache").exists)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "stopped; nothing half-written was left" in errors
     assert list((table.parent / "cache").iterdir()) == []

@@ -1,0 +1,55 @@
+"""Running without a GPU: on import, gives the CUDA calls of the official training loops a CPU meaning.
+
+Where CUDA is available nothing is changed. To train on the CPU of a machine that has a GPU, hide it:
+CUDA_VISIBLE_DEVICES= python train.py ...
+"""
+
+import time
+from typing import Any
+
+import torch
+
+
+class Event:
+    """torch.cuda.Event on the host's clock."""
+
+    def __init__(self, **_options: Any) -> None:
+        self.time_s = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self.time_s = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Milliseconds from this event to `end`."""
+        return (end.time_s - self.time_s) * 1e3
+
+
+def device(chosen: torch.device | None) -> torch.device | None:
+    """The device to use for the one that the host chose: the CPU instead of a GPU where there is none."""
+    wants_gpu = chosen is not None and torch.device(chosen).type == "cuda"
+    return torch.device("cpu") if wants_gpu and not torch.cuda.is_available() else chosen
+
+
+def install() -> None:
+    """Replace what only a GPU has: timing events, streams, memory statistics, pinned memory, NCCL."""
+    cuda: Any = torch.cuda
+    cuda.Event = Event
+    cuda.current_stream = lambda device=None: None
+    cuda.reset_peak_memory_stats = lambda device=None: None
+    cuda.max_memory_allocated = cuda.max_memory_reserved = lambda device=None: 0
+    tensor: Any = torch.Tensor
+    tensor.pin_memory = lambda self, device=None: self
+    distributed: Any = torch.distributed
+    join = distributed.init_process_group
+
+    def init_process_group(backend: str | None = None, *arguments: Any, **options: Any) -> None:
+        join("gloo" if backend == "nccl" else backend, *arguments, **options)
+
+    distributed.init_process_group = init_process_group
+
+
+if not torch.cuda.is_available():
+    install()

@@ -1,0 +1,82 @@
+"""Several nodes: `torchrun --nnodes=N --nproc-per-node=M train.py --gpus=N*M ...`. Without torchrun nothing changes."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun (or anything else that sets env://'s variables) started this process."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def joined() -> bool:
+    """Whether the process group exists already, so that the host must not make its own."""
+    return dist.is_initialized()
+
+
+def device(chosen: torch.device | None) -> torch.device | None:
+    """The host takes the global rank for the GPU's number; on the second node that GPU does not exist."""
+    if chosen is None or chosen.type != "cuda" or not under_torchrun():
+        return chosen
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def quiet_followers() -> None:
+    """Every rank runs the whole command line; only the first shall print the options."""
+    if under_torchrun() and int(os.environ["RANK"]) > 0:
+        # The host's logger sends stderr to stdout: give both streams back first.
+        sys.stderr = sys.__stderr__
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def train(subprocess_fn: Callable[..., None], c: Any) -> None:
+    """This rank's part of a training that torchrun started: agree on the run's folder, then what the host does.
+
+    Args:
+        subprocess_fn: the host's, called with rank, c, temp_dir.
+        c: the host's options; num_gpus must be the number of processes.
+
+    Raises:
+        click.ClickException: where it is not, naming the option.
+    """
+    world = int(os.environ["WORLD_SIZE"])
+    if c.num_gpus != world:
+        raise click.ClickException(
+            f"--gpus must be the number of processes that torchrun starts, {world}; got {c.num_gpus}. "
+            f"Pass --gpus={world}, with a --batch that it divides."
+        )
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if gpu else "gloo", init_method="env://")
+    c.run_dir = _agree_on_folder(c)
+    try:
+        subprocess_fn(rank=dist.get_rank(), c=c, temp_dir=c.run_dir)
+    except Exception:
+        # The host's logger has this rank's stderr; without this line only its log would tell.
+        traceback.print_exc(file=sys.__stderr__)
+        raise
+    dist.destroy_process_group()
+
+
+def _agree_on_folder(c: Any) -> str:
+    """The first rank's run folder, made by it with the options in it; every node must see that file system."""
+    box: list[Any] = [c.run_dir]
+    dist.broadcast_object_list(box, src=0)
+    folder = Path(box[0])
+    c.run_dir = str(folder)
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True)
+        (folder / "training_options.json").write_text(json.dumps(c, indent=2))
+    dist.barrier()
+    folder.mkdir(parents=True, exist_ok=True)  # a node without the shared file system keeps its log for itself
+    return c.run_dir

@@ -1,0 +1,58 @@
+"""More metrics, and detectors of your own, in the official metric code.
+
+Environment:
+    MTM_METRICS: modules with functions `register(register_metric)`, separated by commas, whose metrics are added.
+    MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
+        (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
+"""
+
+import functools
+import hashlib
+import importlib
+import os
+import pickle
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def register(register_metric: Callable[..., Any]) -> None:
+    """Add the metrics of the modules that MTM_METRICS lists, through the host's own decorator."""
+    for name in filter(None, os.environ.get("MTM_METRICS", "").split(",")):
+        importlib.import_module(name.strip()).register(register_metric)
+
+
+def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, device: torch.device) -> None:
+    """Put the detector that stands in for `url` into the host's cache, if there is one and it is not there yet."""
+    path = _stand_in(url)
+    if path is None or (url, device) in cache:
+        return
+    if path.suffix == ".pt":
+        detector = torch.jit.load(str(path), map_location=device).eval()
+    else:
+        with path.open("rb") as file:
+            detector = pickle.load(file).to(device)
+    cache[url, device] = detector
+
+
+def cache_facts(url: str) -> dict[str, str]:
+    """What else a file of dataset statistics depends on: the stand-in's bytes. Empty for the official detector, so
+    that its statistics are found again."""
+    path = _stand_in(url)
+    return {} if path is None else {"detector_sha256": _sha256(path)}
+
+
+@functools.cache
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stand_in(url: str) -> Path | None:
+    folder = os.environ.get("MTM_DETECTORS")
+    if not folder:
+        return None
+    stem = url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    candidates = (Path(folder) / f"{stem}{suffix}" for suffix in (".pt", ".pkl"))
+    return next((path for path in candidates if path.is_file()), None)

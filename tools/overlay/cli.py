@@ -1,0 +1,198 @@
+"""The command line: python tools/apply_patches.py COMMAND [--host NAME]... [--concern NAME]..."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import fs
+from .catalog import Host, load_hosts, select_hosts
+from .check import check as check_hosts
+from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
+from .git import Checkout, open_checkout
+from .patchfile import parse, render
+from .plan import Change, plan
+from .record import locked
+from .refresh import Refreshed
+from .refresh import refresh as refresh_tree
+from .show import show as show_trees
+from .status import status as status_of
+from .transaction import commit, note
+from .tree import Tree, read_tree
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        if write:
+            command = click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")(command)
+        concern = click.option("--concern", "concerns", multiple=True, help="Only this concern (repeatable).")
+        host = click.option("--host", "hosts", multiple=True, help="Only this host (repeatable).")
+        return host(concern(command))
+
+    return decorate
+
+
+@click.group(epilog=EXIT_CODES)
+@click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False), default=_ROOT, help="The repository to work on."
+)
+@click.pass_context
+def cli(context: click.Context, root: Path) -> None:
+    """Our lines in the official codebases under vendor/: put them in, take them out, show, check, renew."""
+    context.obj = root.resolve()
+
+
+@cli.command()
+@_options(write=True)
+@click.pass_obj
+def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
+    """Insert the patches' lines. Repeating it changes nothing; one refusal, of any host, and nothing is written."""
+    _write(root, "apply", hosts, concerns, dry_run)
+
+
+@cli.command()
+@_options(write=True)
+@click.pass_obj
+def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
+    """Take the patches' lines out again. Files with other edits are left alone and named."""
+    _write(root, "revert", hosts, concerns, dry_run)
+
+
+def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
+    hosts = select_hosts(load_hosts(root), names, concerns)
+    with _opened(hosts, write=not dry_run) as checkouts:
+        trees = [read_tree(h, checkouts[h.name]) for h in hosts]
+        changes = plan(trees, verb, concerns)
+        if not dry_run:
+            commit(trees, changes, verb)
+    done = {"apply": "patched", "revert": "restored"}[verb]
+    for tree in trees:
+        _report(tree, [c for c in changes if c.tree is tree], f"would be {done}" if dry_run else done)
+
+
+@contextmanager
+def _opened(hosts: list[Host], *, write: bool) -> Iterator[dict[str, Checkout | None]]:
+    """The hosts' checkouts by name; locked before anything is read where something may be written."""
+    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    with locked([c for c in checkouts.values() if c and write]):
+        yield checkouts
+
+
+def _report(tree: Tree, changes: list[Change], done: str) -> None:
+    name = tree.host.name
+    for number, change in enumerate(changes, start=1):
+        has = ", ".join(change.concerns) or "pristine"
+        click.echo(f"* {name} ({number}/{len(changes)}) {tree.host.vendor}/{change.path}: {done}, now {has}")
+    if not tree.patches:
+        click.echo(f"* {name}: no patches")
+    elif tree.checkout is None:
+        click.echo(f"* {name}: not fetched, nothing to restore")
+    elif not changes:
+        click.echo(f"* {name}: nothing to do")
+
+
+@cli.command()
+@_options()
+@click.pass_obj
+def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
+    """Say what is applied, and everything that is wrong; the exit code tells the worst of it."""
+    code = OK
+    problems: list[Problem] = []
+    for host in select_hosts(load_hosts(root), hosts, concerns):
+        try:
+            found = status_of(read_tree(host, open_checkout(host.folder)), concerns)
+        except OverlayError as refusal:
+            problems += refusal.problems
+            continue
+        code = max(code, found.code)
+        click.echo("\n".join(found.lines))
+    if problems:
+        raise OverlayError(*problems, *([Problem("status: see above for the other hosts.", code)] if code else []))
+    sys.exit(code)
+
+
+@cli.command()
+@_options()
+@click.option(
+    "--context", "-U", type=click.IntRange(min=0), default=3, show_default=True, help="Lines around an insertion."
+)
+@click.pass_obj
+def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
+    """Print the readable diff, concern by concern, made from the checkout. Coloured on a terminal, plain in a pipe."""
+    trees = [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
+    lines = list(show_trees(trees, concerns, context))
+    for line in lines:
+        click.echo(_coloured(line))
+
+
+def _coloured(line: str) -> str:
+    colours = {"+": "green", "@": "cyan", "#": "yellow"}
+    if line.startswith(("diff ", "--- ", "+++ ")):
+        return click.style(line, bold=True)
+    return click.style(line, fg=colours[line[0]]) if line[:1] in colours else line
+
+
+@cli.command()
+@click.option("--host", required=True, help="The host whose checkout was edited.")
+@click.option("--concern", required=True, help="The concern that the edit belongs to.")
+@click.option("--why", help="The opening comment: why the patch exists. Needed for a new patch.")
+@click.option("--drop", multiple=True, metavar="FILE", help="This file's lines are meant to go (repeatable).")
+@click.option("--dry-run", is_flag=True, help="Print the patch; write nothing.")
+@click.pass_obj
+def refresh(root: Path, host: str, concern: str, why: str | None, drop: tuple[str, ...], dry_run: bool) -> None:
+    """Write one concern's patch anew from the checkout, as it stands. Refuses what is not an insertion."""
+    (chosen,) = select_hosts(load_hosts(root), [host], [])
+    if concern not in chosen.series:
+        text = f"--concern must be listed in patches/{host}/series; got {concern!r}. Add a line where it belongs."
+        raise OverlayError(Problem(text, USAGE))
+    with _opened([chosen], write=not dry_run) as checkouts:
+        tree = read_tree(chosen, checkouts[host], missing_ok=concern)
+        new = refresh_tree(tree, concern, why, drop)
+        _store(chosen, tree, concern, new, dry_run)
+
+
+def _store(host: Host, tree: Tree, concern: str, new: Refreshed, dry_run: bool) -> None:
+    data, path = render(new.patch), host.patch_path(concern)
+    if parse(data, host.patch_name(concern)) != new.patch:
+        raise AssertionError("a patch must read back as it was written")
+    if dry_run:
+        click.echo(data.decode(), nl=False)
+        return
+    same = path.exists() and path.read_bytes() == data
+    if not same:
+        fs.discard(path)
+        fs.write_atomic(path, data)
+        note(tree, new.written)
+    click.echo(f"* {host.patch_name(concern)}: {'unchanged' if same else 'written'}, {new.patch.line_count} lines")
+
+
+@cli.command()
+@_options()
+@click.pass_obj
+def check(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
+    """Check the patch files: they parse, say why, are listed, hash to what they claim. Works without the upstreams."""
+    found, problems = check_hosts(select_hosts(load_hosts(root), hosts, concerns), concerns)
+    for line in found:
+        click.echo(line)
+    if problems:
+        raise OverlayError(*problems)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a refusal is printed, each problem on its own, and gives its exit code."""
+    try:
+        cli.main(arguments, prog_name="apply_patches.py", standalone_mode=True)
+    except OverlayError as refusal:
+        for problem in refusal.problems:
+            click.echo(problem.text, err=True)
+        sys.exit(refusal.code)
+    except OSError as error:
+        click.echo(
+            f"apply_patches: the disk must answer; got: {error}. Mend the cause, then run the same again.", err=True
+        )
+        sys.exit(FAILED)

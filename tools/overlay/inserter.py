@@ -1,0 +1,74 @@
+"""Pristine bytes and insertions in, patched bytes out; and back: which insertions are in these bytes."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from .errors import OverlayError
+from .patchfile import Insertion
+
+BOM = b"\xef\xbb\xbf"
+
+
+def blob_hash(data: bytes) -> str:
+    """git's name for a file with these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Lines as git counts them: ended by \\n alone, the ending kept (splitlines() would also split at \\r and \\f)."""
+    lines = data.split(b"\n")
+    last = lines.pop()
+    return [line + b"\n" for line in lines] + ([last] if last else [])
+
+
+def insert(pristine: bytes, concerns: Sequence[Sequence[Insertion]], name: str = "file") -> bytes:
+    """Insert every concern's lines; all line numbers are the pristine file's.
+
+    Where two concerns insert after the same line, the earlier in `concerns` (the series' order) comes first.
+    Refuses what git would not call an insertion (after a last line that has no newline), or what would move a
+    byte-order mark off the file's first bytes.
+    """
+    lines = split_lines(pristine)
+    at: dict[int, list[bytes]] = defaultdict(list)
+    for insertions in concerns:
+        for insertion in insertions:
+            _check_place(lines, insertion.after, name)
+            at[insertion.after].extend(insertion.lines)
+    out = at[0]
+    for number, line in enumerate(lines, start=1):
+        out.append(line)
+        out.extend(at.get(number, ()))
+    return b"".join(out)
+
+
+def _check_place(lines: list[bytes], after: int, name: str) -> None:
+    if after > len(lines):
+        raise OverlayError(
+            f"insert: {name} must have the line to insert after; expected line {after}, got {len(lines)} lines. "
+            "Renew the patch with: python tools/apply_patches.py refresh"
+        )
+    if after and after == len(lines) and not lines[-1].endswith(b"\n"):
+        raise OverlayError(
+            f"insert: {name} must end in a newline to be appended to; expected an insertion before line {after}, "
+            f"got one after it. Insert earlier in the file: the last line would have to change."
+        )
+    if after == 0 and lines and lines[0].startswith(BOM):
+        raise OverlayError(
+            f"insert: {name} must keep its byte-order mark first; expected an insertion after line 1 or later, "
+            "got one at the top. Insert after line 1."
+        )
+
+
+def recognise(data: bytes, pristine: bytes, concerns: Mapping[str, Sequence[Insertion]]) -> frozenset[str] | None:
+    """The set of concerns whose lines, and no other change, make `pristine` into `data`; None where there is none."""
+    names = list(concerns)
+    sizes = {n: sum(len(line) for i in concerns[n] for line in i.lines) for n in names}
+    grown = len(data) - len(pristine)
+    for count in range(len(names) + 1):
+        for chosen in combinations(names, count):
+            # Lengths first: comparing them is free, building the bytes is not.
+            if sum(sizes[n] for n in chosen) == grown and insert(pristine, [concerns[n] for n in chosen]) == data:
+                return frozenset(chosen)
+    return None

@@ -1,0 +1,73 @@
+"""In which state each host is; every problem of every host, not the first alone."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .errors import ABSENT, MODIFIED, NOT_APPLIED, OK, STALE
+from .git import changed_paths
+from .plan import where
+from .tree import Tree
+
+
+@dataclass(frozen=True)
+class Status:
+    code: int
+    lines: tuple[str, ...]
+
+
+def status(tree: Tree, selected: Collection[str]) -> Status:
+    """One heading, `host: state, state`, and one line for each thing to know about it."""
+    if tree.checkout is None:
+        if not tree.patches:
+            return Status(OK, (f"{tree.host.name}: absent (no patches for it yet)",))
+        return Status(ABSENT, (f"{tree.host.name}: absent", f"  run: git submodule update --init {tree.host.vendor}"))
+    code, lines = _concerns(tree, [c for c in tree.patches if not selected or c in selected])
+    states = [{OK: "applied", NOT_APPLIED: "partly applied" if _any(tree) else "pristine"}[code]]
+    if not tree.patches:
+        states = ["pristine, no patches for it yet"]
+    for name, found, one in (("stale", _stale(tree), STALE), ("modified", _modified(tree), MODIFIED)):
+        if found:
+            states.append(name)
+            lines += found
+            code = max(code, one)
+    if tree.patches and any(v.current is None for v in tree.files.values()) and not _any(tree):
+        states = states[1:]  # with unknown files and no known concern, 'pristine' would be a guess
+    return Status(code, (f"{tree.host.name}: {', '.join(states)}", *lines))
+
+
+def _any(tree: Tree) -> bool:
+    return any(v.current for v in tree.files.values())
+
+
+def _concerns(tree: Tree, concerns: list[str]) -> tuple[int, list[str]]:
+    code, lines = OK, []
+    for concern in concerns:
+        files = [tree.files[f.path] for f in tree.patches[concern].files]
+        have = sum(concern in (v.current or ()) and not v.interrupted for v in files)
+        interrupted = any(v.interrupted for v in files)
+        state = "applied" if have == len(files) else f"in {have} of {len(files)} files" if have else "not applied"
+        hint = " (a run was cut short: apply finishes it, revert undoes it)" if interrupted else ""
+        lines.append(f"  {concern}: {state}{hint}")
+        code = code if have == len(files) else NOT_APPLIED
+    return code, lines
+
+
+def _stale(tree: Tree) -> list[str]:
+    lines = []
+    if tree.patches and not tree.at_pin and tree.checkout is not None:
+        lines.append(f"  at commit {tree.checkout.head}, patches are for {tree.host.commit}")
+    for view in tree.files.values():
+        if view.stale:
+            lines.append(f"  {where(tree.host, view)}: not the file that {', '.join(view.stale)} was made for")
+        if view.older:
+            lines.append(
+                f"  {where(tree.host, view)}: has lines of an older version of the patches (apply renews them)"
+            )
+    return lines
+
+
+def _modified(tree: Tree) -> list[str]:
+    unknown = [v.path for v in tree.files.values() if v.current is None]
+    # Files that no patch touches stand in nobody's way, but whoever audits a tree wants to know of them.
+    others = [p for p in changed_paths(tree.checkout) if p not in tree.files] if tree.checkout else []
+    return [f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in [*unknown, *others]]

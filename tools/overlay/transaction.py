@@ -1,0 +1,110 @@
+"""Write all changes or none: state the aim, stage every file, then rename them into place; undo on any error.
+
+A run killed at any point leaves each file with its old bytes or its new ones, and the record says which were due.
+"""
+
+from contextlib import suppress
+
+from . import fs
+from .errors import MODIFIED, OverlayError, Problem
+from .git import Checkout
+from .inserter import blob_hash
+from .plan import COMMAND, Change
+from .record import Pending, Record, Written, save
+from .tree import Tree
+
+
+def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
+    """Make the changes. `trees` are all that were selected: a killed run's litter is cleared from each."""
+    done: list[Change] = []
+    try:
+        _clear_litter(trees)
+        for tree in _touched(trees, changes):
+            save(_checkout(tree), Record(tree.record.written, _pending(tree, changes)))
+        for change in changes:
+            fs.stage(change.target, change.after, change.mode)
+        for change in changes:
+            _check_unchanged(change, verb)
+            done.append(change)  # before the rename: an error after it must be undone as well
+            fs.promote(change.target)
+        for tree in trees:
+            record = Record(_written(tree, changes))
+            if tree.checkout is not None and (record != tree.record or tree in _touched(trees, changes)):
+                save(tree.checkout, record)
+    except BaseException as error:  # also Ctrl-C
+        _undo(trees, changes, done, verb, error)
+        raise
+
+
+def note(tree: Tree, written: dict[str, Written]) -> None:
+    """Remember what these files, which somebody else wrote, are now known to be."""
+    known = {p: w for p, w in (tree.record.written | written).items() if w.concerns}
+    save(_checkout(tree), Record(known))
+
+
+def _clear_litter(trees: list[Tree]) -> None:
+    for tree in trees:
+        for path in tree.record.pending:
+            fs.discard(_checkout(tree).folder / path)
+
+
+def _touched(trees: list[Tree], changes: list[Change]) -> list[Tree]:
+    return [t for t in trees if any(c.tree is t for c in changes)]
+
+
+def _checkout(tree: Tree) -> Checkout:
+    assert tree.checkout is not None
+    return tree.checkout
+
+
+def _pending(tree: Tree, changes: list[Change]) -> dict[str, Pending]:
+    return {c.path: Pending(*c.blobs, c.concerns) for c in changes if c.tree is tree}
+
+
+def _written(tree: Tree, changes: list[Change]) -> dict[str, Written]:
+    """What each of this tree's files is known to be from now on; pristine files need no entry."""
+    written = dict(tree.record.written)
+    for view in tree.files.values():
+        if view.current is not None and view.content is not None and not view.older:
+            written[view.path] = Written(blob_hash(view.content), tuple(c for c in view.patches if c in view.current))
+    for change in changes:
+        if change.tree is tree:
+            written[change.path] = Written(change.blobs[1], change.concerns)
+    return {p: w for p, w in written.items() if w.concerns}
+
+
+def _check_unchanged(change: Change, verb: str) -> None:
+    # Somebody may have saved the file in an editor since it was read: their bytes are not ours to replace.
+    if change.target.read_bytes() != change.before:
+        name = f"{change.tree.host.vendor}/{change.path}"
+        raise OverlayError(
+            Problem(
+                f"{verb}: {name} must stay as it is during the run; got an edit meanwhile. "
+                f"Run: {COMMAND} status --host {change.tree.host.name}",
+                MODIFIED,
+            )
+        )
+
+
+def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: str, error: BaseException) -> None:
+    """Put back what was replaced. Where even that fails, the record still says what the run was about."""
+    try:
+        for change in changes:
+            fs.discard(change.target)
+        for change in done:
+            if change.target.read_bytes() == change.after:
+                fs.write_atomic(change.target, change.before, change.mode)
+    except OSError as second:
+        raise OverlayError(
+            f"{verb}: the disk must take the files; got: {error}; and then, undoing: {second}. "
+            f"Nothing of yours is lost. Mend the cause, then finish with {COMMAND} apply, or undo with {COMMAND} revert"
+        ) from error
+    with suppress(OSError):  # a record of a run that changed nothing does no harm: every file has its old hash
+        for tree in _touched(trees, changes):
+            save(_checkout(tree), tree.record)
+    if isinstance(error, OSError):
+        at = f" ({error.filename})" if error.filename else ""
+        raise OverlayError(
+            f"{verb}: the disk must take the files; got: {error.strerror}{at}. Every file is as it was. "
+            "Mend the cause, then run the same again."
+        ) from error
