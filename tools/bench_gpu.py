@@ -23,7 +23,7 @@ BATCH, CHANNELS, SIZES = 32, 512, (8, 16, 32, 64)
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 ROTATING_BYTES = 256 << 20  # inputs in rotation, together: several times any L2 cache
-# The GPU waits so long (some 2 ms) before each timed call, so that launches are queued by then, as they are in training.
+# The GPU waits so long (some 2 ms) before each timed call, so that launches are queued by then, as in training.
 HEAD_START_CYCLES = 4_000_000
 TARGET_SIZE = 32  # of the targets below, [32, 512, 32, 32]
 MOST_TIMES_PLAIN, LEAST_TIMES_FASTER, MOST_MEMORY = 1.5, 4.0, 1.15
