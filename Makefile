@@ -17,7 +17,8 @@ CONCERN ?=
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench doctor clean
+.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
+	bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -68,6 +69,19 @@ lint: $(READY)  ## Check style and types
 
 bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
 	$(PY) -m tools.bench
+
+test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU (fails where there is none)
+	@$(PY) -m tools.gpu "make test-gpu"
+	$(PY) -m pytest tests/gpu
+
+bench-gpu: $(READY)  ## Time the op on a GPU beside plain convolution, torchvision and the floor
+	$(PY) -m tools.bench_gpu
+
+bench-table4: $(READY)  ## The paper's Table 4 costs: a training iteration of StyleGAN2 with MTM none, low, mid, high
+	$(PY) -m tools.bench_table4
+
+cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
+	$(PY) -m tools.cuda_report
 
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor

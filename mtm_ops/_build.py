@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -54,7 +55,7 @@ _CPU_FLAGS = tuple(
 # First what is fastest, then with less: not every compiler knows its own CPU, or has OpenMP.
 _CPU_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 # No fast-math: it would change coordinates. The CUDA runtime goes into the library, and shares torch's context.
-_CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --expt-relaxed-constexpr -cudart static".split())
+_CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --threads 4 -cudart static".split())
 
 
 def cpu_recipe() -> Recipe:
@@ -75,8 +76,8 @@ def cuda_recipe(capability: tuple[int, int]) -> Recipe:
             "no nvcc found: looked in $CUDA_HOME/bin, on PATH and in /usr/local/cuda/bin. "
             f"Install the CUDA toolkit, version {torch.version.cuda or '12 or newer'}, or set CUDA_HOME."
         )
-    arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    flags = (*_CUDA_FLAGS, *arch_flags(arch_list or "{}.{}".format(*capability)))
+    arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    flags = (*_CUDA_FLAGS, *(arch_flags(arch_list) or arch_flags("{}.{}".format(*capability))))
     return Recipe(f"cuda-sm{capability[0]}{capability[1]}", (nvcc,), "cuda.cu", flags, ((),), "")
 
 
@@ -85,7 +86,7 @@ def arch_flags(arch_list: str) -> list[str]:
     flags = []
     for arch in arch_list.replace(";", " ").split():
         number = arch.removesuffix("+PTX").replace(".", "")
-        if not number.rstrip("af").isdecimal():
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", arch):
             raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST must list compute capabilities such as '8.0 9.0+PTX'; got {arch!r} in "
                 f"{arch_list!r}. Correct it, or unset it to build for the GPU at hand."

@@ -59,11 +59,12 @@ __device__ __forceinline__ void add_atomically(T* to, const T (&v)[Vector]) {
 #pragma unroll
         for (int i = 0; i < Vector; i += 4)
             atomicAdd(reinterpret_cast<float4*>(to + i), make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]));
-        return;
-    }
+    } else
 #endif
+    {
 #pragma unroll
-    for (int i = 0; i < Vector; i++) atomicAdd(to + i, v[i]);
+        for (int i = 0; i < Vector; i++) atomicAdd(to + i, v[i]);
+    }
 }
 
 // Sum over a team, in a fixed order. Every lane of the warp takes part.
@@ -122,16 +123,16 @@ __device__ __forceinline__ Task<S, T> locate_task(const SampleParams& p, int64_t
     return task;
 }
 
-// Loads Vector channels of each corner; zero outside the image.
+// Loads Vector channels of each corner; zero outside the image. As stored: widened they would not fit the registers.
 template <class S, class T, int Vector>
 __device__ __forceinline__ void load_corners(const SampleParams& p, const void* x, const Task<S, T>& task, int64_t c,
-                                             T (&corner)[4][Vector]) {
+                                             Pack<S, Vector> (&corner)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int j = 0; j < Vector; j++) corner[i][j] = T(0);
+        corner[i] = Pack<S, Vector>{};
         if (task.tap.pixel[i] >= 0)
-            load<T, S, Vector>(static_cast<const S*>(x) + task.image + task.tap.pixel[i] * p.C + c, corner[i]);
+            corner[i] = *reinterpret_cast<const Pack<S, Vector>*>(static_cast<const S*>(x) + task.image +
+                                                                  task.tap.pixel[i] * p.C + c);
     }
 }
 
@@ -166,13 +167,14 @@ __global__ void __launch_bounds__(kThreadsPerBlock) gather_kernel(SampleParams p
     for (int64_t i = int64_t(blockIdx.x) * (blockDim.x / Team) + threadIdx.x / Team; i < tasks; i += step) {
         const Task<S, T> task = locate_task<S, T>(p, i);
         for (int64_t c = lane * Vector; c < width; c += Team * Vector) {
-            T corner[4][Vector], out[Vector];
+            Pack<S, Vector> corner[4];
+            T out[Vector];
             load_corners<S, T, Vector>(p, p.x, task, c, corner);
 #pragma unroll
             for (int j = 0; j < Vector; j++) {
                 T sum = T(0);
 #pragma unroll
-                for (int a = 0; a < 4; a++) sum += task.tap.value[a] * corner[a][j];
+                for (int a = 0; a < 4; a++) sum += task.tap.value[a] * widen<T>(corner[a].v[j]);
                 out[j] = task.m * sum;
             }
             store<T, S, Vector>(static_cast<S*>(p.columns) + task.column + c, out);
@@ -206,7 +208,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock) backward_kernel(SampleParams
             for (int a = 0; a < 4; a++) weight[a] = task.m * task.tap.value[a];
             S* column = static_cast<S*>(p.columns) + task.column;
             for (int64_t c = lane * Vector; c < width; c += Team * Vector) {
-                T g[Vector], corner[4][Vector], out[Vector];
+                Pack<S, Vector> corner[4];
+                T g[Vector], out[Vector];
                 load<T, S, Vector>(column + c, g);
                 load_corners<S, T, Vector>(p, p.x, task, c, corner);
 #pragma unroll
@@ -214,8 +217,9 @@ __global__ void __launch_bounds__(kThreadsPerBlock) backward_kernel(SampleParams
                     out[j] = T(0);
 #pragma unroll
                     for (int a = 0; a < 4; a++) {
-                        dot[a] += g[j] * corner[a][j];
-                        out[j] += weight[a] * corner[a][j];
+                        const T v = widen<T>(corner[a].v[j]);
+                        dot[a] += g[j] * v;
+                        out[j] += weight[a] * v;
                     }
                 }
                 if (!p.deterministic) scatter<S, T, Vector>(p, task, c, weight, g);
@@ -259,7 +263,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock) double_backward_kernel(Sampl
             for (int a = 0; a < 4; a++) weight[a] = task.m * task.tap.value[a];
             S* column = static_cast<S*>(p.columns) + task.column;
             for (int64_t c = lane * Vector; c < width; c += Team * Vector) {
-                T g[Vector], corner[4][Vector], corner_gg[4][Vector], out[Vector];
+                Pack<S, Vector> corner[4], corner_gg[4];
+                T g[Vector], out[Vector];
                 load<T, S, Vector>(column + c, g);
                 load_corners<S, T, Vector>(p, p.x, task, c, corner);
                 load_corners<S, T, Vector>(p, p.gg_x, task, c, corner_gg);
@@ -268,9 +273,10 @@ __global__ void __launch_bounds__(kThreadsPerBlock) double_backward_kernel(Sampl
                     out[j] = T(0);
 #pragma unroll
                     for (int a = 0; a < 4; a++) {
-                        dot[a] += g[j] * corner[a][j];
-                        dot_gg[a] += g[j] * corner_gg[a][j];
-                        out[j] += weight[a] * corner_gg[a][j] + e[a] * corner[a][j];
+                        const T v = widen<T>(corner[a].v[j]), v_gg = widen<T>(corner_gg[a].v[j]);
+                        dot[a] += g[j] * v;
+                        dot_gg[a] += g[j] * v_gg;
+                        out[j] += weight[a] * v_gg + e[a] * v;
                     }
                 }
                 if (!p.deterministic) scatter<S, T, Vector>(p, task, c, e, g);
@@ -296,7 +302,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) double_backward_kernel(Sampl
 // Threads:   one per channel of an image, which alone adds to that channel, its rows and taps in ascending order.
 // Reference: as backward_kernel and double_backward_kernel.
 template <class S, class T, bool Second>
-__global__ void __launch_bounds__(kThreadsPerBlock) scatter_kernel(SampleParams p) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 1) scatter_kernel(SampleParams p) {
     const int64_t places = p.Ho * p.Wo, taps = p.kh * p.kw, width = p.C / p.groups;
     const int64_t first = p.row_begin / places, images = (p.row_end + places - 1) / places - first;
     const int64_t step = int64_t(gridDim.x) * blockDim.x;

@@ -174,9 +174,9 @@ def assert_close(got: Tensor, want: Tensor, dtype: torch.dtype, what: str = "res
 
 
 def cotangent(like: Tensor, seed: int = 1) -> Tensor:
-    """Deterministic normal values of the shape and dtype of `like`."""
+    """Deterministic normal values of the shape, dtype and device of `like`."""
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=g, dtype=torch.float64).to(like.dtype)
+    return torch.randn(like.shape, generator=g, dtype=torch.float64).to(like)
 
 
 def first_order(case: Case, impl: str, needs: set[str] | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,197 @@
+"""The CUDA build without a GPU: for every architecture, without a spill, and by the right call of nvcc."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtm_ops import _build
+from tools import cuda_report
+
+ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_120"]
+needs_nvcc = pytest.mark.skipif(_build.find_nvcc() is None, reason="nvcc is not installed")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> cuda_report.Build:
+    return cuda_report.compile_all(tmp_path_factory.mktemp("cuda") / "cuda.so")
+
+
+@pytest.mark.slow
+@needs_nvcc
+def test_compiles_for_every_architecture_without_warnings(built):
+    assert {k.architecture for k in built.kernels} == set(ARCHITECTURES)
+    assert "warning" not in built.log.lower()
+    per_architecture = len(built.kernels) // len(ARCHITECTURES)
+    # 3 kernels, 4 dtypes, with and without vectors, 4 teams; the scatter kernel in 4 dtypes and both orders.
+    assert per_architecture == 3 * 4 * 2 * 4 + 4 * 2
+
+
+@pytest.mark.slow
+@needs_nvcc
+def test_no_kernel_spills(built):
+    spilling = [k for k in built.kernels if k.spill_bytes or k.stack_bytes]
+    assert not spilling, "\n".join(map(str, spilling))
+
+
+@pytest.mark.slow
+@needs_nvcc
+def test_registers_leave_room_for_two_blocks_in_the_kernels_of_training(built):
+    """float32 and half types: at least 16 warps on a multiprocessor, so that loads overlap. On sm_120 alone ptxas takes
+    more for the double backward of half types, and spills where it may not."""
+    for k in built.kernels:
+        exempt = k.architecture == "sm_120" and k.name == "double_backward_kernel"
+        if k.storage != "float64" and k.name != "scatter_kernel" and not exempt:
+            assert k.registers <= 128, k
+
+
+def test_the_report_reads_ptxas_and_marks_spills():
+    log = """
+ptxas info    : Compiling entry function '_ZN39_GLOBAL__N__e0_7_cuda_cu_6c444f6822double_backward_kernelI6__halffLi8ELi32EEEv12SampleParams' for 'sm_75'
+ptxas info    : Function properties for _ZN39_GLOBAL__N__e0b08ae1_7_cuda_cu_6c444f6822double_backward_kernel
+    8 bytes stack frame, 8 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 128 registers, used 0 barriers, 8 bytes cumulative stack size, 584 bytes cmem[0]
+ptxas info    : Compiling entry function '_ZN39_GLOBAL__N__e0_7_cuda_cu_6c444f6814scatter_kernelIddLb1EEEv12SampleParams' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 80 registers, used 0 barriers
+"""  # noqa: E501
+    kernels = cuda_report.parse(log)
+    assert kernels == [
+        cuda_report.Kernel("double_backward_kernel", "float16", (8, 32), "sm_75", 128, 8, 24),
+        cuda_report.Kernel("scatter_kernel", "float64", (1,), "sm_90", 80, 0, 0),
+    ]
+    assert [k.occupancy() for k in kernels] == [0.5, 0.375]
+    shown = "\n".join(cuda_report.table(kernels, every_variant=True))
+    assert "vector 8, team 32" in shown
+    assert "128 50% !24B" in shown
+    assert "second order" in shown
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ("9.0", [(90, "sm")]),
+        ("8.0;9.0+PTX", [(80, "sm"), (90, "sm"), (90, "compute")]),
+        (" 7.5 12.0 ", [(75, "sm"), (120, "sm")]),
+        ("9.0a", [("90a", "sm")]),
+        ("12.0f+PTX", [("120f", "sm"), ("120f", "compute")]),
+    ],
+)
+def test_arch_flags(listed, wanted):
+    assert _build.arch_flags(listed) == [f"-gencode=arch=compute_{n},code={code}_{n}" for n, code in wanted]
+
+
+@pytest.mark.parametrize("listed", ["Hopper", "9", "9.0+ptx", "+PTX", "8.0 nine", "9.0,8.0", "-1.0", "9.0x", "9.0aa"])
+def test_arch_list_that_cannot_be_read_is_named(listed):
+    with pytest.raises(_build.BuildError, match=r"TORCH_CUDA_ARCH_LIST must list compute capabilities.*unset it"):
+        _build.arch_flags(listed)
+
+
+class Nvcc:
+    """A stand-in nvcc in a CUDA_HOME, which copies this machine's CPU library and notes its calls."""
+
+    def __init__(self, home: Path) -> None:
+        self.path, self.log = home / "bin" / "nvcc", home / "calls.txt"
+        self.path.parent.mkdir(parents=True)
+        library = _build.load_cpu()._name
+        self.path.write_text(
+            f"""#!/bin/sh
+if [ "$1" = --version ]; then echo "stand-in nvcc"; exit 0; fi
+echo "$TORCH_CUDA_ARCH_LIST|$*" >> "{self.log}"
+for word in "$@"; do if [ "$last" = -o ]; then out="$word"; fi; last="$word"; done
+cp "{library}" "$out"
+"""
+        )
+        self.path.chmod(0o755)
+
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def nvcc(tmp_path, monkeypatch) -> Nvcc:
+    if os.name != "posix":
+        pytest.skip("the stand-in is a shell script")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setenv("MTM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    return Nvcc(tmp_path / "cuda")
+
+
+def test_nvcc_is_found_in_cuda_home_then_cuda_path_then_on_path(tmp_path, nvcc, monkeypatch):
+    assert _build.find_nvcc() == str(nvcc.path)
+    other = Nvcc(tmp_path / "other")
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "other"))
+    assert _build.find_nvcc() == str(nvcc.path)
+    monkeypatch.delenv("CUDA_HOME")
+    assert _build.find_nvcc() == str(other.path)
+    monkeypatch.delenv("CUDA_PATH")
+    monkeypatch.setenv("PATH", str(nvcc.path.parent))
+    assert _build.find_nvcc() == str(nvcc.path)
+
+
+def test_no_nvcc_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(_build.BuildError, match=r"no nvcc found: looked in \$CUDA_HOME/bin, on PATH and in .*Install"):
+        _build.cuda_recipe((9, 0))
+
+
+def test_build_is_one_call_for_the_gpu_at_hand_and_is_remembered(nvcc, capfd):
+    library = _build.load_cuda((99, 1))  # no such GPU: loaded libraries stay in the process
+    assert _build.load_cuda((99, 1)) is library
+    (call,) = nvcc.calls()
+    arch_list, words = call.split("|", 1)
+    assert arch_list == ""
+    flags = words.split()
+    assert flags.count("-gencode=arch=compute_991,code=sm_991") == 1
+    assert sum(flag.startswith("-gencode") for flag in flags) == 1
+    assert not any("fast" in flag for flag in flags)
+    assert str(_build.CSRC / "cuda.cu") in flags
+    said = capfd.readouterr().err
+    assert "building the CUDA-SM991 kernel with" in said
+    assert "s, once)" in said
+
+
+def test_arch_list_of_the_environment_is_used_and_left_alone(nvcc, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    _build.load_cuda((99, 2))
+    (call,) = nvcc.calls()
+    arch_list, words = call.split("|", 1)
+    assert arch_list == "8.0;9.0+PTX"
+    assert [w for w in words.split() if w.startswith("-gencode")] == _build.arch_flags("8.0 9.0+PTX")
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
+
+
+@pytest.mark.parametrize("blank", ["", " ", ";"])
+def test_blank_arch_list_means_the_gpu_at_hand(blank, nvcc, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", blank)
+    assert "-gencode=arch=compute_90,code=sm_90" in _build.cuda_recipe((9, 0)).flags
+
+
+def test_bad_arch_list_is_an_error_that_is_remembered(nvcc, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Hopper")
+    for _ in range(2):
+        with pytest.raises(_build.BuildError, match="got 'Hopper'"):
+            _build.load_cuda((99, 3))
+    assert nvcc.calls() == []
+
+
+def test_key_differs_by_architecture_arch_list_toolkit_and_torchs_cuda(nvcc, monkeypatch):
+    def key(capability=(9, 0)) -> str:
+        return _build._cache_key(_build.cuda_recipe(capability))
+
+    keys = [key(), key((8, 0)), key((12, 0))]
+    assert key() == keys[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "cuda", "99.9")
+        keys.append(key())
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCH_CUDA_ARCH_LIST", "9.0+PTX")
+        keys.append(key())
+    nvcc.path.write_text(nvcc.path.read_text().replace("stand-in nvcc", "stand-in nvcc, newer"))
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() != _build._cache_key(dataclasses.replace(_build.cuda_recipe((9, 0)), name="other"))

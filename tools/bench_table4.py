@@ -1,0 +1,245 @@
+"""make bench-table4: what MTM costs a whole training iteration of StyleGAN2, beside the paper's Table 4.
+
+Runs the official networks and loss of a patched vendor/stylegan3 on synthetic pictures, with its lazy regularisation:
+a cycle is 16 iterations, with R1 once and path length four times. Settings take turns, cycle by cycle.
+"""
+
+import copy
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from mtm_ops.hosts import LAYER_GROUPS
+from tools.gpu import require
+
+ROOT = Path(__file__).resolve().parents[1]
+# Table 4 of arXiv 2308.15472: training time relative to the baseline. Its inference ratio is 1.0 throughout.
+PAPER_TRAINING = {"none": 1.0, "low": 1.2, "low,mid": 2.1, "low,mid,high": 3.2}
+PAPER_INFERENCE = 1.0
+TARGETS = {"low": 1.03, "low,mid": 1.06, "low,mid,high": 1.15}
+HEADS = ("offset", "offset+mask")
+G_INTERVAL, D_INTERVAL = 4, 16  # the host's: G_reg_interval and D_reg_interval of StyleGAN2
+CYCLE = 16  # iterations until both have come round
+Z_DIM = 512
+
+
+class Host:
+    """The modules of a patched stylegan3 that a training iteration needs. Raises click.ClickException."""
+
+    def __init__(self, folder: Path) -> None:
+        source = folder / "training" / "networks_stylegan2.py"
+        if not source.exists():
+            raise click.ClickException(
+                f"{folder} must hold NVIDIA's stylegan3, and is empty or missing. "
+                "Run: git submodule update --init vendor/stylegan3 && make patch HOST=stylegan3"
+            )
+        if "mtm_ops.hosts.attach" not in source.read_text():
+            raise click.ClickException(f"{folder} must be patched, and is not. Run: make patch HOST=stylegan3")
+        sys.path.insert(0, str(folder))
+        self.networks = importlib.import_module("training.networks_stylegan2")
+        self.loss = importlib.import_module("training.loss")
+        self.misc = importlib.import_module("torch_utils.misc")
+        for name in ("conv2d_gradfix", "grid_sample_gradfix"):
+            gradfix: Any = importlib.import_module(f"torch_utils.ops.{name}")
+            gradfix.enabled = True
+
+
+class Trainer:
+    """The host's training iteration (training_loop.py, "Execute training phases") for one setting of MTM."""
+
+    def __init__(
+        self, host: Host, mtm: str, head: str, resolution: int, batch: int, width: int, depth: int, device: str
+    ):
+        torch.manual_seed(0)
+        self.host, self.batch, self.device, self.count = host, batch, torch.device(device), 0
+        size: dict[str, Any] = {"img_resolution": resolution, "img_channels": 3, "c_dim": 0}
+        size |= {"channel_base": 64 * width, "channel_max": width}
+        extra = {} if mtm == "none" else {"mtm": mtm, "mtm_head": head}
+        self.G = host.networks.Generator(
+            z_dim=Z_DIM, w_dim=Z_DIM, mapping_kwargs={"num_layers": depth}, fused_modconv_default="inference_only",
+            **size, **extra,
+        )  # fmt: skip
+        self.D = host.networks.Discriminator(**size)
+        self.G, self.D = (n.train().requires_grad_(False).to(self.device) for n in (self.G, self.D))
+        _bend(self.G)
+        self.G_ema = copy.deepcopy(self.G).eval()
+        self.loss = host.loss.StyleGAN2Loss(
+            self.device, self.G, self.D, r1_gamma=0.1, style_mixing_prob=0.9, pl_weight=2, pl_no_weight_grad=True
+        )
+        self.phases = [
+            *self._phases("G", self.G, G_INTERVAL),
+            *self._phases("D", self.D, D_INTERVAL),
+        ]
+        self.real = torch.rand(batch, 3, resolution, resolution, device=self.device) * 2 - 1
+        self.c = torch.zeros(batch, 0, device=self.device)
+
+    def _phases(self, name: str, module: nn.Module, interval: int) -> list[tuple[str, nn.Module, Any, int]]:
+        ratio = interval / (interval + 1)
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.002 * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
+        return [(f"{name}main", module, optimizer, 1), (f"{name}reg", module, optimizer, interval)]
+
+    def iteration(self) -> None:
+        for name, module, optimizer, interval in self.phases:
+            if self.count % interval:
+                continue
+            optimizer.zero_grad(set_to_none=True)
+            module.requires_grad_(True)
+            z = torch.randn(self.batch, Z_DIM, device=self.device)
+            self.loss.accumulate_gradients(
+                phase=name, real_img=self.real, real_c=self.c, gen_z=z, gen_c=self.c, gain=interval, cur_nimg=0
+            )
+            module.requires_grad_(False)
+            self._step(module, optimizer)
+        with torch.no_grad():
+            for ema, p in zip(self.G_ema.parameters(), self.G.parameters(), strict=True):
+                ema.copy_(p.lerp(ema, 0.999))
+            for ema, p in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
+                ema.copy_(p)
+        self.count += 1
+
+    def _step(self, module: nn.Module, optimizer: Any) -> None:
+        params = [p for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
+        self.host.misc.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
+        for p, grad in zip(params, flat.split([p.numel() for p in params]), strict=True):
+            p.grad = grad.reshape(p.shape)
+        optimizer.step()
+
+    def cycle(self) -> None:
+        for _ in range(CYCLE):
+            self.iteration()
+
+    @torch.no_grad()
+    def infer(self) -> Tensor:
+        z = torch.randn(self.batch, Z_DIM, device=self.device)
+        return self.G_ema(z, self.c, noise_mode="const")
+
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.G.parameters())
+
+
+def _bend(G: nn.Module) -> None:
+    """Modules start at offsets of zero; here they get some of a pixel or so, as trained ones have."""
+    for name, p in G.named_parameters():
+        if name.endswith(".mtm.weight"):
+            nn.init.normal_(p)
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    _wait(device)
+    start_s = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start_s
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def measure(trainers: dict[str, Trainer], what: str, rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of a method of each, over rounds in which all take turns, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(rounds + 1):
+        for name, trainer in trainers.items():
+            taken_s = seconds(getattr(trainer, what), device)
+            if turn:
+                times[name].append(taken_s)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_mib(trainer: Trainer, device: str) -> str:
+    if device == "cpu":
+        return "-"
+    torch.cuda.reset_peak_memory_stats()
+    trainer.cycle()
+    return f"{torch.cuda.max_memory_allocated() / 2**20:.0f}"
+
+
+def settings_of(resolution: int) -> list[str]:
+    """The table's settings that a network of this resolution has layers for."""
+    most = {
+        name: max((max(LAYER_GROUPS[g]) for g in name.split(",") if g != "none"), default=4) for name in PAPER_TRAINING
+    }
+    return [name for name in PAPER_TRAINING if most[name] <= resolution]
+
+
+def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: dict[str, float]) -> list[str]:
+    """The table's lines: this run's numbers beside the paper's."""
+    base = trainers["none"].parameters()
+    lines = [
+        f"{'MTM':14}{'ms/iteration':>14}{'training':>10}{'paper':>7}{'target':>8}"
+        f"{'ms/batch':>10}{'inference':>11}{'paper':>7}{'parameters':>12}{'added':>10}"
+    ]
+    for name, trainer in trainers.items():
+        count = trainer.parameters()
+        lines.append(
+            f"{name:14}{training[name] / CYCLE * 1e3:14.2f}{training[name] / training['none']:9.2f}x"
+            f"{PAPER_TRAINING[name]:7.1f}{TARGETS.get(name, 1.0):8.2f}"
+            f"{inference[name] * 1e3:10.2f}{inference[name] / inference['none']:10.2f}x{PAPER_INFERENCE:7.1f}"
+            f"{count:12,}{count - base:10,}"
+        )
+    return lines
+
+
+@click.command()
+@click.option("--device", default="cuda", show_default=True, help="cpu only tries the code.")
+@click.option("--resolution", type=int, default=128, show_default=True, help="In pixels, a power of two.")
+@click.option("--batch", type=click.IntRange(min=4), default=32, show_default=True, help="Images per iteration.")
+@click.option(
+    "--width", type=click.IntRange(min=1), default=512, show_default=True, help="The host's cmax; cbase is 64 of it."
+)
+@click.option("--map-depth", type=click.IntRange(min=1), default=2, show_default=True, help="Layers of the mapping.")
+@click.option("--head", type=click.Choice(HEADS), default=HEADS[0], show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Cycles of 16 iterations each."
+)
+@click.option(
+    "--host", "folder", type=click.Path(path_type=Path), default=ROOT / "vendor" / "stylegan3", help="Patched."
+)
+@click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
+def main(
+    device: str,
+    resolution: int,
+    batch: int,
+    width: int,
+    map_depth: int,
+    head: str,
+    rounds: int,
+    folder: Path,
+    check: bool,
+) -> None:
+    """Time whole training iterations and inference of StyleGAN2 without and with MTM."""
+    machine = f"cpu, torch {torch.__version__}" if device == "cpu" else require("bench-table4")
+    host = Host(folder)
+    torch.backends.cudnn.benchmark = True  # this and the next two as the host's training loop
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    click.echo(f"{machine}\nStyleGAN2, {resolution} px, batch {batch}, width {width}, head {head}")
+    names = settings_of(resolution)
+    trainers = {n: Trainer(host, n, head, resolution, batch, width, map_depth, device) for n in names}
+    training = measure(trainers, "cycle", rounds, device)
+    inference = measure(trainers, "infer", 4 * rounds, device)
+    click.echo("\n".join(rows(trainers, training, inference)))
+    click.echo(
+        "peak MiB (all settings' networks included): "
+        + ", ".join(f"{n} {peak_mib(t, device)}" for n, t in trainers.items())
+    )
+    missed = [n for n, limit in TARGETS.items() if n in names and training[n] / training["none"] > limit]
+    if missed:
+        click.echo(f"over the target: {'; '.join(missed)}")
+    if check and missed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
