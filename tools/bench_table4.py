@@ -16,6 +16,7 @@ from typing import Any
 import click
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from mtm_ops.hosts import LAYER_GROUPS
 from tools.gpu import require
@@ -46,7 +47,6 @@ class Host:
         sys.path.insert(0, str(folder))
         self.networks = importlib.import_module("training.networks_stylegan2")
         self.loss = importlib.import_module("training.loss")
-        self.misc = importlib.import_module("torch_utils.misc")
         for name in ("conv2d_gradfix", "grid_sample_gradfix"):
             gradfix: Any = importlib.import_module(f"torch_utils.ops.{name}")
             gradfix.enabled = True
@@ -90,7 +90,7 @@ class Trainer:
         for name, module, optimizer, interval in self.phases:
             if self.count % interval:
                 continue
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             module.requires_grad_(True)
             z = torch.randn(self.batch, Z_DIM, device=self.device)
             self.loss.accumulate_gradients(
@@ -98,19 +98,19 @@ class Trainer:
             )
             module.requires_grad_(False)
             self._step(module, optimizer)
-        with torch.no_grad():
-            for ema, p in zip(self.G_ema.parameters(), self.G.parameters(), strict=True):
-                ema.copy_(p.lerp(ema, 0.999))
-            for ema, p in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
-                ema.copy_(p)
+        self._average()
         self.count += 1
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 0.001)
+        torch._foreach_copy_(list(self.G_ema.buffers()), list(self.G.buffers()))
+
     def _step(self, module: nn.Module, optimizer: Any) -> None:
-        params = [p for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
-        self.host.misc.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
-        for p, grad in zip(params, flat.split([p.numel() for p in params]), strict=True):
-            p.grad = grad.reshape(p.shape)
+        """An optimiser step with infinite and NaN gradients replaced first, as the host does."""
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        together = _flatten_dense_tensors(gradients).nan_to_num_(0.0, 1e5, -1e5)
+        torch._foreach_copy_(gradients, list(_unflatten_dense_tensors(together, gradients)))
         optimizer.step()
 
     def cycle(self) -> None:
