@@ -68,7 +68,8 @@ def modulated_deform_conv2d(
         forward mode NotImplementedError; torch.func's transforms do not take it. "reference" to any order. At whole
         pixels the offset's gradient is that of the side towards larger coordinates.
     Determinism: the same bits on every call on the CPU; sampling and its gradients for any number of threads.
-        On CUDA x's gradient adds in any order, unless torch.use_deterministic_algorithms(True).
+        On CUDA x's gradient adds in any order, unless torch.use_deterministic_algorithms(True); torch's own products
+        then ask for CUBLAS_WORKSPACE_CONFIG.
     Memory: "native" never holds the columns whole, forward or backward; "reference" does.
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
         was expected and what came.
