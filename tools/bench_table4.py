@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from mtm_ops.hosts import LAYER_GROUPS
+from mtm_ops.module import HEADS
 from tools.gpu import require
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPER_TRAINING = {"none": 1.0, "low": 1.2, "low,mid": 2.1, "low,mid,high": 3.2}
 PAPER_INFERENCE = 1.0
 TARGETS = {"low": 1.03, "low,mid": 1.06, "low,mid,high": 1.15}
-HEADS = ("offset", "offset+mask")
 G_INTERVAL, D_INTERVAL = 4, 16  # the host's: G_reg_interval and D_reg_interval of StyleGAN2
 CYCLE = 16  # iterations until both have come round
 Z_DIM = 512
@@ -199,7 +199,7 @@ def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: di
     "--width", type=click.IntRange(min=1), default=512, show_default=True, help="The host's cmax; cbase is 64 of it."
 )
 @click.option("--map-depth", type=click.IntRange(min=1), default=2, show_default=True, help="Layers of the mapping.")
-@click.option("--head", type=click.Choice(HEADS), default=HEADS[0], show_default=True)
+@click.option("--head", type=click.Choice(list(HEADS)), default="offset", show_default=True)
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Cycles of 16 iterations each."
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from mtm_ops.module import HEADS
 from tools.overlay.catalog import load_hosts, load_patches
 from tools.overlay.git import Checkout, open_checkout, read_blobs, tree_blobs
 from tools.overlay.inserter import insert
@@ -17,7 +18,6 @@ from tools.overlay.inserter import insert
 _ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("low", "low,mid", "low,mid,high")
 PAPER_M = dict(zip((None, *SETTINGS), (27.78, 28.55, 28.94, 29.32), strict=True))  # Table 4, "# Param."
-HEADS = ("offset", "offset+mask")
 _CONCERNS = ("compat", "mtm")
 _FOLDERS = ("dnnlib", "torch_utils", "training")
 
@@ -75,7 +75,7 @@ def table() -> list[str]:
         "StyleGAN2, 128 px, unconditional, 2 mapping layers; the paper's Table 4 in millions.",
         "{:<14}{:<13}{:>7}{:>12}{:>10}{:>9}{:>8}  match".format(*head_line),
     ]
-    base, _ = count(None, HEADS[0])
+    base, _ = count(None, "offset")
     lines.append(_row("none", "-", 0, base, 0, PAPER_M[None], 0))
     for head in HEADS:
         before, paper_before = base, PAPER_M[None]
