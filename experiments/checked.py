@@ -52,16 +52,24 @@ def check(model: type[Model], values: Any, where: str) -> Model:
         raise UserError("\n".join(_sentences(model, error.errors(), where))) from None
 
 
-def read_json(model: type[Model], path: Path) -> Model:
-    """The file's JSON as a `model`. Raises UserError naming the file where it is absent, no JSON or wrong."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The file's JSON object with None for NaN and infinity; empty where there is no file. Raises UserError else."""
+    if not path.exists():
+        return {}
     try:
-        return check(model, json.loads(path.read_text(encoding="utf-8")), path.name)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected JSON, got {error}. Restore the file, or remove it.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object, got {_short(values)}. Restore the file, or remove it.")
+    return finite(values)
+
+
+def read_json(model: type[Model], path: Path) -> Model:
+    """The file's JSON object as a `model`. Raises UserError naming the file where it is absent, no JSON or wrong."""
+    if not path.exists():
+        raise UserError(f"{path}: expected a file, got none.")
+    return check(model, read_object(path), path.name)
 
 
 def _sentences(model: type[BaseModel], errors: Iterable[ErrorDetails], where: str) -> list[str]:

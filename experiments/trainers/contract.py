@@ -11,13 +11,14 @@ import json
 import shlex
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict
 
 from experiments.checked import Checked, Number, Value, finite, read_json
+from experiments.files import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +99,8 @@ class Run(Checked):
     dataset: str
     metrics: list[str]
     samples_nimg: int  # to generate for each metric that leaves the number open
-    gpus: int = 1  # where the machine has any
+    identity: dict[str, Any] = {}  # what makes it another run where it changes; see experiments.folder
+    made_by: str = ""  # the command that made the data
 
     folder: Path = Path()
     data: Path = Path()
@@ -137,21 +139,46 @@ class Trainer(ABC):
         """How far the training is. Raises UserError for a file that cannot be right, naming it."""
 
     @abstractmethod
-    def ticks(self, run: Run) -> list[Tick]:
-        """All ticks in order of kimg, each once however often the run was interrupted."""
+    def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
+        """All ticks in order of kimg, each once however often the run was interrupted. What is wrong with the files
+        is left out and added to `problems`."""
 
     @abstractmethod
     def snapshot(self, run: Run) -> Path | None:
         """The newest whole snapshot that can be opened (experiments.snapshots); truncated ones are passed over."""
 
+    def gpus(self, run: Run) -> int:
+        """How many GPUs the run asks for, where the machine has any."""
+        return 0
+
     def facts(self, run: Run) -> dict[str, Any]:
         """What the trainer noted of its options, for the ledger; empty where it noted nothing."""
         return {}
 
+    def measure(self, run: Run, name: str) -> Measured | None:
+        """A metric that is there, or None. Raises UserError for a file that cannot be right, naming it."""
+        path = run.folder / METRICS / f"{name}.json"
+        return read_json(Measured, path) if path.exists() else None
+
     def measured(self, run: Run) -> dict[str, Measured]:
-        """The metrics that are there. Raises UserError for a file that cannot be right, naming it."""
-        files = sorted((run.folder / METRICS).glob("*.json"))
-        return {file.stem: read_json(Measured, file) for file in files}
+        """The metrics that the run asks for and that are there. Raises UserError as `measure` does."""
+        found = {name: self.measure(run, name) for name in run.metrics}
+        return {name: measured for name, measured in found.items() if measured is not None}
+
+    def missing(self, run: Run) -> list[str]:
+        """The metrics that are still to be computed: absent, unreadable, or of another number of images."""
+
+        def is_there(name: str) -> bool:
+            try:
+                measured = self.measure(run, name)
+            except UserError:
+                return False
+            return (
+                measured is not None
+                and measured.fingerprint.get("generated_nimg", run.samples_nimg) == run.samples_nimg
+            )
+
+        return [name for name in run.metrics if not is_there(name)]
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
@@ -170,28 +197,49 @@ class Trainer(ABC):
         """The commands that are left to do, in order: train, metrics, images."""
         newest = self.snapshot(run) if self.progress(run).finished else None
         finished, snapshot = newest is not None, str(newest or self.planned_snapshot(run))
-        missing = [name for name in run.metrics if name not in self.measured(run)]
         steps = [] if finished else [self.train_step(run)]
-        steps += self.metric_steps(run, snapshot, missing if finished else run.metrics)
+        steps += self.metric_steps(run, snapshot, self.missing(run) if finished else run.metrics)
         if not (run.folder / IMAGES / "samples.png").exists() or not finished:
             argv = ["python", "-m", "tools.images", snapshot, f"--outdir={run.folder / IMAGES}", f"--data={run.data}"]
             steps.append(Step(name="images", argv=[*argv, "--seed=0"]))
         return steps
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a .jsonl file, in order; lines that are torn or no objects are left out, NaN is None."""
+def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The JSON objects of a .jsonl file, in order, with None for NaN; a damaged line is added to `problems`."""
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             value = json.loads(line)
         except ValueError:
-            continue
+            value = None
         if isinstance(value, dict):
             found.append(finite(value))
+        elif line.strip():
+            problems.append(f"{path.parent.name}/{path.name}: line {number} is damaged and was left out")
     return found
+
+
+def in_order(ticks: Iterable[Tick]) -> list[Tick]:
+    """Ticks with rising kimg: those of an attempt that went on from an earlier snapshot replace what they repeat."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        while kept and kept[-1].kimg >= tick.kimg:
+            kept.pop()
+        kept.append(tick)
+    return kept
+
+
+def first_line(path: Path) -> dict[str, Any]:
+    """The JSON object in the first line of a .jsonl file; empty where there is none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            value = json.loads(file.readline())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return finite(value) if isinstance(value, dict) else {}
 
 
 def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
