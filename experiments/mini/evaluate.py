@@ -3,15 +3,14 @@
     python -m experiments.mini.evaluate --run runs/low --data faces.zip
 
 Writes into the run's folder metrics.json (the distance with the fingerprint of how it was taken), reals.png,
-samples.png (the same latents for every run with this seed) and, where the run has the MTM, fig4.png and offsets.png.
+samples.png (the same latents for every run with this seed) and, where the run has the MTM, what else
+experiments.images draws.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,13 @@ import torch
 from torch import Tensor
 
 from experiments.files import UserError, atomic_output
+from experiments.generators import Mini
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
 from experiments.mini.data import Pictures, load_pictures, to_uint8
 from experiments.mini.networks import Generator
 from experiments.mini.trainer import Options, build_generator
+from experiments.snapshots import LocalSnapshot
 
 BATCH = 100
 DDOF = 0
@@ -68,30 +69,12 @@ def measure(generator: Generator, pictures: Pictures, samples_nimg: int, seed: i
     return {"frechet": frechet_distance(real_features, fake_features, ddof=DDOF), "fingerprint": fingerprint}
 
 
-def _save_png(path: Path, save: Callable[..., None]) -> None:
-    buffer = io.BytesIO()
-    save(buffer, format="png")
-    with atomic_output(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+def draw(run: Path, generator: Generator, data: Path, seed: int) -> list[str]:
+    """Write the run's images; returns their names."""
+    from experiments.images import make_images
 
-
-def draw(run: Path, generator: Generator, pictures: Pictures, seed: int) -> list[str]:
-    """Write the run's pictures; returns their names."""
-    from experiments.mini.pictures import grid, offset_fields, switch_grid
-
-    torch.manual_seed(seed + 1)  # not the latents of the distance, and the same for every run
-    z = torch.randn(96, generator.z_dim)
-    some = pictures.batch(0, 96, seed)
-    saves: dict[str, Callable[..., None]] = {
-        "reals.png": grid(to_uint8(some), 16).save,
-        "samples.png": grid(sample(generator, z), 16).save,
-    }
-    if generator.bending_layers():
-        saves["fig4.png"] = switch_grid(generator, z[:14]).save
-        saves["offsets.png"] = offset_fields(generator, z[:7]).savefig
-    for name, save in saves.items():
-        _save_png(run / name, save)
-    return list(saves)
+    snapshot = LocalSnapshot(run / "final.pt", Mini(generator, "cpu"))
+    return [path.name for path in make_images(snapshot, run, data, seed)]
 
 
 def evaluate(run: Path, data: Path, samples_nimg: int, seed: int) -> dict[str, Any]:
@@ -103,7 +86,7 @@ def evaluate(run: Path, data: Path, samples_nimg: int, seed: int) -> dict[str, A
             f"evaluate: --data must be the pictures that the run was trained on; expected content "
             f"{options.data_sha256[:12]}, got {pictures.sha256[:12]} in {str(data)!r}. Give the data set of {run}."
         )
-    draw(run, generator, pictures, seed)
+    draw(run, generator, data, seed)
     result = measure(generator, pictures, samples_nimg, seed)
     result["generator_parameters"] = sum(parameter.numel() for parameter in generator.parameters())
     with atomic_output(run / "metrics.json") as partial:

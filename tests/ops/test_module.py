@@ -307,14 +307,19 @@ def test_offsets_scaled_by_1_changes_no_bit_and_by_0_is_exactly_off():
 
 
 def test_offsets_scaled_nests_the_innermost_factor_counts():
-    network, seen = Network(), []
+    network = Network()
+
+    def strengths() -> list[float]:
+        return [head.strength for head in network.heads()]
+
     with offsets_scaled(network, 0.5):
-        with offsets_scaled(network.first, 0.5), pytest.raises(KeyError), offsets_scaled(network, 2):
-            seen.append([head.strength for head in network.heads()])
+        with offsets_scaled(network, 2), offsets_scaled(network.first, 0.25):
+            assert strengths() == [0.25, 2]
+        assert strengths() == [0.5, 0.5]
+        with pytest.raises(KeyError), offsets_scaled(network, 3):
             raise KeyError("from the body")
-        seen.append([head.strength for head in network.heads()])
-    seen.append([head.strength for head in network.heads()])
-    assert seen == [[2, 2], [0.5, 0.5], [1, 1]]
+        assert strengths() == [0.5, 0.5]
+    assert strengths() == [1, 1]
 
 
 @pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf"), "1", None, 1j], ids=repr)
