@@ -81,8 +81,8 @@ def save_tensors(path: Path, content: Any) -> None:
     save_bytes(path, buffer.getvalue())
 
 
-def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
-    """Claim `outdir` for these options; return the snapshot to continue from, if there is one.
+def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Claim `outdir` for these options, noting `facts` with them; return the snapshot to continue from, if there is one.
 
     Touches nothing unless the folder is new, or its run had the same options.
     """
@@ -94,7 +94,7 @@ def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
                 f"{stored.name}. Choose another folder."
             )
         outdir.mkdir(parents=True, exist_ok=True)
-        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__}
+        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__} | facts
         if options.mtm != "none":
             from mtm_ops.doctor import impl_used
 
@@ -215,7 +215,8 @@ def _train(outdir: Path, options: Options, pictures: Pictures, stop: StopRequest
         trainer = Trainer(options, pictures)
     except ValueError as error:  # layers that do not exist, and the like
         raise UserError(str(error)) from error
-    state = open_run(outdir, options)
+    parameters = sum(parameter.numel() for parameter in trainer.G.parameters())
+    state = open_run(outdir, options, {"generator_parameters": parameters})
     if state is not None:
         trainer.restore(state)
     journal = Journal(outdir, options)
