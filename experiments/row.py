@@ -159,8 +159,8 @@ class Work:
 
 
 def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
-    """Does the run and returns its status: done, failed or interrupted. Raises UserError only where state or ledger
-    cannot be written."""
+    """Does the run and returns its status: done, failed or interrupted. Raises UserError where the state cannot be
+    written; an entry that cannot is in the state's message."""
     run = load_run(folder, data)
     work = Work(run, TRAINERS[run.trainer], out, lock)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -175,7 +175,10 @@ def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
     except (StepFailed, UserError) as error:
         status, message = "failed", str(error)
     entry = ledger_entry(work, status, message)
-    ledger.append_entry(out / ledger.NAME, entry | {"wall_s": round(time.monotonic() - started_s, 1)})
+    try:
+        ledger.append_entry(out / ledger.NAME, entry | {"wall_s": round(time.monotonic() - started_s, 1)})
+    except (UserError, OSError) as error:
+        status, message = "failed", f"{message}\nThe ledger cannot be written: {error}".strip()
     work.write_state(status, message)
     return status
 

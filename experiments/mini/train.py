@@ -82,7 +82,7 @@ def save_tensors(path: Path, content: Any) -> None:
 
 
 def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Claim `outdir` for these options, noting `facts` with them; return the snapshot to continue from, if there is one.
+    """Claim `outdir` for these options, noting `facts` too; return the snapshot to continue from, if there is one.
 
     Touches nothing unless the folder is new, or its run had the same options.
     """
