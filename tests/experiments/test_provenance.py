@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,6 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def overlay(repository: Path, *words: str) -> None:
-    import sys
-
     command = [sys.executable, str(ROOT / "tools/apply_patches.py"), "--root", str(repository), *words]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -61,9 +60,8 @@ def test_the_cuda_version_is_torchs():
 
 def test_cards_and_driver_are_what_nvidia_smi_says(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\ncase $1 in *name*) echo 'NVIDIA H100, 570.1'; echo 'NVIDIA H100, 570.1';; *) echo 0; echo 1;; esac\n"
-    )
+    card = "echo 'NVIDIA H100, 570.1'"
+    tool.write_text(f"#!/bin/sh\ncase $1 in *name*) {card}; {card};; *) echo 0; echo 1;; esac\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     for cached in (provenance._nvidia_smi, provenance.machine):
