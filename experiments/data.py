@@ -40,7 +40,8 @@ class Data:
 
     def command(self, name: str) -> list[str]:
         """The command that makes it."""
-        return [*self._recipe(name), "--out", str(self.path(name))]
+        make, source, options = self._recipe(name)
+        return [*make, *source, str(self.path(name)), *options]
 
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
         """Makes the dataset unless it is there, and returns its zip and what it holds.
@@ -62,12 +63,12 @@ class Data:
         if self._source is not None:
             open_source(self._source)
 
-    def _recipe(self, name: str) -> list[str]:
+    def _recipe(self, name: str) -> tuple[list[str], list[str], list[str]]:
+        """What makes it, the user's source if there is one, and the options, as words."""
         dataset: Dataset = self._table.datasets[name]
-        words = [*dataset.make, *flags(dataset.options)]
-        if name == "user":
-            words += ["--source", str(self._source)] + ["--skip-broken"] * self._skip_broken
-        return words
+        own = name == "user"
+        options = flags(dataset.options) + ["--skip-broken"] * (own and self._skip_broken)
+        return dataset.make, [str(self._source)] * own, options
 
     def _source_stamp(self, name: str) -> list:
         """Names, sizes and times of the user's files: cheap, and changes whenever they do."""

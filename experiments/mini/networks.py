@@ -142,7 +142,7 @@ class StyledConv(nn.Module):
             y = modulated_deform_conv2d(x, self.weight, offset, style, mask=mask, padding=1, demodulate=False)
         if self.up:
             y = upsample2x(y)
-        shift = self.bias
+        shift: Tensor = self.bias
         if noise and self.noise_strength is not None:
             shift = shift + torch.randn_like(y[:, :1]) * self.noise_strength
         scale = demodulation(self.weight, style) * GAIN

@@ -88,13 +88,15 @@ def main() -> None:
     for function in (train, evaluate, data):
         verb = verbs.add_parser(function.__name__)
         verb.set_defaults(function=function)
-        for name in ("outdir", "run", "data", "out"):
+        for name in ("outdir", "run", "data"):
             verb.add_argument(f"--{name}", type=Path)
         for name in ("kimg", "samples", "count", "resolution", "seed"):
             verb.add_argument(f"--{name}", type=int, default=0)
         verb.add_argument("--tick-s", type=float, default=0.0)
         verb.add_argument("--mtm", default="none")
         verb.add_argument("--mode", default="good")
+        if function is data:
+            verb.add_argument("out", type=Path)
     args = parser.parse_args()
     args.function(args)
 

@@ -40,7 +40,7 @@ credit = "Pictures: Nobody, CC BY-SA 4.0."
 
 [datasets.user]
 title = "The user's own pictures"
-make = ["python", "-m", "experiments.datasets.zips"]
+make = ["python", "-m", "tools.data", "images"]
 options = {{ resolution = 8, min-nimg = 2 }}
 
 [metrics.frechet]
