@@ -32,7 +32,7 @@ from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
-MINI_VERSION = 1  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
+MINI_VERSION = 2  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
 
 
 class StopRequest:

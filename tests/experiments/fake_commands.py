@@ -1,4 +1,4 @@
-"""The commands of the tests' trainer (fake_trainer.py): train, measure, draw, data; quick, for they import little.
+"""The commands of the tests' trainer (fake_trainer.py): train, measure, draw; quick, for they import little.
 
 The "training" is a chain of hashes, so that a resumed run can be told from one that started again.
 """
@@ -76,30 +76,15 @@ def draw(args: argparse.Namespace) -> None:
         Image.new("RGB", IMAGE_SIZE, "orange").save(args.outdir / f"{name}.png")
 
 
-def data(args: argparse.Namespace) -> None:
-    import io
-    import zipfile
-
-    from PIL import Image
-
-    time.sleep(30 if args.mode == "slow" else 0)
-    with zipfile.ZipFile(args.out, "w") as archive:
-        for i in range(args.count):
-            buffer = io.BytesIO()
-            Image.new("RGB", (args.resolution,) * 2, (i, 0, 0)).save(buffer, "png")
-            archive.writestr(f"00000/img{i:08d}.png", buffer.getvalue())
-        archive.writestr("dataset.json", '{"labels": null}')
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers(required=True)
-    for function in (train, measure, draw, data):
+    for function in (train, measure, draw):
         verb = verbs.add_parser(function.__name__)
         verb.set_defaults(function=function)
-        for name in ("outdir", "data", "out"):
+        for name in ("outdir", "data"):
             verb.add_argument(f"--{name}", type=Path)
-        for name in ("kimg", "samples", "count", "resolution", "seed", "gpus"):
+        for name in ("kimg", "samples", "seed", "gpus"):
             verb.add_argument(f"--{name}", type=int, default=0)
         verb.add_argument("--tick-s", type=float, default=0.0)
         for name in ("mtm", "mode", "metrics"):

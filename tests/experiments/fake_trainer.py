@@ -1,19 +1,28 @@
 """A trainer for the runner's tests: real child processes (fake_commands.py) that keep the contract, in milliseconds.
 
-`python fake_trainer.py run|row ...` is experiments.run or experiments.row with this trainer registered.
+`python fake_trainer.py run|row|data ...` is experiments.run, experiments.row or tools.data with these registered.
 """
 
 import errno
 import importlib
+import io
 import os
 import sys
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from experiments import jobs  # noqa: E402
+import click  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from experiments import data, jobs  # noqa: E402
+from experiments.datasets import RECIPES  # noqa: E402
+from experiments.datasets.recipe import Recipe  # noqa: E402
+from experiments.datasets.zips import DatasetInfo, describe  # noqa: E402
 from experiments.metrics import METRICS  # noqa: E402
 from experiments.metrics.base import Metric  # noqa: E402
 from experiments.trainers import TRAINERS  # noqa: E402
@@ -48,8 +57,37 @@ class Fake(Mini):
         return int(run.options.get("gpus", 0))
 
 
+def make_shapes(source: None, file: Path, resolution: int, count: int, slow: bool) -> DatasetInfo:
+    time.sleep(30 if slow else 0)
+    with zipfile.ZipFile(file, "w") as archive:
+        for i in range(count):
+            buffer = io.BytesIO()
+            Image.new("RGB", (resolution,) * 2, (i, 0, 0)).save(buffer, "png")
+            archive.writestr(f"00000/img{i:08d}.png", buffer.getvalue())
+        archive.writestr("dataset.json", '{"labels": null}')
+    return describe(file)
+
+
+SHAPES = Recipe(
+    name="shapes",
+    title="Shapes.",
+    make=make_shapes,
+    obtain="Nothing to obtain.",
+    licence="CC BY-SA 4.0",
+    credit="Images: Nobody, CC BY-SA 4.0.",
+    takes_source=False,
+    options=(
+        click.Option(["--resolution"], type=int, default=8),
+        click.Option(["--count"], type=int, default=4),
+        click.Option(["--slow"], is_flag=True),
+    ),
+)
+
+
 def register() -> None:
     TRAINERS["fake"] = Fake()
+    RECIPES["shapes"] = SHAPES
+    data.TOOL = (FILE, "data")
     METRICS["recall"] = Metric("recall", "Recall", None, lower_is_better=False)
     jobs.ROW = (FILE, "row")
 
@@ -78,7 +116,7 @@ def main() -> None:
     name = sys.argv.pop(1)
     if name == "row" and f"/runs/{os.environ.get('FAKE_FULL_DISK')}/" in sys.argv[1]:
         fill_disk()
-    importlib.import_module(f"experiments.{name}").main()
+    importlib.import_module("tools.data" if name == "data" else f"experiments.{name}").main()
 
 
 if __name__ == "__main__":

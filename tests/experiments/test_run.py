@@ -16,8 +16,9 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from experiments import jobs
+from experiments import data, jobs
 from experiments import run as run_module
+from experiments.datasets import RECIPES
 from experiments.files import UserError
 from experiments.folder import in_use
 from experiments.ledger import Attempt, Call, read_entries
@@ -28,7 +29,6 @@ from experiments.table import load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import ROOT
 
-FAKE = fake_trainer.COMMANDS
 TABLE = """
 name = "tiny"
 title = "A tiny table"
@@ -41,15 +41,7 @@ parallel = 2
 samples_nimg = 50
 
 [datasets.shapes]
-title = "Shapes"
-make = ["python", "{fake}", "data"]
-options = {{ resolution = 8, count = 4 }}
-credit = "Images: Nobody, CC BY-SA 4.0."
-
-[datasets.user]
-title = "The user's own images"
-make = ["python", "-m", "experiments.datasets.zips"]
-options = {{ resolution = 8, min-nimg = 2 }}
+options = { resolution = 8, count = 4 }
 
 [options]
 kimg = 5
@@ -62,8 +54,8 @@ disk_gb = 0.001
 
 [presets.smoke]
 meaningless = true
-options = {{ kimg = 2 }}
-cost = {{ hours = 0.1, machine = "2 CPU cores", memory_gb = 1, disk_gb = 0.001 }}
+options = { kimg = 2 }
+cost = { hours = 0.1, machine = "2 CPU cores", memory_gb = 1, disk_gb = 0.001 }
 
 [[rows]]
 id = "plain"
@@ -80,18 +72,19 @@ baseline = "plain"
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (TRAINERS, METRICS):
-        for name in registry:
-            monkeypatch.setitem(registry, name, registry[name])  # type: ignore[arg-type]
+    for registry in (TRAINERS, METRICS, RECIPES):  # what is registered below is taken out again
+        for name in ("fake", "recall", "shapes"):
+            monkeypatch.setitem(registry, name, None)  # type: ignore[arg-type]
+            del registry[name]  # type: ignore[arg-type]
     monkeypatch.setattr(jobs, "ROW", jobs.ROW)
+    monkeypatch.setattr(data, "TOOL", data.TOOL)
     fake_trainer.register()
-    monkeypatch.setattr(run_module, "TRAINERS", TRAINERS)
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(TABLE.format(fake=FAKE))
+    path.write_text(TABLE)
     return path
 
 
@@ -175,7 +168,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(table):
     before = files_below(table.parent)
     result = call(table, "--dry-run")
     assert result.exit_code == 0, result.output
-    commands = re.findall(r"^(?:\w+=\S+ )?python .*fake_commands\.py (\w+) ", result.output, re.MULTILINE)
+    commands = re.findall(r"^(?:\w+=\S+ )?python .*fake_\w+\.py (\w+) ", result.output, re.MULTILINE)
     assert commands == ["data", *["train", "measure", "draw"] * 2]
     assert "--mtm=low --kimg=5 --seed=7" in result.output
     assert "cost: about 6 min 00 s on 2 CPU cores" in result.output
@@ -207,7 +200,9 @@ def test_a_run_makes_rows_ledger_and_report_and_is_not_repeated(table):
 def test_nothing_in_the_outputs_names_a_place_on_this_machine(table):
     assert call(table).exit_code == 0
     for name in ("ledger.jsonl", "report.md", "report.html", "table.json"):
-        text = (table.parent / "out" / name).read_text().replace(FAKE, "")
+        text = (
+            (table.parent / "out" / name).read_text().replace(fake_trainer.COMMANDS, "").replace(fake_trainer.FILE, "")
+        )
         assert str(table.parent) not in text
         assert str(ROOT) not in text
         assert sys.executable not in text
@@ -359,7 +354,7 @@ def test_seeds_make_a_group_with_mean_and_spread(table):
 
 
 def test_an_interrupt_while_data_is_made_leaves_nothing_half_written(table, start):
-    edit(table, "count = 4", 'count = 4, mode = "slow"')
+    edit(table, "count = 4", "count = 4, slow = true")
     process = start(table)
     wait_for((table.parent / "cache").exists)
     time.sleep(0.3)
@@ -516,7 +511,7 @@ def own_images(folder: Path) -> Path:
     from PIL import Image
 
     folder.mkdir()
-    for i in range(3):
+    for i in range(64):
         Image.new("RGB", (20, 10), (0, i, 0)).save(folder / f"{i}.png")
     return folder
 
@@ -527,10 +522,10 @@ def test_other_data_makes_other_runs(table, no_report, tmp_path):
     images = own_images(tmp_path / "my $HOME images")
     assert call(table, "--data", str(images)).exit_code == 0
     entry = attempts(table)[0]
-    assert entry.dataset["nimg"] == 3
+    assert entry.dataset["nimg"] == 64
     assert str(tmp_path) not in entry.model_dump_json()
-    assert "'--source=.../my $HOME images'" in entry.commands[0]
-    Image.new("RGB", (20, 10), (0, 99, 0)).save(images / "1.png")
+    assert "'.../my $HOME images'" in entry.commands[0]
+    Image.new("RGB", (20, 10), (0, 199, 0)).save(images / "1.png")
     result = call(table, "--data", f"shapes={images}")
     assert result.exit_code == 0
     assert "is kept: data: there" in result.output
@@ -539,17 +534,11 @@ def test_other_data_makes_other_runs(table, no_report, tmp_path):
 
 def test_data_by_name_moves_only_the_rows_that_use_it(table, no_report, tmp_path):
     images = own_images(tmp_path / "mine")
-    recipe = f"""
-[datasets.dots]
-title = "Dots"
-make = ["python", "{FAKE}", "data"]
-options = {{ resolution = 8, count = 5 }}
-
-[metrics"""
-    edit(table, "[options]", recipe.replace("[metrics", "[options]"))
+    dots = '[datasets.dots]\nrecipe = "shapes"\noptions = { resolution = 8, count = 5 }\n\n[options]'
+    edit(table, "[options]", dots)
     edit(table, 'id = "low"', 'id = "low"\ndataset = "dots"')
     assert call(table, "--data", f"dots={images}").exit_code == 0
-    assert {entry.row: entry.dataset["nimg"] for entry in attempts(table)} == {"plain": 4, "low": 3}
+    assert {entry.row: entry.dataset["nimg"] for entry in attempts(table)} == {"plain": 4, "low": 64}
     result = call(table, "--data", str(images))
     assert result.exit_code == 1
     assert "expected NAME=PATH with a name of shapes, dots" in result.output
@@ -573,7 +562,7 @@ def test_a_path_that_a_shell_would_change_reaches_the_command_through_make(tmp_p
     for more, env in (([f"{key}={value}" for key, value in words.items()], clean), ([], clean | words)):
         done = subprocess.run([*make, *more], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert f"'--source={images}'" in done.stdout
+        assert f"tools.data images '{images}'" in done.stdout
         assert f"'--outdir={tmp_path}/o $$ut/runs/plain" in done.stdout
 
 
