@@ -27,12 +27,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
+from experiments.mini import VERSION
 from experiments.mini.data import Pictures, load_pictures
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
-MINI_VERSION = 2  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
 
 
 class StopRequest:
@@ -93,7 +93,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
                 f"{stored.name}. Choose another folder."
             )
         outdir.mkdir(parents=True, exist_ok=True)
-        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__} | facts
+        content = asdict(options) | {"mini_version": VERSION, "torch": torch.__version__} | facts
         if options.mtm != "none":
             from mtm_ops.doctor import impl_used
 
@@ -109,7 +109,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
             f"train: --outdir must hold a run with the same options; {outdir} differs in {'; '.join(differences)} "
             "(stored -> asked). Give the stored options to resume it, or choose another --outdir."
         )
-    if content.get("mini_version") != MINI_VERSION:
+    if content.get("mini_version") != VERSION:
         raise UserError(f"train: {outdir} is of another version of this trainer. Choose another --outdir.")
     snapshot = outdir / "snapshot.pt"
     return load_state(snapshot) if snapshot.exists() else None

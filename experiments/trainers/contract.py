@@ -4,7 +4,7 @@ A *run* is a row of a table with one seed. It has a folder of its own (`Run.fold
 fixed, and a trainer: a small class that says which commands to type and reads the files that they write. Nothing is
 read from a child's output, which goes straight to a file.
 
-To add a trainer, write one module with a subclass of `Trainer` and add one line to experiments/trainers/__init__.py.
+To add a trainer: one module with a subclass of `Trainer` and a TRAINER, one line in experiments/trainers/__init__.py.
 """
 
 import json

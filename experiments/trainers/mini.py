@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checked import Value, check, read_object
+from experiments.mini import VERSION
 from experiments.trainers.contract import Progress, Run, Step, Tick, Trainer, in_order, last_line, read_lines
 
 SNAPSHOT = "final.pt"  # the averaged generator, written at the end; snapshot.pt holds the whole state before
@@ -15,6 +16,7 @@ NOT_CURVES = ("kimg", "elapsed_s", "s_per_kimg", "peak_memory_mb")
 
 class Mini(Trainer):
     name = "mini"
+    version = VERSION
     command = ("python", "-m", "experiments.mini.train")
 
     def train_step(self, run: Run) -> Step:
@@ -43,6 +45,9 @@ class Mini(Trainer):
 
     def facts(self, run: Run) -> dict[str, Any]:
         return read_object(run.train / "training_options.json")
+
+
+TRAINER = Mini()
 
 
 def spell(value: Value) -> str:
