@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickletools
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +104,8 @@ class Official(Trainer):
     def train_step(self, run: Run) -> Step:
         options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
         options.pop("threads", None)
-        last = self.newest(run)
-        if last is not None and (last.exact or last.kimg > 0):
+        last = self.to_resume(run)
+        if last is not None:
             options["resume"] = str(last.path.resolve())
             options["kimg"] = options["kimg"] if last.exact else max(1, int(options["kimg"]) - last.kimg)
         threads = {"OMP_NUM_THREADS": str(run.options["threads"])} if "threads" in run.options else {}
@@ -134,8 +135,8 @@ class Official(Trainer):
         value = read_object(folder / "training_options.json").get("resume_pkl")
         return Path(value) if value else None
 
-    def newest(self, run: Run) -> Snapshot | None:
-        """The newest whole snapshot of all parts."""
+    def snapshots(self, run: Run) -> Iterator[Snapshot]:
+        """The whole snapshots of all parts, the newest first."""
         found = [
             (part.offset_kimg + _kimg_of(path), part.folder.name, path)
             for part in self.parts(run)
@@ -143,11 +144,17 @@ class Official(Trainer):
         ]
         for kimg, _, path in sorted(found, reverse=True):
             if is_whole_pickle(path):
-                return Snapshot(path, int(kimg), _sidecar(path))
-        return None
+                yield Snapshot(path, int(kimg), _sidecar(path))
+
+    def to_resume(self, run: Run) -> Snapshot | None:
+        """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
+        is no more than a beginning."""
+        snapshots = list(self.snapshots(run))
+        exact = [snapshot for snapshot in snapshots if snapshot.exact]
+        return next(iter(exact or [snapshot for snapshot in snapshots if snapshot.kimg > 0]), None)
 
     def snapshot(self, run: Run) -> Path | None:
-        newest = self.newest(run)
+        newest = next(self.snapshots(run), None)
         return newest.path.resolve() if newest else None
 
     def progress(self, run: Run) -> Progress:
@@ -227,10 +234,10 @@ def _kimg_of(snapshot: Path) -> int:
 
 
 def _sidecar(snapshot: Path | None) -> bool:
-    """Whether the rest of the trainer's state lies beside a snapshot."""
+    """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
     if snapshot is None:
         return True
-    return snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt").is_file()
+    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt"))
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:
