@@ -49,6 +49,12 @@ class Job:
         return self.run.label
 
 
+def row_command(run: Run, out: Path) -> list[str]:
+    """The command that does what is left of a prepared run, here or on any machine that sees the same files."""
+    paths = {"--out": out, "--data": run.data}
+    return [sys.executable, *ROW, str(run.folder.resolve()), *[f"{k}={v.resolve()}" for k, v in paths.items()]]
+
+
 class Scheduler:
     """Does jobs, `parallel` at a time and as many as the GPUs allow, until all have ended or a signal stops them.
 
@@ -101,11 +107,9 @@ class Scheduler:
         environment = {"MASTER_PORT": os.environ.get("MASTER_PORT", str(FIRST_PORT + job.slot))}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        folder = job.run.folder
-        command = [sys.executable, *ROW, str(folder.resolve())]
-        command += ["--out", str(self._out.resolve()), "--data", str(job.run.data.resolve())]
+        command = row_command(job.run, self._out)
         try:
-            with (folder / LOG).open("ab") as log:
+            with (job.run.folder / LOG).open("ab") as log:
                 job.process = subprocess.Popen(
                     command,
                     cwd=ROOT,

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -424,6 +425,21 @@ def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(t
     _, errors = process.communicate(timeout=30)
     assert "row low/7 failed: its process ended with SIGKILL (was it out of memory?) without a word" in errors
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "failed", "plain": "done"}
+
+
+def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
+    edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
+    prepared = CliRunner().invoke(run_module.main, arguments(table, "--prepare"))
+    assert prepared.exit_code == 0, prepared.output
+    commands = [shlex.split(line) for line in prepared.stdout.splitlines()]
+    assert len(commands) == 2
+    by_hand = subprocess.Popen(commands[1], start_new_session=True)
+    wait_for(lambda: ticks(table, "low", 2))
+    result = call(table)
+    assert result.exit_code == 0, result.output
+    assert "low/7    works already; followed" in result.output
+    assert by_hand.wait() == 0
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
 
 def test_a_full_disk_under_one_run_leaves_the_others_alone(table, no_report, monkeypatch):

@@ -1,4 +1,4 @@
-"""The tiny table of the official StyleGAN2 through the runner: killed in the middle, resumed to the same bits, reported."""
+"""The tiny table of the official StyleGAN2, run, killed in the middle, resumed to the same bits, reported."""
 
 import json
 import os
