@@ -161,6 +161,9 @@ class Scheduler:
         except UserError as error:
             self._end(job, "failed", str(error))
             return
+        if job.process is not None and in_use(job.run.folder):  # killed, but not its trainer: that goes on
+            self._follow(job)
+            return
         mine = state is not None and state.pid == job.pid
         if state is not None and mine and state.status != "running":
             self._end(job, state.status, state.message)

@@ -78,7 +78,7 @@ class Call:
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
-        """A run for every row and seed; raises UserError for one that its trainer cannot do."""
+        """A run for every row and seed."""
         runs = []
         for row in self.rows:
             made_by = portable_command(self.data.step(row.dataset), self.out)
@@ -86,7 +86,6 @@ class Call:
             for seed in row.seeds:
                 path = self.data.path(row.dataset)
                 run = make_run(self.table, row, seed, self.out, path, content, made_by)
-                TRAINERS[run.trainer].check(run)
                 runs.append(run)
         return runs
 
@@ -108,6 +107,10 @@ class Call:
         for run in runs:
             done = " (finished already)" if is_finished(run, attempts, self.out) else ""
             yield f"\n# row {run.label}: {run.title}{done}"
+            try:
+                TRAINERS[run.trainer].check(run)
+            except UserError as error:
+                yield f"# cannot run yet: {error}"
             yield from (step.text() for step in TRAINERS[run.trainer].steps(run))
         yield (
             f"\ncost: about {duration_text(cost.hours * 3600)} on {cost.machine}, {cost.memory_gb:g} GB of memory, "
@@ -120,7 +123,8 @@ class Call:
         started_s = time.monotonic()
         check_disk(self.table, self.out)
         check_owner(self.out, self.table)  # before minutes go into the data
-        self.make_runs({})
+        for run in self.make_runs({}):
+            TRAINERS[run.trainer].check(run)
         with locked(self.out):
             infos = {name: self.data.prepare(name)[1] for name in self.dataset_names}
             runs = self.make_runs(infos)

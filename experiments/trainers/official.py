@@ -92,8 +92,14 @@ class Official(Trainer):
     def check(self, run: Run) -> None:
         if not (ROOT / self.cwd / "train.py").is_file():
             raise UserError(
-                f"run: {self.cwd} must be there and patched; got no train.py in it. Fetch it (git submodule update "
-                f"--init vendor/{self.host}), then: make patch HOST={self.host}"
+                f"run: {self.cwd} must be fetched; got no train.py in it. Run: git submodule update --init "
+                f"vendor/{self.host} && make patch HOST={self.host}"
+            )
+        applied = run.identity.get("host", {}).get("patches", {})
+        if (ROOT / "patches" / self.host / "mtm.patch").is_file() and "mtm" not in applied:
+            raise UserError(
+                f"run: {self.cwd} must be patched with mtm; got {', '.join(applied) or 'no patch'} applied whole. Run: "
+                f"make patch HOST={self.host}"
             )
         if "kimg" not in run.options:
             raise UserError(f"run: row {run.row} must say how long it trains; got no option kimg. Add it.")

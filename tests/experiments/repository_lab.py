@@ -61,6 +61,6 @@ class Repository:
     def python(self, *words: str, ok: bool = True) -> str:
         """What a command printed."""
         done = self.start(*words)
-        output, _ = done.communicate(timeout=600)
+        output, _ = done.communicate(timeout=1800)
         assert not ok or done.returncode == 0, output
         return output

@@ -415,6 +415,17 @@ def test_a_trainer_that_outlived_its_row_is_waited_for_and_gone_on_with(table, s
     assert not psutil.pid_exists(state["child_pid"])
 
 
+def test_a_row_that_is_killed_alone_goes_on_when_its_trainer_has_ended(table, start, no_report):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table)
+    wait_for(lambda: ticks(table, "low", 2))
+    os.kill(json.loads((folder(table, "low") / "state.json").read_text())["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+
+
 def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(table, start, no_report):
     edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
     process = start(table)

@@ -46,7 +46,7 @@ def test_killed_in_the_middle_it_resumes_to_the_bits_of_an_uninterrupted_run_and
     assert "MTM, Low  done         Fréchet distance, random embedding" in straight
 
     runner = repository.start(*words("broken"))
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while not list(repository.root.glob(f"broken/runs/{ROW}/*/train/*/training-state-000001.pt")):
         assert time.monotonic() < end
         assert runner.poll() is None, runner.communicate()[0]

@@ -209,8 +209,19 @@ def test_parameters_and_options_are_read_from_log_and_options(tmp_path):
 
 def test_a_host_that_is_not_there_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(StyleGAN3, "host", "stylegan4")
-    with pytest.raises(UserError, match="vendor/stylegan4 must be there and patched"):
+    with pytest.raises(
+        UserError, match=r"vendor/stylegan4 must be fetched.*git submodule update --init vendor/stylegan4"
+    ):
         OFFICIAL.check(make_run(tmp_path))
+
+
+def test_a_host_without_the_mtm_patch_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(StyleGAN3, "cwd", str(tmp_path))  # absolute: a codebase that is there
+    (tmp_path / "train.py").touch()
+    run = make_run(tmp_path)
+    with pytest.raises(UserError, match=r"must be patched with mtm; got no patch applied whole. Run: make patch"):
+        OFFICIAL.check(run)
+    OFFICIAL.check(run.model_copy(update={"identity": {"host": {"patches": {"mtm": "ab"}}}}))
 
 
 def test_a_step_is_a_line_that_a_shell_reads_back():
