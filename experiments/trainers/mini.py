@@ -23,7 +23,7 @@ class Mini(Trainer):
         options = run.options | {"seed": run.seed}
         words = [f"--{key}={spell(value)}" for key, value in options.items()]
         argv = [*self.command, f"--outdir={run.train}", f"--data={run.data}", *words]
-        return Step(name="train", argv=argv, env={"OMP_NUM_THREADS": spell(run.options.get("threads", 1))})
+        return Step(name="train", argv=argv, env=run.environment)
 
     def progress(self, run: Run) -> Progress:
         values = {

@@ -114,13 +114,12 @@ class Official(Trainer):
         if last is not None:
             options["resume"] = str(last.path.resolve())
             options["kimg"] = options["kimg"] if last.exact else max(1, int(options["kimg"]) - last.kimg)
-        threads = {"OMP_NUM_THREADS": str(run.options["threads"])} if "threads" in run.options else {}
-        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=threads)
+        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=run.environment)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         theirs = [name for name in missing if METRICS[name].compute is None]
         if theirs:
-            yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd)
+            yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd, env=run.environment)
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
 
     def parts(self, run: Run) -> list[Part]:

@@ -240,6 +240,18 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(table, start, no
     assert {row: final(table, row, out="straight") for row in broken_off} == broken_off
 
 
+def test_a_signal_reaches_the_trainers_workers(table, start):
+    edit(table, "kimg = 5", 'kimg = 2000\nmode = "worker"\ntick-s = 0.05')
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 2))
+    (worker,) = re.findall(r"^worker (\d+)$", (folder(table, "low") / "log.txt").read_text(), re.MULTILINE)
+    assert psutil.pid_exists(int(worker))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    wait_for(lambda: not psutil.pid_exists(int(worker)) or psutil.Process(int(worker)).status() == "zombie")
+
+
 def test_a_second_interrupt_ends_trainers_that_do_not_listen(table, start):
     edit(table, "kimg = 5", 'kimg = 2000\nmode = "deaf"\ntick-s = 0.05')
     process = start(table)
