@@ -173,7 +173,9 @@ class HostSnapshot(Snapshot):
             self._process.join()
 
 
-def open_snapshot(path: Path, device: str | None = None, host: str | None = None) -> Snapshot:
+def open_snapshot(
+    path: Path, device: str | None = None, host: str | None = None, vendor: Path = ROOT / "vendor"
+) -> Snapshot:
     """Open a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
 
     A pickle runs code of its own when it is opened: only open files that you trust. No other file is opened.
@@ -182,6 +184,7 @@ def open_snapshot(path: Path, device: str | None = None, host: str | None = None
         path: the file.
         device: for torch; a GPU where there is one, if None.
         host: whose pickle it is; found from the source that the pickle carries, if None.
+        vendor: where the hosts' checkouts are, each under its name.
 
     Raises:
         UserError: where the file is absent, empty, cut off or no snapshot, its host cannot be told or is not fetched.
@@ -197,7 +200,7 @@ def open_snapshot(path: Path, device: str | None = None, host: str | None = None
     name = host or host_of(path)
     if name not in HOSTS:
         raise UserError(f"open_snapshot: host must be one of {', '.join(HOSTS)}; got {name!r}.")
-    folder = ROOT / "vendor" / name
+    folder = vendor / name
     if not (folder / HOSTS[name].loader).is_file():
         raise UserError(
             f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: git submodule update --init "
