@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import resource
 import signal
 import sys
@@ -112,7 +113,20 @@ def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
     if content.get("mini_version") != MINI_VERSION:
         raise UserError(f"train: {outdir} is of another version of this trainer. Choose another --outdir.")
     snapshot = outdir / "snapshot.pt"
-    return torch.load(snapshot, weights_only=True) if snapshot.exists() else None
+    return load_state(snapshot) if snapshot.exists() else None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A snapshot's content. Raises UserError naming the file where it is cut off or none."""
+    try:
+        content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"train: {path} is cut off or no snapshot ({path.stat().st_size} bytes; {reason}). Put back a whole one, "
+            "or remove it to train from the beginning."
+        ) from error
+    return content
 
 
 class Journal:
