@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -273,8 +273,8 @@ def _first_line(error: BaseException) -> str:
 # What follows runs in the process of its own.
 
 
-def serve(pipe: Connection, host: str, folder: str) -> None:
-    """Answer requests until the pipe closes."""
+def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
+    """Answer requests until the pipe closes, which it does when the other process ends, too."""
     os.dup2(2, 1)  # the hosts print; stdout is for what the command that is running here says
     sys.path[:0] = [os.path.normpath(os.path.join(folder, part)) for part in HOSTS[host].paths]
     generator: Generator | None = None
@@ -282,7 +282,7 @@ def serve(pipe: Connection, host: str, folder: str) -> None:
         try:
             stream, kind, *request = pickle.loads(pipe.recv_bytes())
         except EOFError:
-            return
+            os._exit(0)  # nothing is left to do, and taking down what the host imported can take seconds
         torch.set_rng_state(stream)
         answer: Any = None
         error: Exception | None = None

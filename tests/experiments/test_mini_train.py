@@ -12,11 +12,11 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from experiments.mini.evaluate import evaluate
 from PIL import Image
 
 from experiments.mini import loss, train
 from experiments.mini.data import load_pictures, to_float, to_uint8
-from experiments.mini.evaluate import evaluate
 from experiments.mini.trainer import Trainer
 
 TINY = {"kimg": 0.072, "batch": 6, "channels": 4, "latent": 8, "pl_interval": 2, "r1_interval": 3}
