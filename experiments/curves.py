@@ -56,7 +56,7 @@ def panels(rows: Sequence[RowResult]) -> list[dict[str, Any]]:
 def _panel(rows: Sequence[RowResult], name: str) -> dict[str, Any]:
     found = [(i, run == 0, line) for i, row in enumerate(rows) for run, line in enumerate(lines_of(row, name))]
     xs, ys = zip(*[point for _, _, line in found for point in line], strict=True)
-    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    x_low, x_high, y_low, y_high = 0.0, max(xs), min(ys), max(ys)
     x_scale = (WIDTH - LEFT - RIGHT) / ((x_high - x_low) or 1)
     y_scale = (HEIGHT - TOP - BOTTOM) / ((y_high - y_low) or 1)
 

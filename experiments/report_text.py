@@ -56,7 +56,7 @@ def _metric_text(results: Results, result: RowResult, name: str) -> str:
     if len(result.runs) > 1:
         values = [(run, run.value(name)) for run in result.runs]
         runs = [f"seed {run.seed}: {run.status if value is None else number_text(value)}" for run, value in values]
-        text += f" ({', '.join(runs)})" if result.values(name) else ""
+        text += f"\n({', '.join(runs)})" if result.values(name) else ""
     return f"{text} (meaningless)" if results.table.meaningless and result.values(name) else text
 
 
