@@ -1,6 +1,7 @@
 """Made-up tables in a folder, as the runner leaves them, for the tests of the report."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
 TITLE = "Fréchet distance, random embedding"
 FINGERPRINT = {"backbone": "random", "weights_sha256": "ab" * 32, "ddof": 0}
 DATA = {"nimg": 9, "resolution_px": 8, "content_sha256": "cd" * 32, "skipped": 0}
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """Of this checkout and machine: git is asked once."""
+    return provenance(None)
 
 
 def make_row(id: str, title: str, mtm: str = "none", **given: Any) -> Row:
@@ -98,7 +105,7 @@ def finish(
         "commands": [f"python -m train --outdir OUT/runs/{row_id}"],
         "trainer": {"mtm_impl": "native", "generator_parameters": 12345},
         "metrics": measured if status == "done" else {},
-        **provenance(None),
+        **facts(),
     }
     ledger.append_entry(out / ledger.NAME, {k: v for k, v in {**line, **(entry or {})}.items() if v is not ...})
 
