@@ -1,4 +1,4 @@
-"""Datasets for the runner: made by their recipe once, kept in a cache, described by their content."""
+"""Data sets for the runner: made by their recipe once, kept in a cache, described by their content."""
 
 import hashlib
 import json
@@ -7,34 +7,41 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.datasets import RECIPES
 from experiments.datasets.images import SUFFIXES, open_source
 from experiments.datasets.zips import DatasetInfo, describe
 from experiments.files import UserError, atomic_output, disk_errors
 from experiments.table import Dataset, Table
-from experiments.trainers.contract import ROOT, Step
+from experiments.trainers.contract import Step
+
+TOOL = ("-m", "tools.data")
 
 
 class Data:
-    """The datasets of one table. `sources` are the user's own by the data set they stand for; `cache` is the folder
-    that keeps what was made."""
+    """The data sets of one table. `sources` are the user's paths by the data set they are for: what its publisher
+    gives, or for one that is rendered the user's own images (Table.with_data). `cache` keeps what was made."""
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
         self._table, self._sources, self._cache, self._skip_broken = table, sources, cache, skip_broken
 
     def path(self, name: str) -> Path:
-        """Where the zip of dataset `name` is, or will be; the name changes with whatever changes its content."""
-        identity = json.dumps([self._recipe(name), self._source_stamp(name)])
+        """Where the zip of data set `name` is, or will be; the name changes with whatever changes its content."""
+        dataset = self._table.datasets[name]
+        identity = json.dumps([dataset.recipe, self._options(dataset), self._source_stamp(name)])
         key = hashlib.sha256(identity.encode())
-        for source in self._table.datasets[name].sources:
-            key.update((ROOT / source).read_bytes() if (ROOT / source).exists() else b"")
+        for source in RECIPES[dataset.recipe].sources:
+            key.update(source.read_bytes())
         return self._cache / f"{self._table.name}-{name}-{key.hexdigest()[:12]}.zip"
 
     def step(self, name: str) -> Step:
-        """The command that makes it."""
-        return Step(name="data", argv=[*self._recipe(name), f"--out={self.path(name)}"])
+        """The command that makes it; SOURCE stands for what the user has to give."""
+        dataset = self._table.datasets[name]
+        source = [str(self._sources.get(name, "SOURCE"))] * RECIPES[dataset.recipe].takes_source
+        argv = ["python", *TOOL, dataset.recipe, *source, str(self.path(name)), *self._options(dataset)]
+        return Step(name="data", argv=argv)
 
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
-        """Makes the dataset unless it is there, and returns its zip and what it holds.
+        """Makes the data set unless it is there, and returns its zip and what it holds.
 
         Raises UserError when the recipe fails (its own message stands above, on stderr).
         """
@@ -42,12 +49,10 @@ class Data:
         if not path.exists():
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable if word == "python" else word for word in self.step(name).argv]
+            command = [sys.executable, *self.step(name).argv[1:]]
             code = subprocess.run(command, stdout=2).returncode  # what it says goes to stderr
             if code or not path.exists():
-                raise UserError(
-                    f"Failed to create the data set {name!r} (exit code {code}); what it says stands above."
-                )
+                raise UserError(f"Failed to create the data set {name!r} (exit code {code}); see above.")
         return path, described(path)
 
     def known(self, name: str) -> DatasetInfo | None:
@@ -55,17 +60,19 @@ class Data:
         path = self.path(name)
         return described(path) if path.exists() and path.with_suffix(".json").exists() else None
 
-    def check_source(self) -> None:
-        """Raises UserError now, before any work, if the user's data cannot be what it should."""
+    def check_sources(self, names: list[str]) -> None:
+        """Raises UserError now, before any work, if a source is missing or cannot be what it should."""
+        for name in names:
+            recipe = RECIPES[self._table.datasets[name].recipe]
+            if recipe.takes_source and name not in self._sources and not self.path(name).exists():
+                raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
         for source in self._sources.values():
             open_source(source)
 
-    def _recipe(self, name: str) -> list[str]:
-        dataset: Dataset = self._table.datasets[name]
-        words = [*dataset.make, *[f"--{key}={value}" for key, value in dataset.options.items()]]
-        if name in self._sources:
-            words += [f"--source={self._sources[name]}"] + ["--skip-broken"] * self._skip_broken
-        return words
+    def _options(self, dataset: Dataset) -> list[str]:
+        options = dataset.options | ({"skip-broken": True} if self._skip_broken and dataset.recipe == "images" else {})
+        flags = [f"--{key}" for key, value in options.items() if value is True]
+        return flags + [f"--{key}={value}" for key, value in options.items() if not isinstance(value, bool)]
 
     def _source_stamp(self, name: str) -> list:
         """Names, sizes and times of the user's files: cheap, and changes whenever they do."""
@@ -78,7 +85,7 @@ class Data:
 
 
 def described(path: Path) -> DatasetInfo:
-    """`describe`, remembered beside the zip: for a large dataset it takes minutes."""
+    """`describe`, remembered beside the zip: for a large data set it takes minutes."""
     note, stat = path.with_suffix(".json"), path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     try:

@@ -25,6 +25,7 @@ from experiments.row import exit_text, note_failure, read_state, tree_rss_bytes
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, ROOT, Run
 
+ROW = ("-m", "experiments.row")
 FIRST_PORT = 29500  # MASTER_PORT of the first run at a time, for trainers that meet on one
 
 
@@ -101,7 +102,7 @@ class Scheduler:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         folder = job.run.folder
-        command = [sys.executable, "-m", "experiments.row", str(folder.resolve())]
+        command = [sys.executable, *ROW, str(folder.resolve())]
         command += ["--out", str(self._out.resolve()), "--data", str(job.run.data.resolve())]
         try:
             with (folder / LOG).open("ab") as log:

@@ -17,7 +17,7 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import IMAGES, Tick, load_run
 
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
-MEANINGLESS = "preset smoke: this number is meaningless"
+MEANINGLESS = "a smoke test: this number means nothing"
 SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the same row differ by more
 
 

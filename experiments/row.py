@@ -6,6 +6,7 @@ lock of the run's folder. SIGINT and SIGTERM go to the child's whole process gro
 snapshot and its workers end with it; a second signal kills the group.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -72,6 +73,7 @@ class Work:
     step: str = ""
     exit_code: int | None = None
     peak_rss_bytes: int = 0
+    begun_kimg: float = 0.0
     commands: list[str] = field(default_factory=list)
 
     def do(self) -> None:
@@ -157,24 +159,26 @@ class Work:
 
 
 def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
-    """Does the run and returns its status: done, failed or interrupted. Raises UserError only where state or ledger
-    cannot be written."""
+    """Does the run and returns its status: done, failed or interrupted. Raises UserError where the state cannot be
+    written; an entry that cannot is in the state's message."""
     run = load_run(folder, data)
     work = Work(run, TRAINERS[run.trainer], out, lock)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, work.on_signal)
-    started_s, resumed_kimg = time.monotonic(), 0.0
+    started_s = time.monotonic()
     status, message = "done", ""
     try:
-        resumed_kimg = work.trainer.progress(run).kimg
+        work.begun_kimg = work.trainer.progress(run).kimg
         work.do()
     except Stopped:
         status = "interrupted"
     except (StepFailed, UserError) as error:
         status, message = "failed", str(error)
     entry = ledger_entry(work, status, message)
-    entry |= {"wall_s": round(time.monotonic() - started_s, 1), "resumed_from_kimg": resumed_kimg or None}
-    ledger.append_entry(out / ledger.NAME, entry)
+    try:
+        ledger.append_entry(out / ledger.NAME, entry | {"wall_s": round(time.monotonic() - started_s, 1)})
+    except (UserError, OSError) as error:
+        status, message = "failed", f"{message}\nThe ledger cannot be written: {error}".strip()
     work.write_state(status, message)
     return status
 
@@ -210,6 +214,7 @@ def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
         "status": status,
         "failed_step": work.step if status == "failed" else None,
         "exit_code": work.exit_code,
+        "resumed_from_kimg": work.begun_kimg or None,
         "kimg": tried(lambda: trainer.progress(run).kimg, None),
         "peak_rss_bytes": work.peak_rss_bytes,
         "metrics": {n: m.model_dump() for n, m in metrics.items() if n in METRICS} if status == "done" else {},
@@ -252,8 +257,6 @@ def tree_rss_bytes(pid: int) -> int:
 
 def hold(folder: Path, patience_s: float = 5.0) -> int:
     """The descriptor of the run's lock, held. Raises UserError where another process keeps it."""
-    import fcntl
-
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     end_s = time.monotonic() + patience_s  # a runner that looks holds it for a moment
     while True:

@@ -15,6 +15,7 @@ import click
 
 from experiments import ledger
 from experiments.data import Data
+from experiments.datasets import RECIPES
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
@@ -98,7 +99,9 @@ class Call:
             yield "  a smoke test: it shows that the path works, and no number of it means anything"
         for name in self.dataset_names:
             dataset = self.table.datasets[name]
-            yield f"\n# data: {dataset.title}" + (" (made already)" if self.data.path(name).exists() else "")
+            made = " (made already)" if self.data.path(name).exists() else ""
+            recipe = RECIPES[dataset.recipe]
+            yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
             yield self.data.step(name).text()
         attempts = self._attempts()
         for run in runs:
@@ -229,11 +232,11 @@ def main(
         if parallel is not None:
             table = table.model_copy(update={"parallel": parallel})
         data = Data(table, own, cache, skip_broken)
-        data.check_source()
         call = Call(table, choose_rows(table, only), out, data)
         if dry_run:
             click.echo("\n".join(call.describe()))
             return
+        data.check_sources(call.dataset_names)
         raise SystemExit(call.execute())
     except UserError as error:
         raise click.ClickException(str(error)) from None

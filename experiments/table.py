@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checked import Checked, Value, check
+from experiments.datasets import RECIPES
 from experiments.files import UserError
 from experiments.metrics import METRICS, Metric
 from experiments.trainers import TRAINERS
@@ -20,12 +21,12 @@ TABLES = Path(__file__).parent / "tables"
 
 
 class Dataset(Checked):
-    """A recipe: the command that makes the zip (--out and the options are added) and the credit that is due."""
+    """A data set by its recipe (experiments/datasets; the one of its own name where empty) and its options. Title and
+    credit are the recipe's where empty."""
 
-    title: str
-    make: list[str]
+    recipe: str = ""
     options: dict[str, Value] = {}
-    sources: list[str] = []  # files whose change makes a cached zip stale
+    title: str = ""
     credit: str = ""
 
 
@@ -101,14 +102,20 @@ class Table(Checked):
         return next(row for row in self.rows if row.id == row_id)
 
     def with_data(self, given: Collection[str]) -> "Table":
-        """The same table with the recipe "user" in place of each data set named in `given`."""
-        used = {row.dataset for row in self.rows}
-        for name in given:
-            if name not in used:
-                _refuse(self.name, "--data", name, sorted(used))
-        if given and "user" not in self.datasets:
-            raise UserError(f"run: table {self.name} must have a data set 'user'; it takes no data of yours.")
-        return self.model_copy(update={"datasets": self.datasets | dict.fromkeys(given, self.datasets["user"])})
+        """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
+        that are rendered. The others take what the user gives for their source."""
+        own = RECIPES["images"]
+        changed = {
+            name: Dataset(
+                recipe=own.name,
+                options={k: v for k, v in self.datasets[name].options.items() if k == "resolution"},
+                title=own.title,
+                credit=own.credit,
+            )
+            for name in given
+            if not RECIPES[self.datasets[name].recipe].takes_source
+        }
+        return self.model_copy(update={"datasets": self.datasets | changed})
 
 
 def load_table(name: str, preset: str = "full") -> Table:
@@ -140,6 +147,9 @@ def _checked(values: dict[str, Any], where: str) -> Table:
         raise UserError(f"load_table: {error}") from None
     if table.preset not in table.presets:
         _refuse(where, "preset", table.preset, table.presets)
+    for name, dataset in table.datasets.items():
+        if (dataset.recipe or name) not in RECIPES:
+            _refuse(where, f"datasets.{name}.recipe", dataset.recipe or name, RECIPES)
     table = _resolve(table)
     _check_references(table, where)
     return table
@@ -189,13 +199,17 @@ def _resolve(table: Table) -> Table:
         )
         for row in table.rows
     ]
-    datasets = {
-        name: dataset.model_copy(
-            update={
-                "options": dataset.options | {k: v for k, v in preset.dataset_options.items() if k in dataset.options}
-            }
-        )
-        for name, dataset in table.datasets.items()
-    }
+    datasets = {name: _resolve_dataset(name, dataset, preset) for name, dataset in table.datasets.items()}
     samples_nimg = preset.samples_nimg or table.samples_nimg
     return table.model_copy(update={"rows": rows, "datasets": datasets, "samples_nimg": samples_nimg})
+
+
+def _resolve_dataset(name: str, dataset: Dataset, preset: Preset) -> Dataset:
+    recipe = RECIPES[dataset.recipe or name]
+    changed = {key: value for key, value in preset.dataset_options.items() if key in dataset.options}
+    return Dataset(
+        recipe=recipe.name,
+        options=dataset.options | changed,
+        title=dataset.title or recipe.title,
+        credit=dataset.credit or recipe.credit,
+    )

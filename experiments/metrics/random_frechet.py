@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from experiments.files import UserError
 from experiments.metrics.base import Images, Metric
 
@@ -14,6 +12,8 @@ DDOF = 0
 
 def compute(real: Images, generated: Images) -> tuple[float, dict[str, Any]]:
     """The squared distance, over all real images and all generated ones, and its fingerprint."""
+    import numpy as np
+
     from experiments.metrics.embedding import RandomEmbedding
     from experiments.metrics.frechet import frechet_distance
 

@@ -76,8 +76,7 @@ def load_pictures(path: Path) -> Pictures:
     if not path.is_file():
         raise UserError(
             f"load_pictures: --data must be a zip of pictures; expected a file, got {str(path)!r}, which is none. "
-            "Make one with python -m experiments.datasets.openmoji, or of your own images with "
-            "python -m experiments.datasets.zips."
+            "Make one with python -m tools.data: openmoji DEST, or images SOURCE DEST for your own."
         )
     source = open_source(path)
     content, pixels = ContentHash(), None
@@ -105,5 +104,5 @@ def _check_size(picture: np.ndarray, name: str, path: Path, pixels: np.ndarray |
     expected = "a power of two from 8 px up" if pixels is None else f"{side} x {side} px like the first"
     raise UserError(
         f"load_pictures: the pictures of a data set must be square and of one size; expected {expected}, got "
-        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m experiments.datasets.zips."
+        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m tools.data images --help."
     )

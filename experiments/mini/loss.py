@@ -23,7 +23,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     """Mean squared norm of the discriminator's gradient at real pictures (Mescheder et al. 2018), without gamma / 2."""
     real = real.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator(real)[0].sum(), real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 

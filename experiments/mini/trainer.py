@@ -107,13 +107,13 @@ class Trainer:
         real = self.pictures.batch(self.nimg, o.batch, o.seed)
         fake = self.G.synthesis(loss.mix_styles(self.G, torch.randn(o.batch, o.latent), o.mixing))
         self.D.requires_grad_(True)
-        self._step(self.D_optimizer, "D_loss", loss.discriminator_loss(self.D(real), self.D(fake.detach())))
+        self._step(self.D_optimizer, "D_loss", loss.discriminator_loss(*self.D(real, fake.detach())))
         if self.iteration % o.r1_interval == 0 and o.r1_gamma > 0:
             r1 = loss.r1_penalty(self.D, real)
             self._step(self.D_optimizer, "r1", r1, weight=o.r1_gamma / 2 * o.r1_interval)
         # The generator learns from the same pictures: drawing others would cost another forward pass.
         self.D.requires_grad_(False)
-        self._step(self.G_optimizer, "G_loss", loss.generator_loss(self.D(fake)))
+        self._step(self.G_optimizer, "G_loss", loss.generator_loss(*self.D(fake)))
         if self.iteration % o.pl_interval == 0 and o.pl_weight > 0:
             self._regularise_paths()
         self.iteration += 1

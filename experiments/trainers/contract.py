@@ -182,16 +182,19 @@ class Trainer(ABC):
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
-        words = [f"--metrics={','.join(missing)}", f"--samples={run.samples_nimg}", f"--outdir={run.folder / METRICS}"]
+        words = [f"--metrics={','.join(missing)}", f"--outdir={run.folder / METRICS}", f"--data={run.data}"]
+        words += [f"--samples={run.samples_nimg}", "--seed=0"]
         if missing:
-            yield Step(
-                name="metrics",
-                argv=["python", "-m", "tools.metrics", snapshot, f"--data={run.data}", "--seed=0", *words],
-            )
+            yield Step(name="metrics", argv=["python", "-m", "tools.metrics", snapshot, *words])
 
     @abstractmethod
     def planned_snapshot(self, run: Run) -> str:
         """Where the last snapshot will be, as far as that is known before the training: a dry run shows it."""
+
+    def image_steps(self, run: Run, snapshot: str) -> Iterator[Step]:
+        """The command that draws IMAGES."""
+        words = [f"--outdir={run.folder / IMAGES}", f"--data={run.data}", "--seed=0"]
+        yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words])
 
     def steps(self, run: Run) -> list[Step]:
         """The commands that are left to do, in order: train, metrics, images."""
@@ -199,9 +202,8 @@ class Trainer(ABC):
         finished, snapshot = newest is not None, str(newest or self.planned_snapshot(run))
         steps = [] if finished else [self.train_step(run)]
         steps += self.metric_steps(run, snapshot, self.missing(run) if finished else run.metrics)
-        if not (run.folder / IMAGES / "samples.png").exists() or not finished:
-            argv = ["python", "-m", "tools.images", snapshot, f"--outdir={run.folder / IMAGES}", f"--data={run.data}"]
-            steps.append(Step(name="images", argv=[*argv, "--seed=0"]))
+        if not finished or not (run.folder / IMAGES / "samples.png").exists():
+            steps += self.image_steps(run, snapshot)
         return steps
 
 

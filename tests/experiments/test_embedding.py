@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.datasets.openmoji import render_pictures
+from experiments.datasets.openmoji import render_images
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
 
@@ -15,7 +15,7 @@ WEIGHTS_SHA256 = "3814bef3652096b635c9f07b03ef76d7da04fe6720a9517f3d571aadb990fc
 
 @pytest.fixture(scope="module")
 def faces() -> torch.Tensor:
-    pictures = np.stack([np.asarray(picture) for picture in render_pictures("faces", 32, 1200, 0)])
+    pictures = np.stack([np.asarray(picture) for picture in render_images("faces", 32, 1200, 0)])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)[torch.randperm(1200, generator=torch.manual_seed(0))]
 
 

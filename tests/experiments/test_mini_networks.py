@@ -69,13 +69,44 @@ def test_a_resolution_that_is_no_power_of_two_from_8_is_refused(make) -> None:
         make()
 
 
-def test_modulated_convolution_equals_convolving_each_sample_with_its_own_normalised_weight() -> None:
-    x, weight, style = torch.randn(3, 5, 7, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5)
-    y = networks.modulated_conv2d(x, weight, style)
-    for sample, scale, result in zip(x, style, y, strict=True):
-        own = weight * scale[None, :, None, None]
+@pytest.mark.parametrize("up", [False, True])
+def test_a_styled_layer_equals_convolving_each_sample_with_its_own_normalised_weight(up: bool) -> None:
+    layer, x, w = networks.StyledConv(5, 4, 6, up=up), torch.randn(3, 5, 8, 8), torch.randn(3, 6)
+    torch.nn.init.normal_(layer.bias)
+    y = layer(x, w, noise=False)
+    for sample, style, result in zip(x, layer.affine(w), y, strict=True):
+        own = layer.weight * style[None, :, None, None]
         own = own / own.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-        torch.testing.assert_close(result, F.conv2d(sample[None], own, padding=1)[0], rtol=1e-4, atol=1e-5)
+        convolved = F.conv2d(sample[None], own, padding=1)
+        convolved = networks.upsample2x(convolved) if up else convolved
+        expected = F.leaky_relu(convolved * networks.GAIN + layer.bias, networks.LEAK)[0]
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rgb_equals_a_modulated_1x1_convolution() -> None:
+    layer, x, w = networks.ToRGB(5, 6), torch.randn(3, 5, 8, 7), torch.randn(3, 6)
+    torch.nn.init.normal_(layer.bias)
+    expected = F.conv2d(x * layer.affine(w)[:, :, None, None], layer.weight * layer.gain) + layer.bias
+    torch.testing.assert_close(layer(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_activations_keep_the_scale_of_features_through_both_networks() -> None:
+    torch.manual_seed(0)
+    generator, discriminator, stds = Generator(64, 64, 32, 16, "none"), Discriminator(32, 16), {}
+    layers = [*generator.synthesis.ups, *generator.synthesis.convs, *generator.mapping.layers, *discriminator.blocks]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, _, y: stds.update({module: y.square().mean().sqrt().item()}))
+    discriminator(generator(torch.randn(16, 64)).clamp(-1, 1))
+    assert len(stds) == len(layers)
+    assert all(0.4 < stds[layer] < 1.6 for layer in layers), list(stds.values())
+
+
+def test_two_batches_in_one_pass_have_the_logits_of_each_alone() -> None:
+    discriminator = Discriminator(16, 4)
+    real, fake = torch.randn(6, 3, 16, 16), 2 * torch.randn(6, 3, 16, 16)
+    together = discriminator(real, fake)
+    for batch, logits in zip((real, fake), together, strict=True):
+        torch.testing.assert_close(logits, discriminator(batch)[0])
 
 
 def test_truncation_draws_latents_to_the_tracked_mean() -> None:
@@ -107,12 +138,12 @@ def test_minibatch_stddev_tells_a_collapsed_batch() -> None:
     varied, collapsed = torch.randn(8, 3, 4, 4), torch.randn(1, 3, 4, 4).repeat(8, 1, 1, 1)
     assert networks.minibatch_stddev(varied)[:, 3].min() > 0.5
     assert networks.minibatch_stddev(collapsed)[:, 3].max() < 1e-3
-    assert networks.minibatch_stddev(varied[:3]).shape == (3, 4, 4, 4)  # also where no group of four fits
+    assert Discriminator(8, 4)(torch.randn(3, 3, 8, 8))[0].shape == (3,)  # also where no group of four fits
 
 
 def test_r1_is_the_squared_gradient_norm() -> None:
     slope = torch.randn(3, 8, 8)
-    penalty = loss.r1_penalty(lambda x: (x * slope).sum(dim=(1, 2, 3)), torch.randn(2, 3, 8, 8))
+    penalty = loss.r1_penalty(lambda x: ((x * slope).sum(dim=(1, 2, 3)),), torch.randn(2, 3, 8, 8))
     torch.testing.assert_close(penalty, slope.square().sum())
 
 
