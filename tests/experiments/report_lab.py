@@ -42,7 +42,7 @@ def make_table(
         name="t",
         title="A <title> & more",
         about="About it.",
-        datasets={"d": Dataset(title="Shapes", make=["z"], credit=credit)},
+        datasets={"d": Dataset(recipe="own", title="Shapes", credit=credit)},
         presets={"full": Preset(cost=cost, meaningless=meaningless)},
         rows=rows,
     )
