@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -173,7 +173,9 @@ class HostSnapshot(Snapshot):
             self._process.join()
 
 
-def open_snapshot(path: Path, device: str | None = None, host: str | None = None) -> Snapshot:
+def open_snapshot(
+    path: Path, device: str | None = None, host: str | None = None, vendor: Path = ROOT / "vendor"
+) -> Snapshot:
     """Open a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
 
     A pickle runs code of its own when it is opened: only open files that you trust. No other file is opened.
@@ -182,6 +184,7 @@ def open_snapshot(path: Path, device: str | None = None, host: str | None = None
         path: the file.
         device: for torch; a GPU where there is one, if None.
         host: whose pickle it is; found from the source that the pickle carries, if None.
+        vendor: where the hosts' checkouts are, each under its name.
 
     Raises:
         UserError: where the file is absent, empty, cut off or no snapshot, its host cannot be told or is not fetched.
@@ -197,7 +200,7 @@ def open_snapshot(path: Path, device: str | None = None, host: str | None = None
     name = host or host_of(path)
     if name not in HOSTS:
         raise UserError(f"open_snapshot: host must be one of {', '.join(HOSTS)}; got {name!r}.")
-    folder = ROOT / "vendor" / name
+    folder = vendor / name
     if not (folder / HOSTS[name].loader).is_file():
         raise UserError(
             f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: git submodule update --init "
@@ -270,8 +273,8 @@ def _first_line(error: BaseException) -> str:
 # What follows runs in the process of its own.
 
 
-def serve(pipe: Connection, host: str, folder: str) -> None:
-    """Answer requests until the pipe closes."""
+def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
+    """Answer requests until the pipe closes, which it does when the other process ends, too."""
     os.dup2(2, 1)  # the hosts print; stdout is for what the command that is running here says
     sys.path[:0] = [os.path.normpath(os.path.join(folder, part)) for part in HOSTS[host].paths]
     generator: Generator | None = None
@@ -279,7 +282,7 @@ def serve(pipe: Connection, host: str, folder: str) -> None:
         try:
             stream, kind, *request = pickle.loads(pipe.recv_bytes())
         except EOFError:
-            return
+            os._exit(0)  # nothing is left to do, and taking down what the host imported can take seconds
         torch.set_rng_state(stream)
         answer: Any = None
         error: Exception | None = None
