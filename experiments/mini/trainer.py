@@ -24,7 +24,7 @@ class Options:
     resolution: int
     mtm: str = "none"
     mtm_head: str = "offset"
-    kimg: float = 44.0
+    kimg: float = 38.0
     batch: int = 8
     channels: int = 16
     latent: int = 64  # z_dim and w_dim
