@@ -10,21 +10,29 @@ READY  := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
-OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
+TABLE  ?= quickstart
+OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 HOST   ?=
 CONCERN ?=
 
+# Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
+export MTM_DATA := $(value DATA)
+export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
+RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
+	$(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
+.PHONY: help setup quickstart table report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
 	bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
+	@echo "           TABLE=tiny-stylegan3|...  PARALLEL=2"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
 setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
@@ -43,11 +51,13 @@ $(READY_DEV): $(READY) requirements-dev.txt
 	@touch $@
 
 quickstart: $(READY)  ## Train plain and MTM on real images, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
-	$(PY) -m experiments.run quickstart --preset $(PRESET) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") \
-		$(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+	$(RUN)
+
+table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
+	$(RUN)
 
 report: $(READY)  ## Render the report of a run again (OUT=)
-	$(PY) -m experiments.report --out "$(OUT)"
+	$(PY) -m experiments.report --out "$$MTM_OUT"
 
 patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)

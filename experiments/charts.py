@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from experiments.results import MEANINGLESS, ONE_SEED, Results, number_text, verdicts
+from experiments.metrics import METRICS
+from experiments.results import MEANINGLESS, Results, number_text, verdicts
 
 NOT_CURVES = ("kimg", "elapsed_s", "s_per_kimg", "peak_memory_mb")
 CURVE_TITLES = {
@@ -118,10 +119,10 @@ def _summary_pictures(results: Results) -> list[Picture]:
     generated: list[tuple[str, Path]] = []
     others: dict[str, tuple[str, Path]] = {}
     for result in results.rows:
-        if file := result.picture("samples"):
+        if file := result.image("samples"):
             generated.append((f"Generated: {result.row.title}", file))
         for name, title in SUMMARY_TITLES.items():
-            if file := result.picture(name):
+            if file := result.image(name):
                 others.setdefault(name, (title.format(row=result.row.title), file))
     ordered = [*generated[:4], *[others[name] for name in SUMMARY_TITLES if name in others]]
     return [(title, file, aspect_ratio(file)) for title, file in ordered]
@@ -161,12 +162,12 @@ def _write_heading(band, results: Results) -> None:
     text, muted = THEMES["light"]["text"], THEMES["light"]["muted"]
     band.text(0.01, 0.84, results.table.title, va="center", color=text, fontsize=15, fontweight="bold")
     numbers = ";  ".join(
-        f"{result.row.title}: {results.table.metrics[name].title} {number_text(value)}"
+        f"{result.row.title}: {METRICS[name].title} {number_text(value, result.spread(name))}"
         for result in results.rows
         for name, value in result.metrics.items()
     )
     mark = " (meaningless)" if numbers and results.table.meaningless else ""
     band.text(0.01, 0.55, f"{numbers}{mark}" or "no row has finished", va="center", color=text, fontsize=10.5)
-    caveat = MEANINGLESS if results.table.meaningless else f"{' '.join(verdicts(results))} {ONE_SEED}"
+    caveat = MEANINGLESS if results.table.meaningless else f"{' '.join(verdicts(results))} {results.one_seed}"
     colour = ALARM if results.table.meaningless else muted
     band.text(0.01, 0.38, textwrap.fill(caveat, 170), va="top", color=colour, fontsize=9)

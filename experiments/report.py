@@ -13,9 +13,18 @@ import jinja2
 
 from experiments.charts import aspect_ratio, curve_names, curve_svg, curve_title, summary_png
 from experiments.files import UserError, atomic_output
+from experiments.metrics import METRICS
 from experiments.progress import duration_text
-from experiments.results import MEANINGLESS, ONE_SEED, Results, RowResult, compare, load_results, number_text, verdicts
-from experiments.table import Metric
+from experiments.results import (
+    MEANINGLESS,
+    Results,
+    RowResult,
+    compare,
+    compare_rows,
+    load_results,
+    number_text,
+    verdicts,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = {
@@ -57,7 +66,7 @@ def report_context(results: Results) -> dict[str, Any]:
         "meaningless": MEANINGLESS if table.meaningless else "",
         "preset": table.preset,
         "verdicts": verdicts(results),
-        "one_seed": ONE_SEED,
+        "one_seed": results.one_seed,
         **_table(results),
         "fingerprints": _fingerprints(results),
         "cautions": _cautions(results),
@@ -81,17 +90,9 @@ def _table(results: Results) -> dict[str, Any]:
     return {"columns": [columns[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
 
 
-def _metrics(results: Results) -> dict[str, Metric]:
-    return {
-        key: metric
-        for key, metric in results.table.metrics.items()
-        if any(key in result.row.metrics for result in results.rows)
-    }
-
-
 def _columns(results: Results) -> list[str]:
     per_metric = []
-    for metric in _metrics(results).values():
+    for metric in results.table.shown_metrics.values():
         paper = ["paper", "difference", "verdict"] if _has_paper(results) else []
         per_metric += [metric.title, *[f"{metric.title}: {name}" for name in paper]]
     has_baseline = any(result.row.baseline for result in results.rows)
@@ -101,10 +102,10 @@ def _columns(results: Results) -> list[str]:
 
 def _cells(results: Results, result: RowResult) -> list[str]:
     per_metric: list[str] = []
-    for key, metric in _metrics(results).items():
+    for key, metric in results.table.shown_metrics.items():
         ours, paper = result.metrics.get(key), result.row.paper.get(key)
         mark = " (meaningless)" if results.table.meaningless and ours is not None else ""
-        per_metric.append(number_text(ours) + mark)
+        per_metric.append(number_text(ours, result.spread(key)) + mark)
         if _has_paper(results):
             known = ours is not None and paper is not None
             difference = f"{ours - paper:+.3g}" if ours is not None and paper is not None else "–"
@@ -123,32 +124,39 @@ def _cells(results: Results, result: RowResult) -> list[str]:
 def _against_baseline(results: Results, result: RowResult) -> str:
     if result.row.baseline is None:
         return "the baseline" if any(r.row.baseline == result.row.id for r in results.rows) else "–"
+    if results.table.meaningless:
+        return "meaningless"
     baseline = results.by_id(result.row.baseline)
-    shared = [key for key in result.row.metrics if key in result.metrics and key in baseline.metrics]
-    if not shared or results.table.meaningless:
-        return "meaningless" if shared else "–"
-    return "; ".join(compare(result.metrics[key], baseline.metrics[key], results.table.metrics[key]) for key in shared)
+    titled = len(result.row.metrics) > 1
+    return "; ".join(
+        (f"{METRICS[name].title}: " if titled else "") + compare_rows(result, baseline, name)
+        for name in result.row.metrics
+    )
 
 
 def _fingerprints(results: Results) -> list[str]:
-    """Each distinct fingerprint as one line; rows with different ones cannot be compared, and the report says so."""
-    lines: dict[str, list[str]] = {}
-    for result in results.rows:
-        if result.fingerprint:
-            text = " · ".join(f"{key}: {_plain(value)}" for key, value in result.fingerprint.items())
-            lines.setdefault(text, []).append(result.row.title)
-    if len(lines) > 1:
-        return [f"{', '.join(titles)}: {text}" for text, titles in lines.items()]
-    return list(lines)
+    """Each distinct fingerprint of each metric as one line; where rows differ, with the rows that have it."""
+    lines = []
+    for name, metric in results.table.shown_metrics.items():
+        texts: dict[str, list[str]] = {}
+        for result in results.rows:
+            if fingerprint := result.fingerprint(name):
+                text = " · ".join(f"{key}: {_plain(value)}" for key, value in fingerprint.items())
+                texts.setdefault(text, []).append(result.row.title)
+        for text, titles in texts.items():
+            whose = [metric.title] * (len(results.table.shown_metrics) > 1) + titles * (len(texts) > 1)
+            lines.append(f"{', '.join(whose)}: {text}" if whose else text)
+    return lines
 
 
 def _cautions(results: Results) -> list[str]:
     """Where a set has fewer pictures than the features have dimensions, so that the distance is biased upwards."""
     lines = []
-    for result in results.rows:
-        dimensions = result.fingerprint.get("dimensions")
+    for result, metric in [(row, name) for row in results.rows for name in row.row.metrics]:
+        fingerprint = result.fingerprint(metric)
+        dimensions = fingerprint.get("dimensions")
         for name in ("real_nimg", "generated_nimg"):
-            nimg = result.fingerprint.get(name)
+            nimg = fingerprint.get(name)
             if isinstance(dimensions, int) and isinstance(nimg, int) and nimg < dimensions:
                 lines.append(
                     f"{result.row.title}: {name} is {nimg}, fewer than the {dimensions} dimensions of the features: "
@@ -165,11 +173,11 @@ def _plain(value: Any) -> str:
 def _figures(results: Results) -> list[dict[str, Any]]:
     """Groups of pictures: {"title", "caption", "wide", "pictures": [{"title", "file", "uri"}]}."""
     groups = []
-    generated = [(f"{result.row.title}", result.picture("samples")) for result in results.rows]
-    reals = next((result.picture("reals") for result in results.rows if result.picture("reals")), None)
+    generated = [(f"{result.row.title}", result.image("samples")) for result in results.rows]
+    reals = next((result.image("reals") for result in results.rows if result.image("reals")), None)
     groups.append(("Real and generated pictures", CAPTIONS["samples"], [("Real", reals), *generated]))
     for name, title in (("fig4", "Offsets on and off"), ("offsets", "Learned offsets")):
-        groups.append((title, CAPTIONS[name], [(result.row.title, result.picture(name)) for result in results.rows]))
+        groups.append((title, CAPTIONS[name], [(result.row.title, result.image(name)) for result in results.rows]))
     figures = []
     for title, caption, pictures in groups:
         shown = [
@@ -205,30 +213,49 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             facts.append(("data", f"{title}: {size}, content {content}…"))
     entry = results.first_entry
     if entry:
-        git, machine = entry["git"], entry["machine"]
-        commit = git["commit"][:12] if git["commit"] else "not a git checkout"
-        facts.append(("code", commit + (" with local changes" if git["dirty"] else "")))
-        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in entry["versions"].items())))
-        impl = next((r.entry["trainer"]["mtm_impl"] for r in results.rows if _has_impl(r)), None)
+        commit = str(entry.git.get("commit") or "not a git checkout")[:12]
+        facts.append(("code", commit + (" with local changes" if entry.git.get("dirty") else "")))
+        facts += _host_facts(results)
+        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in entry.versions.items())))
+        impl = next(
+            (r.entry.trainer["mtm_impl"] for r in results.rows if r.entry and "mtm_impl" in r.entry.trainer), None
+        )
         facts += [("mtm_ops kernels", impl)] if impl else []
-        facts.append(("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB"))
-        facts.append(("seed", ", ".join(sorted({str(r.entry["seed"]) for r in results.rows if r.entry}))))
-        facts.append(("finished", entry["time_utc"]))
+        facts.append(("machine", _machine(entry.machine)))
+        facts.append(("seeds", ", ".join(sorted({str(run.seed) for r in results.rows for run in r.runs if run.entry}))))
+        facts.append(("finished", entry.time_utc))
     if results.calls:
-        peak_gb = max(call["peak_rss_bytes"] for call in results.calls) / 1e9
-        elapsed = duration_text(sum(call["wall_s"] for call in results.calls))
+        peak_gb = max(call.peak_rss_bytes for call in results.calls) / 1e9
+        elapsed = duration_text(sum(call.wall_s for call in results.calls))
         times = f" in {len(results.calls)} calls" if len(results.calls) > 1 else ""
         facts.append(("everything", f"{elapsed}{times}, at most {peak_gb:.2f} GB of memory for all processes together"))
     return facts
 
 
-def _has_impl(result: RowResult) -> bool:
-    return "mtm_impl" in result.entry.get("trainer", {})
+def _host_facts(results: Results) -> list[tuple[str, str]]:
+    """A line per state of an official codebase that a row was trained with."""
+    texts: dict[tuple[str, str], None] = {}
+    for result in results.rows:
+        if result.entry and result.entry.host:
+            host = result.entry.host
+            patches = (
+                ", ".join(f"{name} {digest[:8]}" for name, digest in host.get("patches", {}).items()) or "no patch"
+            )
+            edits = f", local changes {host['modified'][:8]}" if host.get("modified") else ""
+            texts[f"vendor/{host.get('name')}", f"{str(host.get('commit'))[:12]}, {patches}{edits}"] = None
+    return list(texts)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    parts = [f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_gb')} GB"]
+    if machine.get("gpus"):
+        parts.append(f"{len(machine['gpus'])} x {machine['gpus'][0]}, driver {machine.get('driver')}")
+    return "; ".join(parts)
 
 
 def _commands(results: Results) -> list[str]:
-    commands = [" ".join(command) for result in results.rows for command in result.entry.get("commands", [])]
-    return list(dict.fromkeys(commands))  # rows share the command that makes their data
+    commands = [line for result in results.rows for run in result.runs if run.entry for line in run.entry.commands]
+    return list(dict.fromkeys(commands))  # runs share the command that makes their data
 
 
 @click.command()
