@@ -12,7 +12,6 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from experiments.mini.evaluate import evaluate
 from PIL import Image
 
 from experiments.mini import loss, train
