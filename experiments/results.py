@@ -126,11 +126,6 @@ class RowResult:
         found = self.entry.trainer.get("generator_parameters") if self.entry else None
         return found if isinstance(found, int) else None
 
-    @property
-    def stats(self) -> list[dict[str, float]]:
-        """The first run's ticks as flat mappings: kimg and every curve."""
-        return [{"kimg": tick.kimg, **tick.curves} for tick in self.first.ticks]
-
     def image(self, name: str) -> Path | None:
         """The path of one of the first run's images."""
         return self.first.image(name)
