@@ -402,7 +402,7 @@ def test_rows_outlive_a_killed_runner_and_the_next_one_follows_them(table, start
 
 
 def test_a_closed_terminal_leaves_the_rows_working(table, start, no_report):
-    edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
+    edit(table, "kimg = 5", "kimg = 60\ntick-s = 0.1")
     process = start(table)
     wait_for(lambda: ticks(table, "low", 2) and ticks(table, "plain", 2))
     process.send_signal(signal.SIGHUP)
@@ -451,7 +451,7 @@ def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(t
 
 
 def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
-    edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
+    edit(table, "kimg = 5", "kimg = 40\ntick-s = 0.1")
     prepared = CliRunner().invoke(run_module.main, arguments(table, "--prepare"))
     assert prepared.exit_code == 0, prepared.output
     commands = [shlex.split(line) for line in prepared.stdout.splitlines()]
