@@ -163,8 +163,6 @@ class Call:
         return scheduler
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
-        from experiments.report import render  # matplotlib: only now, so that a dry run and errors are quick
-
         for job in jobs:
             if job.status == "failed":
                 log = f"The whole output: {job.run.folder / LOG}"
@@ -175,6 +173,8 @@ class Call:
             stopped = ", ".join(f"{job.label} at {job.kimg:.3g} kimg" for job in jobs if job.status == "interrupted")
             click.echo(f"\nstopped; kept: {stopped or 'what had finished'}. {AGAIN}", err=True)
             return 128 + scheduler.signal
+        from experiments.report import render  # matplotlib: only now, so that what comes before is quick
+
         paths = render(self.out)
         click.echo(f"\n{self.table.title}")
         click.echo("\n".join(result_lines(load_results(self.out))))

@@ -411,6 +411,7 @@ def test_a_closed_terminal_leaves_the_rows_working(table, start, no_report):
     assert in_use(folder(table, "low"))
     assert call(table).exit_code == 0
     assert {entry.status for entry in attempts(table)} == {"done"}
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
 
 
 def test_a_trainer_that_outlived_its_row_is_waited_for_and_gone_on_with(table, start, no_report):
