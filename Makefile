@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
 TABLE  ?= quickstart
@@ -34,17 +35,22 @@ help:  ## List every target
 	@echo "           TABLE=tiny-stylegan3|...  PARALLEL=2"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
-setup: $(READY)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
+setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
+# Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make setup: PYTHON must be Python 3.11 or newer; got $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements.txt
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
+$(READY_DEV): $(READY) requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(READY)  ## Train plain and MTM on real images, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
 	$(RUN)
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
@@ -69,10 +75,10 @@ patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=
 count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
-test: $(READY)  ## Run the tests
+test: $(READY_DEV)  ## Run the tests
 	$(PY) -m pytest
 
-lint: $(READY)  ## Check style and types
+lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
@@ -80,7 +86,7 @@ lint: $(READY)  ## Check style and types
 bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
 	$(PY) -m tools.bench
 
-test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU (fails where there is none)
+test-gpu: $(READY_DEV)  ## Run the tests that need an NVIDIA GPU (fails where there is none)
 	@$(PY) -m tools.gpu "make test-gpu"
 	$(PY) -m pytest tests/gpu
 

@@ -26,7 +26,7 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, ROOT, Run
 
 ROW = ("-m", "experiments.row")
-FIRST_PORT = 29500  # MASTER_PORT of the first run at a time, for trainers that meet on one
+FIRST_PORT = 29500  # MASTER_PORT of the first run; each further one at a time has the next
 
 
 @dataclass
@@ -47,6 +47,12 @@ class Job:
     @property
     def label(self) -> str:
         return self.run.label
+
+
+def row_command(run: Run, out: Path) -> list[str]:
+    """The command that does what is left of a prepared run, here or on any machine that sees the same files."""
+    paths = {"--out": out, "--data": run.data}
+    return [sys.executable, *ROW, str(run.folder.resolve()), *[f"{k}={v.resolve()}" for k, v in paths.items()]]
 
 
 class Scheduler:
@@ -98,14 +104,12 @@ class Scheduler:
     def _start(self, job: Job, gpus: tuple[str, ...]) -> None:
         job.gpus = gpus
         job.slot = min(set(range(len(self._running) + 1)) - {other.slot for other in self._running})
-        environment = {"MASTER_PORT": os.environ.get("MASTER_PORT", str(FIRST_PORT + job.slot))}
+        environment = {"MASTER_PORT": str(int(os.environ.get("MASTER_PORT", FIRST_PORT)) + job.slot)}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        folder = job.run.folder
-        command = [sys.executable, *ROW, str(folder.resolve())]
-        command += ["--out", str(self._out.resolve()), "--data", str(job.run.data.resolve())]
+        command = row_command(job.run, self._out)
         try:
-            with (folder / LOG).open("ab") as log:
+            with (job.run.folder / LOG).open("ab") as log:
                 job.process = subprocess.Popen(
                     command,
                     cwd=ROOT,
@@ -157,6 +161,9 @@ class Scheduler:
         except UserError as error:
             self._end(job, "failed", str(error))
             return
+        if job.process is not None and in_use(job.run.folder):  # killed, but not its trainer: that goes on
+            self._follow(job)
+            return
         mine = state is not None and state.pid == job.pid
         if state is not None and mine and state.status != "running":
             self._end(job, state.status, state.message)
@@ -167,11 +174,11 @@ class Scheduler:
             self._end(job, "interrupted", "")
         else:
             code = exit_text(job.process.returncode) if job.process is not None else "nothing"
-            message = f"its process ended with {code} without a word. See {job.run.folder / LOG}"
+            message = f"its process ended with {code} without a word."
             self._end(job, "failed", message, note=True)
 
     def _show(self, job: Job) -> None:
-        with suppress(UserError):
+        with suppress(Exception):  # what is wrong with the files is for the run's process to say
             progress = TRAINERS[job.run.trainer].progress(job.run)
             job.kimg = progress.kimg
             self._progress.tick(job.label, progress.kimg, progress.total_kimg)

@@ -127,6 +127,8 @@ class Work:
             )
         except OSError as error:
             raise StepFailed(f"{step.name} cannot be started: {step.argv[0]}: {error.strerror}.") from error
+        if self.signals:  # it came before there was a child to pass it on to
+            os.killpg(self.child.pid, self.signals[-1])
 
     def _wait(self) -> None:
         assert self.child is not None

@@ -4,6 +4,7 @@ Run it again and it resumes: finished runs are not repeated, an interrupted one 
 that still works, because only the runner had ended, is followed.
 """
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from experiments.datasets import RECIPES
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
-from experiments.jobs import Job, Scheduler
+from experiments.jobs import Job, Scheduler, row_command
 from experiments.progress import duration_text, make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
@@ -77,7 +78,7 @@ class Call:
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
-        """A run for every row and seed; raises UserError for one that its trainer cannot do."""
+        """A run for every row and seed."""
         runs = []
         for row in self.rows:
             made_by = portable_command(self.data.step(row.dataset), self.out)
@@ -85,7 +86,6 @@ class Call:
             for seed in row.seeds:
                 path = self.data.path(row.dataset)
                 run = make_run(self.table, row, seed, self.out, path, content, made_by)
-                TRAINERS[run.trainer].check(run)
                 runs.append(run)
         return runs
 
@@ -107,18 +107,24 @@ class Call:
         for run in runs:
             done = " (finished already)" if is_finished(run, attempts, self.out) else ""
             yield f"\n# row {run.label}: {run.title}{done}"
+            try:
+                TRAINERS[run.trainer].check(run)
+            except UserError as error:
+                yield f"# cannot run yet: {error}"
             yield from (step.text() for step in TRAINERS[run.trainer].steps(run))
         yield (
             f"\ncost: about {duration_text(cost.hours * 3600)} on {cost.machine}, {cost.memory_gb:g} GB of memory, "
             f"{cost.disk_gb:g} GB of disk ({free_text(self.out)} free); {self.table.parallel} runs at a time"
         )
 
-    def execute(self) -> int:
-        """Runs what is left to run, renders the report, says what came out; returns the exit code."""
+    def execute(self, prepare_only: bool = False) -> int:
+        """Runs what is left to run, renders the report, says what came out; returns the exit code. With `prepare_only`
+        it makes the data and the runs' folders, and prints the command of each run that is left."""
         started_s = time.monotonic()
         check_disk(self.table, self.out)
         check_owner(self.out, self.table)  # before minutes go into the data
-        self.make_runs({})
+        for run in self.make_runs({}):
+            TRAINERS[run.trainer].check(run)
         with locked(self.out):
             infos = {name: self.data.prepare(name)[1] for name in self.dataset_names}
             runs = self.make_runs(infos)
@@ -126,10 +132,13 @@ class Call:
             attempts = self._attempts()
             jobs = [Job(run) for run in runs if not is_finished(run, attempts, self.out)]
             if len(jobs) < len(runs):
-                click.echo(f"{len(runs) - len(jobs)} of {len(runs)} runs are finished already")
+                click.echo(f"{len(runs) - len(jobs)} of {len(runs)} runs are finished already", err=prepare_only)
             for job in jobs:
                 for line in others(job.run) if not (job.run.folder / LOG).exists() else []:
-                    click.echo(f"{job.label}: a new run, {job.run.folder.name}; {line}")
+                    click.echo(f"{job.label}: a new run, {job.run.folder.name}; {line}", err=prepare_only)
+            if prepare_only:
+                click.echo("\n".join(shlex.join(row_command(job.run, self.out)) for job in jobs))
+                return 0
             scheduler = self._run_jobs(jobs)
             if jobs:
                 self._record_call(jobs, scheduler, time.monotonic() - started_s)
@@ -212,6 +221,7 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
 @click.option("--skip-broken", is_flag=True, help="Go on without images of --data that cannot be read.")
+@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command, for a cluster.")
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")
 def main(
     name: str,
@@ -222,6 +232,7 @@ def main(
     parallel: int | None,
     cache: Path,
     skip_broken: bool,
+    prepare: bool,
     dry_run: bool,
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
@@ -237,7 +248,7 @@ def main(
             click.echo("\n".join(call.describe()))
             return
         data.check_sources(call.dataset_names)
-        raise SystemExit(call.execute())
+        raise SystemExit(call.execute(prepare))
     except UserError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:  # while data is made or the report drawn; training stops by itself, with its snapshot

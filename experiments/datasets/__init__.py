@@ -1,16 +1,17 @@
-"""The registry of data sets. To add one: one module with a Recipe, and one line in RECIPES here.
+"""The registry of data sets. To add one: one module here with a RECIPE, and one line in MODULES.
 
 A recipe turns what a publisher gives (or nothing, where it renders) into the zip that every trainer reads, with a
 manifest inside. `python -m tools.data NAME [SOURCE] DEST` runs one; `python -m tools.data --help` lists them all.
 """
 
-from experiments.datasets import openmoji, own
+from importlib import import_module
+
 from experiments.datasets.recipe import Recipe
 
+MODULES = (
+    "openmoji",
+    "own",
+)
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in [
-        openmoji.RECIPE,
-        own.RECIPE,
-    ]
+    recipe.name: recipe for recipe in (import_module(f"{__name__}.{module}").RECIPE for module in MODULES)
 }

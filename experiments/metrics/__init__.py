@@ -1,4 +1,4 @@
-"""The registry of metrics. To add one: one module with a Metric, and one line in METRICS here.
+"""The registry of metrics. To add one: one module here with a METRIC, and one line in MODULES.
 
 A metric compares generated images with real ones and gives a value, with the fingerprint of how it was taken: what
 decides the value, such as the extractor's weights and the numbers of images. Values with different fingerprints are
@@ -7,14 +7,15 @@ own calc_metrics.py (experiments/trainers/official.py). Modules here import torc
 the runner starts at once.
 """
 
-from experiments.metrics import official, random_frechet
+from importlib import import_module
+
 from experiments.metrics.base import Metric
 
+MODULES = (
+    "random_frechet",
+    "fid50k_full",
+    "kid50k_full",
+)
 METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in [
-        random_frechet.METRIC,
-        official.FID50K_FULL,
-        official.KID50K_FULL,
-    ]
+    metric.name: metric for metric in (import_module(f"{__name__}.{module}").METRIC for module in MODULES)
 }

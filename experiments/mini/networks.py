@@ -1,11 +1,11 @@
 """A compact StyleGAN2-style generator and discriminator, and where the MTM goes in one.
 
-Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for pictures of
+Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for images of
 32 or 64 px that train on a CPU. The whole of the Modulated Transformation Module (arXiv 2308.15472) is in
 `StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the places at
 which the convolution samples its input come from the module.
 
-Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; pictures [B, 3, R, R] in [-1, 1].
+Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; images [B, 3, R, R] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -177,11 +177,11 @@ def _check_resolution(name: str, resolution: int) -> None:
 
 
 class Synthesis(nn.Module):
-    """ws -> picture. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
-    colours are added to the enlarged picture so far (skip connections).
+    """ws -> image. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
+    RGB is added to the enlarged image so far (skip connections).
 
-    `mtm_at` names the resolutions whose non-upsampling layer bends. Every 3x3 convolution has a latent of its own; the
-    colours of a resolution use that of the convolution before them.
+    `mtm_at` names the resolutions whose non-upsampling layer is deformable. Every 3x3 convolution has a latent of its
+    own; the RGB of a resolution uses that of the convolution before it.
     """
 
     def __init__(self, resolution: int, channels: int, w_dim: int, mtm_at: tuple[int, ...], mtm_head: str) -> None:
@@ -217,14 +217,14 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """z -> picture [B, 3, resolution, resolution], about [-1, 1].
+    """z -> image [B, 3, resolution, resolution], about [-1, 1].
 
     Args:
         z_dim, w_dim: lengths of the latents.
-        resolution: side of a picture, px; a power of two from 8 up.
+        resolution: side of an image, px; a power of two from 8 up.
         channels: feature channels at the full resolution; twice as many at half of it, four times from a quarter down.
-        mtm: which resolutions bend, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid", "4,8"); "none": no
-            layer does, and mtm_ops is not even imported.
+        mtm: which resolutions get a deformable layer, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid",
+            "4,8"); "none": no layer, and mtm_ops is not even imported.
         mtm_head: "offset" or "offset+mask".
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
@@ -260,7 +260,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, truncation: float = 1.0, noise: bool = True) -> Tensor:
         return self.synthesis(self.map(z, truncation), noise)
 
-    def bending_layers(self) -> dict[int, StyledConv]:
+    def mtm_layers(self) -> dict[int, StyledConv]:
         """The layers that carry the module, by resolution."""
         pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
         return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
@@ -293,7 +293,7 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Pictures [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
+    """Images [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
 
     def __init__(self, resolution: int = 32, channels: int = 16) -> None:
         super().__init__()

@@ -27,12 +27,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.mini.data import Pictures, load_pictures
+from experiments.mini import VERSION
+from experiments.mini.data import ImageSet, load_images
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
-MINI_VERSION = 2  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
 
 
 class StopRequest:
@@ -93,7 +93,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
                 f"{stored.name}. Choose another folder."
             )
         outdir.mkdir(parents=True, exist_ok=True)
-        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__} | facts
+        content = asdict(options) | {"mini_version": VERSION, "torch": torch.__version__} | facts
         if options.mtm != "none":
             from mtm_ops.doctor import impl_used
 
@@ -109,7 +109,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
             f"train: --outdir must hold a run with the same options; {outdir} differs in {'; '.join(differences)} "
             "(stored -> asked). Give the stored options to resume it, or choose another --outdir."
         )
-    if content.get("mini_version") != MINI_VERSION:
+    if content.get("mini_version") != VERSION:
         raise UserError(f"train: {outdir} is of another version of this trainer. Choose another --outdir.")
     snapshot = outdir / "snapshot.pt"
     return load_state(snapshot) if snapshot.exists() else None
@@ -169,7 +169,7 @@ class Journal:
 
 
 def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -> None:
-    """Train to the end or to a stop request; a tick and a snapshot whenever their share of pictures has passed."""
+    """Train to the end or to a stop request; a tick and a snapshot whenever their share of images has passed."""
     o = trainer.options
     started, before_s = time.perf_counter(), trainer.elapsed_s
     tick_s, tick_nimg = before_s, trainer.nimg
@@ -201,17 +201,17 @@ def train(outdir: Path, data: Path, **settings: Any) -> None:
     """
     try:
         with StopRequest() as stop:
-            pictures = load_pictures(data)
-            options = Options(data_sha256=pictures.sha256, resolution=pictures.resolution, **settings)
-            _train(outdir, options, pictures, stop)
+            images = load_images(data)
+            options = Options(data_sha256=images.sha256, resolution=images.resolution, **settings)
+            _train(outdir, options, images, stop)
     except (UserError, NonFiniteLossError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _train(outdir: Path, options: Options, pictures: Pictures, stop: StopRequest) -> None:
+def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) -> None:
     torch.set_num_threads(options.threads)
     try:
-        trainer = Trainer(options, pictures)
+        trainer = Trainer(options, images)
     except ValueError as error:  # layers that do not exist, and the like
         raise UserError(str(error)) from error
     parameters = sum(parameter.numel() for parameter in trainer.G.parameters())
@@ -247,11 +247,11 @@ COUNT = click.IntRange(min=1)
 
 @click.command()
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run's folder.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square pictures.")
-@_option("mtm", str, "Layers that bend: none, groups (low,mid,high) or resolutions (8,16).")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square images.")
+@_option("mtm", str, "Deformable layers: none, groups (low,mid,high) or resolutions (8,16).")
 @_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
-@_option("kimg", POSITIVE, "Length of the run, thousands of real pictures.")
-@_option("batch", COUNT, "Pictures per iteration.")
+@_option("kimg", POSITIVE, "Length of the run, thousands of real images.")
+@_option("batch", COUNT, "Images per iteration.")
 @_option("channels", COUNT, "Feature channels at the full resolution.")
 @_option("latent", COUNT, "Length of z and of w.")
 @_option("lr", POSITIVE, "Learning rate of both networks.")

@@ -1,13 +1,13 @@
-"""What can train a run. To add a trainer: one module with a subclass of Trainer, and one line in TRAINERS here."""
+"""What can train a run. To add a trainer: one module here with a TRAINER, and one line in MODULES."""
+
+from importlib import import_module
 
 from experiments.trainers.contract import Trainer
-from experiments.trainers.mini import Mini
-from experiments.trainers.stylegan3 import StyleGAN3
 
+MODULES = (
+    "mini",
+    "stylegan3",
+)
 TRAINERS: dict[str, Trainer] = {
-    trainer.name: trainer
-    for trainer in [
-        Mini(),
-        StyleGAN3(),
-    ]
+    trainer.name: trainer for trainer in (import_module(f"{__name__}.{module}").TRAINER for module in MODULES)
 }

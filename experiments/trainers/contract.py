@@ -4,7 +4,7 @@ A *run* is a row of a table with one seed. It has a folder of its own (`Run.fold
 fixed, and a trainer: a small class that says which commands to type and reads the files that they write. Nothing is
 read from a child's output, which goes straight to a file.
 
-To add a trainer, write one module with a subclass of `Trainer` and add one line to experiments/trainers/__init__.py.
+To add a trainer: one module with a subclass of `Trainer` and a TRAINER, one line in experiments/trainers/__init__.py.
 """
 
 import json
@@ -115,6 +115,11 @@ class Run(Checked):
         """Row and seed, for a person."""
         return f"{self.row}/{self.seed}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every step: the run's share of the CPU, where its option `threads` gives one."""
+        return {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
+
     def written(self) -> dict[str, Any]:
         """What RUN holds."""
         return self.model_dump(exclude={"folder", "data"})
@@ -185,7 +190,7 @@ class Trainer(ABC):
         words = [f"--metrics={','.join(missing)}", f"--outdir={run.folder / METRICS}", f"--data={run.data}"]
         words += [f"--samples={run.samples_nimg}", "--seed=0"]
         if missing:
-            yield Step(name="metrics", argv=["python", "-m", "tools.metrics", snapshot, *words])
+            yield Step(name="metrics", argv=["python", "-m", "tools.metrics", snapshot, *words], env=run.environment)
 
     @abstractmethod
     def planned_snapshot(self, run: Run) -> str:
@@ -194,7 +199,7 @@ class Trainer(ABC):
     def image_steps(self, run: Run, snapshot: str) -> Iterator[Step]:
         """The command that draws IMAGES."""
         words = [f"--outdir={run.folder / IMAGES}", f"--data={run.data}", "--seed=0"]
-        yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words])
+        yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words], env=run.environment)
 
     def steps(self, run: Run) -> list[Step]:
         """The commands that are left to do, in order: train, metrics, images."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checked import Value, check, read_object
+from experiments.mini import VERSION
 from experiments.trainers.contract import Progress, Run, Step, Tick, Trainer, in_order, last_line, read_lines
 
 SNAPSHOT = "final.pt"  # the averaged generator, written at the end; snapshot.pt holds the whole state before
@@ -15,13 +16,14 @@ NOT_CURVES = ("kimg", "elapsed_s", "s_per_kimg", "peak_memory_mb")
 
 class Mini(Trainer):
     name = "mini"
+    version = VERSION
     command = ("python", "-m", "experiments.mini.train")
 
     def train_step(self, run: Run) -> Step:
         options = run.options | {"seed": run.seed}
         words = [f"--{key}={spell(value)}" for key, value in options.items()]
         argv = [*self.command, f"--outdir={run.train}", f"--data={run.data}", *words]
-        return Step(name="train", argv=argv, env={"OMP_NUM_THREADS": spell(run.options.get("threads", 1))})
+        return Step(name="train", argv=argv, env=run.environment)
 
     def progress(self, run: Run) -> Progress:
         values = {
@@ -43,6 +45,9 @@ class Mini(Trainer):
 
     def facts(self, run: Run) -> dict[str, Any]:
         return read_object(run.train / "training_options.json")
+
+
+TRAINER = Mini()
 
 
 def spell(value: Value) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickletools
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,14 @@ class Official(Trainer):
     def check(self, run: Run) -> None:
         if not (ROOT / self.cwd / "train.py").is_file():
             raise UserError(
-                f"run: {self.cwd} must be there and patched; got no train.py in it. Fetch it (git submodule update "
-                f"--init vendor/{self.host}), then: make patch HOST={self.host}"
+                f"run: {self.cwd} must be fetched; got no train.py in it. Run: git submodule update --init "
+                f"vendor/{self.host} && make patch HOST={self.host}"
+            )
+        applied = run.identity.get("host", {}).get("patches", {})
+        if (ROOT / "patches" / self.host / "mtm.patch").is_file() and "mtm" not in applied:
+            raise UserError(
+                f"run: {self.cwd} must be patched with mtm; got {', '.join(applied) or 'no patch'} applied whole. Run: "
+                f"make patch HOST={self.host}"
             )
         if "kimg" not in run.options:
             raise UserError(f"run: row {run.row} must say how long it trains; got no option kimg. Add it.")
@@ -103,17 +110,16 @@ class Official(Trainer):
     def train_step(self, run: Run) -> Step:
         options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
         options.pop("threads", None)
-        last = self.newest(run)
-        if last is not None and (last.exact or last.kimg > 0):
+        last = self.to_resume(run)
+        if last is not None:
             options["resume"] = str(last.path.resolve())
             options["kimg"] = options["kimg"] if last.exact else max(1, int(options["kimg"]) - last.kimg)
-        threads = {"OMP_NUM_THREADS": str(run.options["threads"])} if "threads" in run.options else {}
-        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=threads)
+        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=run.environment)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         theirs = [name for name in missing if METRICS[name].compute is None]
         if theirs:
-            yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd)
+            yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd, env=run.environment)
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
 
     def parts(self, run: Run) -> list[Part]:
@@ -134,8 +140,8 @@ class Official(Trainer):
         value = read_object(folder / "training_options.json").get("resume_pkl")
         return Path(value) if value else None
 
-    def newest(self, run: Run) -> Snapshot | None:
-        """The newest whole snapshot of all parts."""
+    def snapshots(self, run: Run) -> Iterator[Snapshot]:
+        """The whole snapshots of all parts, the newest first."""
         found = [
             (part.offset_kimg + _kimg_of(path), part.folder.name, path)
             for part in self.parts(run)
@@ -143,11 +149,17 @@ class Official(Trainer):
         ]
         for kimg, _, path in sorted(found, reverse=True):
             if is_whole_pickle(path):
-                return Snapshot(path, int(kimg), _sidecar(path))
-        return None
+                yield Snapshot(path, int(kimg), _sidecar(path))
+
+    def to_resume(self, run: Run) -> Snapshot | None:
+        """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
+        is no more than a beginning."""
+        snapshots = list(self.snapshots(run))
+        exact = [snapshot for snapshot in snapshots if snapshot.exact]
+        return next(iter(exact or [snapshot for snapshot in snapshots if snapshot.kimg > 0]), None)
 
     def snapshot(self, run: Run) -> Path | None:
-        newest = self.newest(run)
+        newest = next(self.snapshots(run), None)
         return newest.path.resolve() if newest else None
 
     def progress(self, run: Run) -> Progress:
@@ -227,10 +239,10 @@ def _kimg_of(snapshot: Path) -> int:
 
 
 def _sidecar(snapshot: Path | None) -> bool:
-    """Whether the rest of the trainer's state lies beside a snapshot."""
+    """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
     if snapshot is None:
         return True
-    return snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt").is_file()
+    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt"))
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:

@@ -6,3 +6,6 @@ from experiments.trainers.official import Official
 class StyleGAN3(Official):
     name = "stylegan3"
     host = "stylegan3"
+
+
+TRAINER = StyleGAN3()

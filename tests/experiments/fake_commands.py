@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ def train(args: argparse.Namespace) -> None:
     snapshot = args.outdir / "snapshot.pt"
     kimg, chain = json.loads(snapshot.read_text()) if snapshot.exists() else (0, args.mtm)
     print("pid", os.getpid(), flush=True)
+    if args.mode == "worker":
+        print("worker", subprocess.Popen(["sleep", "1000"]).pid, flush=True)
     while kimg < args.kimg and (not stop or args.mode == "deaf"):
         time.sleep(args.tick_s)
         kimg, chain = kimg + 1, hashlib.sha256(chain.encode()).hexdigest()

@@ -12,11 +12,10 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
-from experiments.mini.evaluate import evaluate
 from PIL import Image
 
 from experiments.mini import loss, train
-from experiments.mini.data import load_pictures, to_float, to_uint8
+from experiments.mini.data import load_images, to_float, to_uint8
 from experiments.mini.trainer import Trainer
 
 TINY = {"kimg": 0.072, "batch": 6, "channels": 4, "latent": 8, "pl_interval": 2, "r1_interval": 3}
@@ -136,9 +135,9 @@ def test_layers_that_do_not_exist_are_refused_before_the_folder_is_claimed(tmp_p
 def test_a_signal_while_the_data_is_read_is_not_lost(tmp_path: Path, data: Path, monkeypatch) -> None:
     def load(path: Path):
         os.kill(os.getpid(), signal.SIGTERM)
-        return load_pictures(path)
+        return load_images(path)
 
-    monkeypatch.setattr(train, "load_pictures", load)
+    monkeypatch.setattr(train, "load_images", load)
     with pytest.raises(SystemExit) as exit_info:
         run(tmp_path / "run", data)
     assert exit_info.value.code == 143
@@ -251,9 +250,9 @@ def test_the_command_line_writes_its_ticks_and_options(tmp_path: Path, data: Pat
     assert options["generator_parameters"] == sum(value.numel() for value in parameters.values())
 
 
-def write_zip(path: Path, pictures: dict[str, tuple[int, int]]) -> Path:
+def write_zip(path: Path, images: dict[str, tuple[int, int]]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for name, size in pictures.items():
+        for name, size in images.items():
             with archive.open(name, "w") as file:
                 Image.new("RGB", size).save(file, "png")
     return path
@@ -279,16 +278,16 @@ def test_bad_data_is_refused_by_name_and_claims_no_folder(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_every_pass_shows_every_picture_once_in_an_order_of_its_own(data: Path) -> None:
-    pictures = load_pictures(data)
-    whole = pictures.batch(0, 400, seed=5)
-    parts = torch.cat([pictures.batch(start, 50, seed=5) for start in range(0, 400, 50)])
+def test_every_pass_shows_every_image_once_in_an_order_of_its_own(data: Path) -> None:
+    images = load_images(data)
+    whole = images.batch(0, 400, seed=5)
+    parts = torch.cat([images.batch(start, 50, seed=5) for start in range(0, 400, 50)])
     assert torch.equal(whole, parts)
     first, second = to_uint8(whole[:200]).flatten(1), to_uint8(whole[200:]).flatten(1)
     assert not torch.equal(first, second)
     assert torch.equal(first.unique(dim=0), second.unique(dim=0))
-    assert torch.equal(first.unique(dim=0), pictures.pixels.flatten(1).unique(dim=0))
-    assert not torch.equal(whole, pictures.batch(0, 400, seed=6))
+    assert torch.equal(first.unique(dim=0), images.pixels.flatten(1).unique(dim=0))
+    assert not torch.equal(whole, images.batch(0, 400, seed=6))
 
 
 def test_quantisation_returns_every_value_it_was_given() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -239,6 +240,18 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(table, start, no
     assert {row: final(table, row, out="straight") for row in broken_off} == broken_off
 
 
+def test_a_signal_reaches_the_trainers_workers(table, start):
+    edit(table, "kimg = 5", 'kimg = 2000\nmode = "worker"\ntick-s = 0.05')
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 2))
+    (worker,) = re.findall(r"^worker (\d+)$", (folder(table, "low") / "log.txt").read_text(), re.MULTILINE)
+    assert psutil.pid_exists(int(worker))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    wait_for(lambda: not psutil.pid_exists(int(worker)) or psutil.Process(int(worker)).status() == "zombie")
+
+
 def test_a_second_interrupt_ends_trainers_that_do_not_listen(table, start):
     edit(table, "kimg = 5", 'kimg = 2000\nmode = "deaf"\ntick-s = 0.05')
     process = start(table)
@@ -285,25 +298,25 @@ def test_metrics_that_failed_are_repeated_without_training_again(table, no_repor
         ("no-result", "train ended with exit code 0, but what it should write is not there, or not whole"),
     ],
 )
-def test_what_a_trainer_writes_wrong_fails_its_row_alone(table, mode, message):
+def test_what_a_trainer_writes_wrong_fails_its_row_alone(table, no_report, mode, message):
     edit(table, 'id = "low"', f'id = "low"\noptions = {{ mode = "{mode}" }}')
     result = call(table)
     assert result.exit_code == 1
     assert re.search(message, result.output), result.output
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "failed", "plain": "done"}
-    assert "not compared, because MTM, Low is failed" in (table.parent / "out/report.md").read_text()
-    assert "| MTM, Low | low | failed | – |" in (table.parent / "out/report.md").read_text()
+    assert "not compared, because MTM, Low is failed" in result.output
     assert call(table).exit_code == 1  # no traceback, and nothing to delete by hand
     assert [entry.row for entry in attempts(table)].count("plain") == 1
 
 
-def test_options_of_a_trainer_that_are_no_number_become_null(table, no_report):
+def test_a_row_with_numbers_that_are_none_is_noted_and_reported(table):
     edit(table, 'id = "low"', 'id = "low"\noptions = { mode = "nan" }')
     call(table)
     assert next(entry for entry in attempts(table) if entry.row == "low").trainer["not_finite"] is None
+    assert "| MTM, Low | low | failed | – |" in (table.parent / "out/report.md").read_text()
 
 
-def test_a_metric_that_was_asked_for_and_is_absent_is_an_error_of_that_run(table):
+def test_a_metric_that_was_asked_for_and_is_absent_is_an_error_of_that_run(table, no_report):
     edit(table, 'metrics = ["frechet"]', 'metrics = ["frechet", "recall"]')
     edit(table, 'id = "low"', 'id = "low"\noptions = { mode = "no-recall" }')
     result = call(table)
@@ -342,7 +355,7 @@ def test_a_new_metric_or_row_repeats_no_training(table, no_report):
     assert latest == {row: {"frechet", "recall"} for row in ("plain", "low", "mid")}
 
 
-def test_seeds_make_a_group_with_mean_and_spread(table):
+def test_seeds_make_a_group_with_mean_and_spread(table, no_report):
     edit(table, "seeds = [7]", "seeds = [7, 8]")
     result = call(table)
     assert result.exit_code == 0, result.output
@@ -414,6 +427,17 @@ def test_a_trainer_that_outlived_its_row_is_waited_for_and_gone_on_with(table, s
     assert not psutil.pid_exists(state["child_pid"])
 
 
+def test_a_row_that_is_killed_alone_goes_on_when_its_trainer_has_ended(table, start, no_report):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table)
+    wait_for(lambda: ticks(table, "low", 2))
+    os.kill(json.loads((folder(table, "low") / "state.json").read_text())["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+
+
 def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(table, start, no_report):
     edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
     process = start(table)
@@ -424,6 +448,21 @@ def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(t
     _, errors = process.communicate(timeout=30)
     assert "row low/7 failed: its process ended with SIGKILL (was it out of memory?) without a word" in errors
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "failed", "plain": "done"}
+
+
+def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
+    edit(table, "kimg = 5", "kimg = 20\ntick-s = 0.1")
+    prepared = CliRunner().invoke(run_module.main, arguments(table, "--prepare"))
+    assert prepared.exit_code == 0, prepared.output
+    commands = [shlex.split(line) for line in prepared.stdout.splitlines()]
+    assert len(commands) == 2
+    by_hand = subprocess.Popen(commands[1], start_new_session=True)
+    wait_for(lambda: ticks(table, "low", 2))
+    result = call(table)
+    assert result.exit_code == 0, result.output
+    assert "low/7    works already; followed" in result.output
+    assert by_hand.wait() == 0
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
 
 def test_a_full_disk_under_one_run_leaves_the_others_alone(table, no_report, monkeypatch):

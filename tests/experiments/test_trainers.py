@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def snap(part: Path, kimg: int, *, whole: bool = True, sidecar: bool = False) ->
     data = pickle.dumps({"G": list(range(1000))})
     path.write_bytes(data if whole else data[: len(data) // 2])
     if sidecar:
-        (part / f"training-state-{kimg:06d}.pt").write_bytes(b"state")
+        with zipfile.ZipFile(part / f"training-state-{kimg:06d}.pt", "w") as archive:  # torch.save writes a zip
+            archive.writestr("state", "")
     return path
 
 
@@ -78,6 +80,19 @@ def test_a_training_resumes_from_the_newest_whole_snapshot_with_a_sidecar_to_the
     snap(first, 6, whole=False, sidecar=True)
     step = words(OFFICIAL.train_step(run))
     assert (step["resume"], step["kimg"]) == (str(first / "network-snapshot-000004.pkl"), "10")
+
+
+@pytest.mark.parametrize("state", [None, b"", b"PK\x03\x04 cut off"])
+def test_a_snapshot_whose_sidecar_is_missing_or_cut_off_gives_way_to_one_that_continues_exactly(tmp_path, state):
+    run = make_run(tmp_path)
+    part = make_part(run, 0, [0.004, 2, 4, 6])
+    for kimg in (2, 4):
+        snap(part, kimg, sidecar=True)
+    snap(part, 6)
+    if state is not None:
+        (part / "training-state-000006.pt").write_bytes(state)
+    assert words(OFFICIAL.train_step(run))["resume"] == str(part / "network-snapshot-000004.pkl")
+    assert OFFICIAL.snapshot(run) == part / "network-snapshot-000006.pkl"
 
 
 def test_without_a_sidecar_what_is_left_is_asked_for(tmp_path):
@@ -194,8 +209,19 @@ def test_parameters_and_options_are_read_from_log_and_options(tmp_path):
 
 def test_a_host_that_is_not_there_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(StyleGAN3, "host", "stylegan4")
-    with pytest.raises(UserError, match="vendor/stylegan4 must be there and patched"):
+    with pytest.raises(
+        UserError, match=r"vendor/stylegan4 must be fetched.*git submodule update --init vendor/stylegan4"
+    ):
         OFFICIAL.check(make_run(tmp_path))
+
+
+def test_a_host_without_the_mtm_patch_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(StyleGAN3, "cwd", str(tmp_path))  # absolute: a codebase that is there
+    (tmp_path / "train.py").touch()
+    run = make_run(tmp_path)
+    with pytest.raises(UserError, match=r"must be patched with mtm; got no patch applied whole. Run: make patch"):
+        OFFICIAL.check(run)
+    OFFICIAL.check(run.model_copy(update={"identity": {"host": {"patches": {"mtm": "ab"}}}}))
 
 
 def test_a_step_is_a_line_that_a_shell_reads_back():

@@ -4,6 +4,7 @@ The working directory is the checkout. Each probe returns what torch.save keeps;
 checkouts without our patches, so it brings its own stand-ins for what newer libraries lack.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -82,8 +83,11 @@ def networks(kinds, **options):
     return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 
 
-def small_training(iterations):
-    """Let train.py's own main train for a few iterations and draw four samples instead of a thousand."""
+def small_training(iterations, tick=None, stop=None, **options):
+    """Let train.py's own main train for a few iterations and draw four samples instead of a thousand.
+
+    tick: iterations per tick; stop: end as if killed once so many are saved; options: of the training loop.
+    """
     import train
 
     loop = train.training_loop
@@ -98,14 +102,34 @@ def small_training(iterations):
         if "stylegan3" in c["G_kwargs"].class_name:
             c["G_kwargs"].update(FEW)
         c["total_kimg"] = iterations * c["batch_size"] / 1000
-        whole(**c)
+        if tick:
+            c["kimg_per_tick"] = tick * c["batch_size"] / 1000
+        whole(**c, **options)
 
     def summary(module, arguments, show=loop.misc.print_module_summary):
         initial.setdefault(type(module).__name__, tensors(module))
         return show(module, arguments)
 
     loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
+    if stop:
+        resume = loop.dnnlib.mtm_hosts.resume
+        save = resume.save
+
+        def save_and_stop(names):
+            save(names)
+            if names["batch_idx"] == stop:
+                raise KeyboardInterrupt
+
+        resume.save = save_and_stop
     return train, initial
+
+
+def train_part(arguments, **part):
+    """A training that may stop in the middle: its folder."""
+    with contextlib.suppress(KeyboardInterrupt):
+        small_training(**part)[0].main(arguments, standalone_mode=False)
+    outdir = arguments[arguments.index("--outdir") + 1]
+    return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
 
 
 def train_few(arguments, iterations):
@@ -180,13 +204,16 @@ def load_elsewhere(path):
         G = legacy.load_network_pkl(f)["G_ema"]
         z, c = inputs(G)
         image = G(z, c, noise_mode="const")
-    error = ""
-    try:
-        type(G)(*G.init_args, **G.init_kwargs)
-    except ModuleNotFoundError as e:
-        error = str(e)
-    return {"image": image, "warnings": [str(w.message) for w in caught], "rebuilt": error,
-            "again": len(pickle.dumps(G))}  # fmt: skip
+    errors = {}
+    for name, build_anew in (
+        ("rebuilt", lambda: type(G)(*G.init_args, **G.init_kwargs)),
+        ("halves", lambda: legacy.load_network_pkl(open(path, "rb"), force_fp16=True)),  # noqa: SIM115
+    ):
+        try:
+            build_anew()
+        except ModuleNotFoundError as e:
+            errors[name] = str(e)
+    return {"image": image, "warnings": [str(w.message) for w in caught], **errors, "again": len(pickle.dumps(G))}
 
 
 def load_here(path):
@@ -203,7 +230,16 @@ def load_here(path):
 
     with offsets_disabled(G):
         straight = G(z, c, noise_mode="const")
-    return {"image": G(z, c, noise_mode="const"), "rebuilt": rebuilt(z, c, noise_mode="const"), "straight": straight}
+    with open(path, "rb") as f:
+        halves = legacy.load_network_pkl(f, force_fp16=True)["G_ema"]
+    names, halves = ([n for n, _ in g.named_parameters() if ".mtm." in n] for g in (G, halves))
+    return {
+        "names": names,
+        "halves": halves,
+        "image": G(z, c, noise_mode="const"),
+        "rebuilt": rebuilt(z, c, noise_mode="const"),
+        "straight": straight,
+    }
 
 
 def copies(kind):
@@ -283,8 +319,6 @@ def equivalence(kinds):
 
 def options(argument_lists):
     """train.py's dry runs: what it prints, or its complaint."""
-    import contextlib
-
     import click
     import train
 
@@ -295,8 +329,8 @@ def options(argument_lists):
         try:
             with contextlib.redirect_stdout(said):
                 train.main([*arguments, "--dry-run"], standalone_mode=False)
-        except click.ClickException as error:
-            said.write(f"error: {error.format_message()}")
+        except (click.ClickException, SystemExit) as error:
+            said.write(str(error))
         sys.stdout, sys.stderr = keep
         out.append(said.getvalue())
     return out

@@ -233,15 +233,6 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path, source, dest):
     assert convert(tmp_path / "root", dest).nimg == 4
 
 
-def test_deep_folders_are_read_to_the_end(source, dest):
-    deep = source
-    for _ in range(1200):
-        deep = deep / "d"
-    os.makedirs(deep)
-    (deep / "deep.png").write_bytes(png(1))
-    assert len(open_source(source).names) == 4
-
-
 def test_a_folder_that_cannot_be_listed_is_an_error_not_a_gap(source, dest, monkeypatch):
     (source / "secret").mkdir()
     scandir = os.scandir
