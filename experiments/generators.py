@@ -122,7 +122,7 @@ class Generator(ABC):
         parts = []
         with self._scaled(strength), self._stream(noise):
             for some_z, some_c in zip(z.split(size), c.split(size), strict=True):
-                on_z, on_c, on_times = (t.to(self.device) for t in (some_z, some_c, times.expand(len(some_z), -1)))
+                on_z, on_c, on_times = (t.to(self.device) for t in (some_z, some_c, times.repeat(len(some_z), 1)))
                 parts.append(to_uint8(self.draw(on_z, on_c, on_times, truncation, noise)).cpu())
         images = torch.cat(parts)
         return images if frames is None else images.unflatten(0, (len(z), len(times)))

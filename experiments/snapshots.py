@@ -99,7 +99,13 @@ class Snapshot(ABC):
             UserError: where the process that holds the network ended.
         """
         return self._call(
-            "generate", z, c, frames and list(frames), strength=strength, truncation=truncation, noise=noise
+            "generate",
+            z,
+            c,
+            None if frames is None else list(frames),
+            strength=strength,
+            truncation=truncation,
+            noise=noise,
         )
 
     def offsets(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from experiments.files import UserError
+from experiments.generators import StyleGANV
 from experiments.images import STRENGTHS, make_images
 from experiments.mini.trainer import Options, build_generator
 from experiments.snapshots import LocalSnapshot, open_snapshot
@@ -218,3 +219,26 @@ def test_real_images_of_another_size_are_refused(final, tmp_path):
 def test_inputs_that_do_not_fit_are_refused(final, given, says):
     with open_snapshot(final) as snapshot, pytest.raises(ValueError, match=says):
         snapshot.generate(**given)
+
+
+class Clip(torch.nn.Module):
+    """Called as the video hosts' generators are: grey frames, as bright as their time and their latent say."""
+
+    z_dim, c_dim, img_resolution = 2, 3, 8
+
+    def forward(self, z, c, t, truncation_psi, noise_mode, force_fp32):
+        grey = (z[:, :1] + c.argmax(dim=1, keepdim=True) / 10 + t.view(len(t), -1) / 100).view(-1, 1, 1, 1)
+        return (grey * truncation_psi).expand(-1, 3, 8, 8)
+
+
+def test_a_video_network_draws_the_frames_that_are_asked_for(tmp_path):
+    snapshot = LocalSnapshot(tmp_path / "a.pkl", StyleGANV(Clip(), "cpu"))
+    assert snapshot.facts.frames
+    z = torch.tensor([[-0.5, 0.0], [0.0, 0.0], [0.5, 0.0]])
+    video = snapshot.generate(z, frames=[0, 25, 50])
+    assert video.shape == (3, 3, 3, 8, 8)
+    expected = (torch.tensor([[-0.5], [0.1], [0.7]]) + torch.tensor([[0.0, 0.25, 0.5]])) * 127.5 + 128
+    assert torch.equal(video[:, :, 0, 0, 0], expected.clamp(0, 255).to(torch.uint8))
+    assert torch.equal(snapshot.generate(z), video[:, 0])  # an image is the frame at time 0; classes in turn
+    with pytest.raises(ValueError, match="frames must be times, at least one"):
+        snapshot.generate(z, frames=[])
