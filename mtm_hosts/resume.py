@@ -1,11 +1,11 @@
 """Exact resume: what a network pickle does not hold of a training, in a file beside it.
 
 Beside network-snapshot-NNNNNN.pkl lies training-state-NNNNNN.pt, written after the pickle and that tick's metrics, and
-training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts share.
-The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of Python,
-NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own tensors,
-the statistics that steer the augmentation, the counters, the grid's latents and the place in the data. What data-loader
-workers draw at random is not: only the video hosts do that.
+training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
+share. The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of
+Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own
+tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data. What
+data-loader workers draw at random is not: only the video hosts do that.
 
 Environment:
     MTM_RESUME=weights: pay no attention to these files; --resume does what upstream does.

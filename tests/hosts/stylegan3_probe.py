@@ -83,6 +83,10 @@ def networks(kinds, **options):
     return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 
 
+class Stopped(BaseException):
+    """Ends a training in the middle, as a kill does."""
+
+
 def small_training(iterations, tick=None, stop=None, **options):
     """Let train.py's own main train for a few iterations and draw four samples instead of a thousand.
 
@@ -118,7 +122,7 @@ def small_training(iterations, tick=None, stop=None, **options):
         def save_and_stop(names):
             save(names)
             if names["batch_idx"] == stop:
-                raise KeyboardInterrupt
+                raise Stopped
 
         resume.save = save_and_stop
     return train, initial
@@ -126,7 +130,7 @@ def small_training(iterations, tick=None, stop=None, **options):
 
 def train_part(arguments, **part):
     """A training that may stop in the middle: its folder."""
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(Stopped):
         small_training(**part)[0].main(arguments, standalone_mode=False)
     outdir = arguments[arguments.index("--outdir") + 1]
     return os.path.join(outdir, sorted(os.listdir(outdir))[-1])

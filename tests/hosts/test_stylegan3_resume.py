@@ -16,7 +16,8 @@ ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and 
 def settled(state):
     """A state without what a clock says."""
     statistics = state["statistics"]
-    for named in (statistics["counters"], statistics["cumulative"], *sum(statistics["collectors"].values(), [])):
+    collected = [named for seen in statistics["collectors"].values() for named in seen]
+    for named in (statistics["counters"], statistics["cumulative"], *collected):
         for name in [n for n in named if n.startswith(("Timing/", "Resources/"))]:
             del named[name]
     return {key: value for key, value in state.items() if key != "pickle"}
