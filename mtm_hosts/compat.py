@@ -21,16 +21,21 @@ def strtobool(value: str) -> bool:
     return word in _TRUE
 
 
+def _absent(name: str) -> bool:
+    """A module in sys.modules counts, also another package's stand-in without a spec, at which find_spec fails."""
+    return name not in sys.modules and importlib.util.find_spec(name) is None
+
+
 def install() -> None:
     """Stand-ins for pkg_resources (gone from setuptools 82) and distutils (gone from Python 3.12), where missing."""
-    if importlib.util.find_spec("pkg_resources") is None:
+    if _absent("pkg_resources"):
         from packaging.version import parse
 
         _provide("pkg_resources", parse_version=parse)
-    if importlib.util.find_spec("distutils") is None:
+    if _absent("distutils"):
         with contextlib.suppress(ImportError):
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
-    if importlib.util.find_spec("distutils") is None:
+    if _absent("distutils"):
         util = _provide("distutils.util", strtobool=strtobool)
         _provide("distutils", util=util, __path__=[])
 

@@ -4,11 +4,11 @@ StyleGAN's persistence pickles the source of this file into every snapshot. So i
 the top, and what it needs of the op it has itself where the op is not installed.
 """
 
+import contextlib
 import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -82,7 +82,8 @@ class ModulatedTransformation(nn.Module):
                 f"got {list(w.shape)}."
             )
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        with torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext():
             return self._predict(x.to(dtype), w.to(dtype))
 
     def _predict(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -209,7 +210,7 @@ def _sampled_conv2d(
     return y.to(x.dtype)
 
 
-@contextmanager
+@contextlib.contextmanager
 def offsets_disabled(module: nn.Module) -> Iterator[None]:
     """Within the context every ModulatedTransformation of `module` returns offsets of 0 and no mask: plain convolution.
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtm_ops import _native, modulated_deform_conv2d
+from mtm_ops import _matrix, _native, modulated_deform_conv2d
 
 # The layers of StyleGAN that MTM replaces: (batch, channels in and out, height and width), 3x3 kernels.
 SHAPES = ((4, 512, 8), (4, 512, 16), (4, 512, 32), (8, 128, 32), (8, 64, 32))
@@ -58,12 +58,12 @@ class Problem:
         s = _native.Sampling(x, offset, None, weight.shape[2:], *GEOMETRY)
         s.chunk_rows = s.rows
         columns = s.gather(0, s.rows, s.new_columns())
-        W = _native.weight_matrix(weight)
-        y = _native.from_rows(_native.product(columns, W).view(*_rows_shape(self.grad_y)), x)
-        gy = _native.to_rows(self.grad_y).view(s.rows, -1)
-        grad_w = _native.add_weight_gradient(None, gy, columns, s.dtype)
+        W = _matrix.weight_matrix(weight)
+        y = _matrix.from_rows(_matrix.product(columns, W).view(*_rows_shape(self.grad_y)), x)
+        gy = _matrix.to_rows(self.grad_y).view(s.rows, -1)
+        grad_w = _matrix.add_weight_gradient(None, gy, columns, s.dtype)
         s.bind_gradients()
-        s.backward(0, s.rows, _native.grad_columns(gy, W, s.dtype))
+        s.backward(0, s.rows, _matrix.grad_columns(gy, W, s.dtype))
         del y, grad_w
 
 
