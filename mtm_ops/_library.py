@@ -5,8 +5,9 @@ deform_conv2d_double_backward. Modulation stays outside, in plain torch (functio
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,9 +49,7 @@ def why_not_native(device: str, index: int | None = None) -> str | None:
     try:
         if device == "cpu":
             _build.load_cpu()
-        elif not torch.cuda.is_available():  # and yet there are such tensors: fake ones
-            return "torch found no NVIDIA GPU, or no driver for it."
-        else:
+        elif torch.cuda.is_available():  # else such a tensor is a fake one, whose shapes need no kernel either
             _try_cuda(torch.cuda.current_device() if index is None else index)
     except RuntimeError as error:
         return str(error)
@@ -218,7 +217,7 @@ def _autocast(device: str, key: torch._C.DispatchKey):
 
 def _register() -> None:
     name = functools.partial("{}::{}".format, NAMESPACE)
-    kernels = {
+    kernels: dict[str, tuple[Callable[..., Any], ...]] = {  # op: check, real kernel, fake kernel, FLOPs
         "deform_conv2d": (check_forward, _native.forward, _fake_forward, _flops.forward),
         "deform_conv2d_backward": (check_backward, _native.backward, _fake_backward, _flops.backward),
         "deform_conv2d_double_backward": (

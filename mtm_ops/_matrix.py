@@ -92,12 +92,12 @@ def _split_columns(columns: Tensor, taps: int, groups: int) -> Tensor:
 
 def _split_outputs(y: Tensor, groups: int) -> Tensor:
     """[rows, O] -> [groups, rows, O/groups]."""
-    return y.view(y.shape[0], groups, -1).transpose(0, 1)
+    return y.view(y.shape[0], groups, y.shape[1] // groups).transpose(0, 1)
 
 
 def _split_weight(W: Tensor, groups: int) -> Tensor:
     """[O, k] -> [groups, O/groups, k]."""
-    return W.reshape(groups, -1, W.shape[1])
+    return W.view(groups, W.shape[0] // groups, W.shape[1])
 
 
 def outputs(columns: Tensor, W: Tensor, taps: int, groups: int) -> Tensor:
@@ -105,7 +105,8 @@ def outputs(columns: Tensor, W: Tensor, taps: int, groups: int) -> Tensor:
     if groups == 1:
         return product(columns, W)
     split = _split_columns(columns.to(W.dtype), taps, groups)
-    return torch.bmm(split, _split_weight(W, groups).transpose(1, 2)).transpose(0, 1).reshape(len(columns), -1)
+    y = torch.bmm(split, _split_weight(W, groups).transpose(1, 2))  # [groups, rows, O/groups]
+    return y.transpose(0, 1).flatten(1)
 
 
 def grad_columns(gy: Tensor, W: Tensor, dtype: torch.dtype, taps: int = 1, groups: int = 1) -> Tensor:
@@ -113,8 +114,7 @@ def grad_columns(gy: Tensor, W: Tensor, dtype: torch.dtype, taps: int = 1, group
     if groups == 1:
         return product(gy, W.t()).to(dtype)
     split = torch.bmm(_split_outputs(gy.to(W.dtype), groups), _split_weight(W, groups))  # [groups, rows, taps*width]
-    rows = split.view(groups, len(gy), taps, -1).permute(1, 2, 0, 3)
-    return rows.reshape(len(gy), -1).to(dtype)
+    return split.unflatten(2, (taps, split.shape[2] // taps)).permute(1, 2, 0, 3).flatten(1).to(dtype)
 
 
 def add_weight_gradient(

@@ -46,7 +46,8 @@ def _cuda_line() -> str:
 
 def impl_used(device: str) -> str:
     """What impl="auto" means on a device type: "native" or "reference"."""
-    return "native" if _library.why_not_native(device) is None else "reference"
+    usable = device != "cuda" or torch.cuda.is_available()
+    return "native" if usable and _library.why_not_native(device) is None else "reference"
 
 
 def report() -> tuple[bool, str]:

@@ -121,8 +121,8 @@ def _norms(weight: Tensor, style: Tensor) -> Tensor:
     n = style.shape[1] // weight.shape[1]
     if n == 1:
         return style.square() @ by_channel.t()
-    groups = style.square().view(len(style), n, -1).transpose(0, 1)  # [n, B, C/n]
-    return torch.bmm(groups, by_channel.view(n, -1, weight.shape[1]).transpose(1, 2)).transpose(0, 1).flatten(1)
+    styles = style.square().unflatten(1, (n, weight.shape[1])).transpose(0, 1)  # [n, B, C/n]
+    return torch.bmm(styles, by_channel.unflatten(0, (n, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
 def _largest(t: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -155,8 +155,13 @@ def test_another_dtype_or_rank_is_refused(op, name, device):
 @pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize(
     ("geometry", "name"),
-    [(([1], [0, 0], [1, 1]), "stride"), (([1, 0], [0, 0], [1, 1]), "stride"), (([1, 1], [-1, 0], [1, 1]), "padding")]
-    + [(([1, 1], [0, 0], [1, 1, 1]), "dilation"), (([1, 1], [0, 0], [0, 1]), "dilation")],
+    [
+        (([1], [0, 0], [1, 1]), "stride"),
+        (([1, 0], [0, 0], [1, 1]), "stride"),
+        (([1, 1], [-1, 0], [1, 1]), "padding"),
+        (([1, 1], [0, 0], [1, 1, 1]), "dilation"),
+        (([1, 1], [0, 0], [0, 1]), "dilation"),
+    ],
 )
 def test_wrong_geometry_is_refused(op, geometry, name, device):
     with pytest.raises(

@@ -9,10 +9,11 @@ import pytest
 import torch
 from op_cases import Case, assert_close, cotangent, first_order, sample_inputs
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from mtm_ops import modulated_deform_conv2d
+from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 
 OPS = torch.ops.mtm_ops
 GEOMETRY = ([2, 1], [1, 0], [2, 1])
@@ -242,3 +243,28 @@ def test_schemas_are_as_documented():
         "mtm_ops::deform_conv2d(Tensor x, Tensor weight, Tensor offset, Tensor? mask, int[] stride, int[] padding, "
         "int[] dilation) -> Tensor"
     )
+
+
+HEADS = {"offset": 18, "offset+mask": 27}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("device", ["meta", "fake"])
+def test_the_module_and_the_op_give_shapes_without_memory(device, head):
+    def build() -> Tensor:
+        kind = "meta" if device == "meta" else "cpu"
+        module = ModulatedTransformation(6, 4, head=head).to(kind)
+        x, w = torch.empty(2, 6, 5, 4, device=kind), torch.empty(2, 4, device=kind)
+        offset, mask = module(x, w)
+        assert (mask is None) == (head == "offset")
+        weight, style = torch.empty(3, 6, 3, 3, device=kind), torch.empty(2, 6, device=kind)
+        assert module.at(w)(x=x, weight=weight, styles=style, padding=1).shape == (2, 3, 5, 4)
+        return modulated_deform_conv2d(x, weight, offset, style, mask=mask, padding=1)
+
+    if device == "meta":
+        y = build()
+    else:
+        with FakeTensorMode():
+            y = build()
+    assert y.shape == (2, 3, 5, 4)
+    assert y.device.type == ("meta" if device == "meta" else "cpu")

@@ -1,6 +1,6 @@
 """What is done with the op's results: changed in place, and only formed where somebody asks for them."""
 
-import itertools
+import contextlib
 import threading
 from dataclasses import replace
 
@@ -149,7 +149,7 @@ def test_no_weight_gradients_leaves_out_that_gradient_alone(products):
 
 def test_no_weight_gradients_counts_when_the_backward_runs_and_ends_with_the_context():
     case = one_by_one(size=(6, 5), style=False).leaves()
-    with no_weight_gradients(), pytest.raises(KeyError), no_weight_gradients():
+    with no_weight_gradients(), contextlib.suppress(KeyError), no_weight_gradients():
         y = case.run("native")
         raise KeyError
     y.sum().backward()
@@ -220,7 +220,8 @@ def test_hessian_products_by_vhp_work_and_by_hvp_are_the_third_order_that_is_ref
         hvp(loss("native"), case.offset, direction)
 
 
-@pytest.mark.parametrize(("dtype", "inner"), itertools.product([torch.float32, torch.float16], ["native", "products"]))
+@pytest.mark.parametrize("inner", ["oneDNN", "products"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_a_backward_within_autocast_is_not_cast_down(dtype, inner, monkeypatch):
     """Whose forward ran outside. "products" takes torch's matmul in place of oneDNN's, as on CUDA."""
     if inner == "products":
