@@ -5,6 +5,7 @@ deform_conv2d_double_backward. Modulation stays outside, in plain torch (functio
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from . import _build, _flops, _native
 from ._checks import check_backward, check_double_backward, check_forward
@@ -215,6 +215,16 @@ def _autocast(device: str, key: torch._C.DispatchKey):
     return rule
 
 
+def _flop_formula(op: str, formula: Callable[..., int]) -> None:
+    log = logging.getLogger("torch.utils.flop_counter")
+    before = log.level
+    log.setLevel(logging.ERROR)  # importing it, torch 2.11 warns of a Triton that is missing
+    from torch.utils.flop_counter import register_flop_formula
+
+    log.setLevel(before)
+    register_flop_formula(getattr(_ops, op))(formula)
+
+
 def _register() -> None:
     name = functools.partial("{}::{}".format, NAMESPACE)
     kernels: dict[str, tuple[Callable[..., Any], ...]] = {  # op: check, real kernel, fake kernel, FLOPs
@@ -231,7 +241,7 @@ def _register() -> None:
         for key in ("CPU", "CUDA"):
             _lib.impl(op, _checked(check, real), key)
         torch.library.register_fake(name(op), _checked(check, fake), lib=_lib)
-        register_flop_formula(getattr(_ops, op))(flops)
+        _flop_formula(op, flops)
     register_autograd = functools.partial(torch.library.register_autograd, lib=_lib)
     register_autograd(name("deform_conv2d"), _backward, setup_context=_setup_forward)
     register_autograd(name("deform_conv2d_backward"), _double_backward, setup_context=_setup_backward)

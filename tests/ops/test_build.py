@@ -532,7 +532,8 @@ def test_a_source_that_cannot_be_read_falls_back(cache, monkeypatch):
 
 
 @pytest.mark.skipif(
-    torch.version.cuda is None or torch.cuda.is_available(), reason="needs a torch with CUDA, and no GPU (make test-torch)"
+    torch.version.cuda is None or torch.cuda.is_available(),
+    reason="needs a torch with CUDA, and no GPU (make test-torch)",
 )
 @pytest.mark.parametrize("style", [False, True])
 def test_fake_cuda_tensors_without_a_gpu_give_shapes(style):

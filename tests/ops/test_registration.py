@@ -253,7 +253,8 @@ HEADS = {"offset": 18, "offset+mask": 27}
 def test_the_module_and_the_op_give_shapes_without_memory(device, head):
     def build() -> Tensor:
         kind = "meta" if device == "meta" else "cpu"
-        module = ModulatedTransformation(6, 4, head=head).to(kind)
+        with torch.device(kind):
+            module = ModulatedTransformation(6, 4, head=head)
         x, w = torch.empty(2, 6, 5, 4, device=kind), torch.empty(2, 4, device=kind)
         offset, mask = module(x, w)
         assert (mask is None) == (head == "offset")
