@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.functional import hvp, vhp
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtm_ops import _native, modulated_deform_conv2d, no_weight_gradients
+from mtm_ops import ModulatedTransformation, _native, modulated_deform_conv2d, no_weight_gradients
 
 OPS = torch.ops.mtm_ops
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -120,6 +120,21 @@ def test_the_weights_gradient_of_a_path_length_is_formed_once_and_right(products
     assert got is not None
     assert want is not None
     assert_close(got, want, torch.float64, factor=4)
+
+
+def test_a_path_length_step_of_a_patched_layer_forms_each_weight_gradient_once(products):
+    """As StyleGAN2's loss takes it: the layer's convolution is the module's, everything is trainable, and the
+    gradient by the latents is asked for first. The host's own flag, no_weight_gradients, need not reach us for that."""
+    g = torch.Generator().manual_seed(0)
+    x, latents = torch.randn(2, 6, 5, 5, generator=g), torch.randn(2, 4, generator=g, requires_grad=True)
+    module, affine = ModulatedTransformation(6, 4), torch.nn.Linear(4, 6)
+    weight = torch.randn(3, 6, 3, 3, generator=g, requires_grad=True)
+    y = module.at(latents)(x=x, weight=weight, styles=affine(latents), padding=1)
+    (by_latents,) = torch.autograd.grad((y * cotangent(y)).sum(), latents, create_graph=True)
+    assert products == []
+    by_latents.square().sum().backward()
+    assert products == ["weight", "weight"]  # of the first order, through the second term of the norm, and the second
+    assert all(p.grad is not None for p in (weight, affine.weight, module.affine_weight, module.weight))
 
 
 def test_second_order_gradients_that_autograd_is_not_asked_for_are_not_formed(products):
