@@ -23,6 +23,7 @@ class Geometry(NamedTuple):
 
 
 LEAST = Geometry((1, 1), (0, 0), (1, 1))
+MOST = 2**31 - 1  # no place that a kernel computes from these leaves 64 bits
 
 
 def fail(function: str, name: str, rule: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -30,8 +31,8 @@ def fail(function: str, name: str, rule: str, got: object, error: type[Exception
 
 
 def check_pair(function: str, name: str, pair: Sequence[int], least: int, got: object) -> None:
-    if len(pair) != 2 or pair[0] < least or pair[1] < least:
-        fail(function, name, f"be an int, or two (y, x), of at least {least}", repr(got))
+    if len(pair) != 2 or not all(least <= v <= MOST for v in pair):
+        fail(function, name, f"be an int, or two (y, x), from {least} to {MOST}", repr(got))
 
 
 def check_shapes(

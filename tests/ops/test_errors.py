@@ -89,6 +89,9 @@ GEOMETRIES: list[tuple[str, Any, int]] = [
     ("padding", "same", 0),
     ("dilation", 0, 1),
     ("dilation", (1, -1), 1),
+    ("stride", 2**31, 1),
+    ("padding", (0, 2**63), 0),
+    ("dilation", 2**100, 1),
 ]
 
 
@@ -108,7 +111,9 @@ def test_wrong_dtypes(given, message, impl):
 
 @pytest.mark.parametrize(("name", "value", "least"), GEOMETRIES, ids=str)
 def test_wrong_geometry(name, value, least):
-    message = f"modulated_deform_conv2d: {name} must be an int, or two (y, x), of at least {least}; got {value!r}."
+    message = (
+        f"modulated_deform_conv2d: {name} must be an int, or two (y, x), from {least} to {2**31 - 1}; got {value!r}."
+    )
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         call(**{name: value})
 

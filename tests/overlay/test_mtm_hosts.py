@@ -35,6 +35,13 @@ def test_stand_ins_read_versions_and_booleans():
         compat.strtobool("maybe")
 
 
+@pytest.mark.parametrize("name", ["pkg_resources", "distutils"])
+def test_another_packages_stub_without_a_spec_is_left_alone(name):
+    code = f"import sys, types; stub = sys.modules[{name!r}] = types.ModuleType({name!r}); stub.__spec__ = None\n"
+    code += f"import mtm_hosts.compat; assert sys.modules[{name!r}] is stub"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("new_scipy", [False, True])
 def test_sqrtm_answers_disp_under_old_and_new_scipy(monkeypatch, new_scipy):
     import scipy.linalg
