@@ -26,13 +26,12 @@ from .reference import accumulation_dtype, output_size
 # Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
-SLICE_CHANNELS = 256  # width of the channel slices that a gradient kernel's threads own
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end deterministic slices"
+    "row_begin row_end deterministic"
 ).split()
-_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask dots".split()
+_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask".split()
 
 
 class SampleParams(ctypes.Structure):
@@ -50,7 +49,6 @@ class Sampling:
         size = output_size((H, W), kernel_size, stride, padding, dilation)
         self.groups = offset.shape[1] // (2 * self.taps)
         self.rows = B * size[0] * size[1]
-        self.slices = max(1, self.C // self.groups // SLICE_CHANNELS)
         self.dtype = accumulation_dtype(x.dtype)
         self.storage = x.dtype if x.is_cuda else self.dtype  # of x, gg_x and the columns
         self.device = x.device
@@ -58,7 +56,7 @@ class Sampling:
         self.chunk_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
         deterministic = int(torch.are_deterministic_algorithms_enabled())
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
-        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, self.slices)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
@@ -97,19 +95,11 @@ class Sampling:
 
     def backward(self, begin: int, end: int, g: Tensor) -> Tensor:
         """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place."""
-        self._bind_dots(end - begin, 4)
         return self._launch("backward", begin, end, g)
 
     def double_backward(self, begin: int, end: int, g: Tensor) -> Tensor:
         """Adds the second-order gradients for g; returns the gradient to g, in its place."""
-        self._bind_dots(end - begin, 8)
         return self._launch("double_backward", begin, end, g)
-
-    def _bind_dots(self, rows: int, per_tap: int) -> None:
-        if self.device.type == "cuda":
-            return  # a team of threads sums them in registers
-        size = rows * self.taps * self.groups * self.slices * per_tap
-        self.bind(dots=torch.empty(size, dtype=self.dtype, device=self.device))
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
