@@ -236,6 +236,20 @@ void transpose_kernel(const T* in, T* out, int64_t batch, int64_t rows, int64_t 
 MTM_EXPORT(f32, float)
 MTM_EXPORT(f64, double)
 
+// The units of work that the scatter of p's rows is cut into, whatever the number of threads: their number, and into `sizes`
+// (where not null) the elements that each adds. So a test can tell for any number of threads how even the work is.
+extern "C" int64_t scatter_units_f32(const SampleParams* p, int64_t* sizes) {
+    const ScatterPlan plan(*p);
+    if (sizes) {
+        const Shares<float> shares(*p, plan, [](const Row&, int64_t, int64_t, const Tap<float>&, float*) {});
+        for (int64_t unit = 0; unit < plan.bins * plan.slices; unit++) {
+            const int64_t bin = unit / plan.slices;
+            sizes[unit] = (shares.start[bin + 1] - shares.start[bin]) * plan.slice_width(*p, unit % plan.slices);
+        }
+    }
+    return plan.bins * plan.slices;
+}
+
 extern "C" int64_t sample_params_size() { return sizeof(SampleParams); }
 
 // 1 where the kernels were built with OpenMP: the doctor tells.

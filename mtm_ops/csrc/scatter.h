@@ -29,11 +29,8 @@ T mask_of(const SampleParams& p, const Row& row, int64_t g, int64_t k) {
 constexpr int64_t kBlockLog2 = 4;         // 16 pixels: few, for many units of work: [1, 64, 64, 64] has 256
 constexpr int64_t kMostBlocks = 1024;     // per image: the sort counts for each of them
 constexpr int64_t kSliceChannels = 256;   // a block's slice fits the first cache, beside what is added to it
-constexpr int64_t kSortRows = 64;         // that one thread counts and lists at a time
-#ifndef AH
-#define AH 6
-#endif
-constexpr int64_t kAhead = AH;
+constexpr int64_t kSortRows = 64;         // that one thread lists at a time
+constexpr int64_t kAhead = 6;             // shares whose columns are fetched in advance: they lie far apart
 
 // How a call's scatter is cut, from shapes alone. A bin is one block of pixels of one image and offset group.
 struct ScatterPlan {
@@ -49,6 +46,12 @@ struct ScatterPlan {
         bins = images * p.groups * blocks;
         slices = (p.C / p.groups + kSliceChannels - 1) / kSliceChannels;
         sort_units = (p.row_end - p.row_begin + kSortRows - 1) / kSortRows;
+    }
+
+    // The first channel of a slice within its group, and how many it has.
+    int64_t slice_begin(const SampleParams& p, int64_t slice) const { return p.C / p.groups * slice / slices; }
+    int64_t slice_width(const SampleParams& p, int64_t slice) const {
+        return slice_begin(p, slice + 1) - slice_begin(p, slice);
     }
 };
 
@@ -147,18 +150,17 @@ template <class T, class Weights>
 void scatter_columns(const SampleParams& p, const Weights& weights) {
     const ScatterPlan plan(p);
     const Shares<T> shares(p, plan, weights);
-    const int64_t group_width = p.C / p.groups;
 #pragma omp parallel for schedule(dynamic) if (worth_threads(p))
     for (int64_t unit = 0; unit < plan.bins * plan.slices; unit++) {
         const int64_t bin = unit / plan.slices, slice = unit % plan.slices, block = bin % plan.blocks;
         const int64_t group = bin / plan.blocks % p.groups, image = plan.first_image + bin / plan.blocks / p.groups;
-        const int64_t from = group_width * slice / plan.slices, width = group_width * (slice + 1) / plan.slices - from;
-        const int64_t channel = group * group_width + from;
+        const int64_t channel = group * (p.C / p.groups) + plan.slice_begin(p, slice);
+        const int64_t width = plan.slice_width(p, slice);
         T* block_x = static_cast<T*>(p.grad_x) + (image * p.H * p.W + (block << plan.block_log2)) * p.C + channel;
         for (int64_t i = shares.start[bin]; i < shares.start[bin + 1]; i++) {
             const Share<T>& share = shares.list[i];
             if (i + kAhead < shares.start[bin + 1]) {
-                const T* ahead = static_cast<const T*>(p.columns) + shares.list[i + kAhead].column * p.C + channel;
+                const T* ahead = static_cast<const T*>(p.columns) + int64_t(shares.list[i + kAhead].column) * p.C + channel;
                 for (int64_t c = 0; c < width; c += 64 / sizeof(T)) __builtin_prefetch(ahead + c);
             }
             const T* column = static_cast<const T*>(p.columns) + int64_t(share.column) * p.C + channel;

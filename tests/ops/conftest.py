@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """One thread: these inputs are tiny, and on a busy machine threads wait for each other. Restored afterwards."""
