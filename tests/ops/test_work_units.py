@@ -28,7 +28,7 @@ def chunks_of_units(B: int, C: int, H: int, W: int) -> list[list[int]]:
 
 
 def threads_busy(chunks: list[list[int]], threads: int) -> float:
-    """Work over the time that `threads` need: each takes the next unit when it is free, and all wait at a chunk's end."""
+    """Work over the time that `threads` need; each takes the next unit when it is free, all wait at a chunk's end."""
     taken = 0
     for units in chunks:
         free_at = [0] * threads
