@@ -23,14 +23,14 @@ from torch import Tensor
 from . import _build
 from .reference import accumulation_dtype, output_size
 
-# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU with 512
-# channels, half of this was up to a tenth slower, and twice as much no faster.
+# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. With 512 channels
+# on a CPU, half of this was up to a tenth slower, and twice as much no faster.
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end deterministic"
+    "row_begin row_end deterministic channels_first"
 ).split()
 _TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask".split()
 
@@ -61,7 +61,7 @@ class Sampling:
         )  # equal, as far as that goes: a short one costs more than its share
         deterministic = int(torch.are_deterministic_algorithms_enabled())
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
-        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, 0)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
@@ -197,7 +197,9 @@ def add_weight_gradient(total: Tensor | None, gy: Tensor, columns: Tensor, dtype
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    W = weight_matrix(weight)
+    # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
+    s.params.channels_first = s.device.type == "cpu" and s.rows <= weight.shape[0] and weight.is_contiguous()
+    W = weight.view(weight.shape[0], -1) if s.params.channels_first else weight_matrix(weight)
     y = torch.empty(s.rows, W.shape[0], dtype=x.dtype, device=x.device)
     buffer = s.new_columns()
     for begin, end in s.chunks():

@@ -23,7 +23,7 @@ void corner_pointers(const SampleParams& p, const T* t, const Row& row, const in
 
 // columns[n, k, c] = m * sum_corner value(corner) * x(corner, c)
 //
-// In:        x [B, H, W, C], offset, mask.   Out: columns [rows, kh*kw, C].
+// In:        x [B, H, W, C], offset, mask.   Out: columns [rows, kh*kw, C], or [rows, C, kh*kw] if channels_first.
 // Threads:   one row (output pixel) at a time, all its taps and channels.
 // Border:    corners outside read a row of zeros.
 // Reference: mtm_ops/reference.py, sample_columns.
@@ -31,22 +31,30 @@ template <class T>
 void gather_kernel(const SampleParams& p) {
     const int64_t taps = p.kh * p.kw, width = p.C / p.groups;
     const std::vector<T> zeros(width, T(0));
-#pragma omp parallel for schedule(static) if (worth_threads(p))
-    for (int64_t n = p.row_begin; n < p.row_end; n++) {
-        const Row row = locate_row(p, n);
-        T* out = static_cast<T*>(p.columns) + (n - p.row_begin) * taps * p.C;
-        for (int64_t k = 0; k < taps; k++) {
-            for (int64_t g = 0; g < p.groups; g++, out += width) {
-                Tap<T> tap;
-                locate_tap_of_row(p, row, g, k, tap);
-                const T m = mask_of<T>(p, row, g, k);
-                const T v0 = m * tap.value[0], v1 = m * tap.value[1], v2 = m * tap.value[2], v3 = m * tap.value[3];
-                const T* x[4];
-                corner_pointers(p, static_cast<const T*>(p.x), row, tap.pixel, g * width, zeros.data(), x);
+#pragma omp parallel if (worth_threads(p))
+    {
+        std::vector<T> row_columns(p.channels_first ? taps * p.C : 0);
+#pragma omp for schedule(static)
+        for (int64_t n = p.row_begin; n < p.row_end; n++) {
+            const Row row = locate_row(p, n);
+            T* const columns = static_cast<T*>(p.columns) + (n - p.row_begin) * taps * p.C;
+            T* out = p.channels_first ? row_columns.data() : columns;
+            for (int64_t k = 0; k < taps; k++) {
+                for (int64_t g = 0; g < p.groups; g++, out += width) {
+                    Tap<T> tap;
+                    locate_tap_of_row(p, row, g, k, tap);
+                    const T m = mask_of<T>(p, row, g, k);
+                    const T v0 = m * tap.value[0], v1 = m * tap.value[1], v2 = m * tap.value[2], v3 = m * tap.value[3];
+                    const T* x[4];
+                    corner_pointers(p, static_cast<const T*>(p.x), row, tap.pixel, g * width, zeros.data(), x);
 #pragma omp simd
-                for (int64_t c = 0; c < width; c++)
-                    out[c] = v0 * x[0][c] + v1 * x[1][c] + v2 * x[2][c] + v3 * x[3][c];
+                    for (int64_t c = 0; c < width; c++)
+                        out[c] = v0 * x[0][c] + v1 * x[1][c] + v2 * x[2][c] + v3 * x[3][c];
+                }
             }
+            if (p.channels_first)
+                for (int64_t c = 0; c < p.C; c++)
+                    for (int64_t k = 0; k < taps; k++) columns[c * taps + k] = row_columns[k * p.C + c];
         }
     }
 }

@@ -28,6 +28,7 @@ struct SampleParams {
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
     int64_t row_begin, row_end;         // this call's rows
     int64_t deterministic;              // CUDA: no atomics in grad_x. On the CPU there are none anyway
+    int64_t channels_first;             // CPU: gather's columns are [rows, C, kh*kw], the order of a weight [O, C, kh, kw]
     // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
     // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;
