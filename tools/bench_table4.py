@@ -6,10 +6,7 @@ a cycle is 16 iterations, with R1 once and path length four times. Settings take
 
 import copy
 import importlib
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from mtm_hosts.layers import LAYER_GROUPS
 from mtm_ops.module import HEADS
 from tools.gpu import require
+from tools.timing import turns_ms
 
 ROOT = Path(__file__).resolve().parents[1]
 # Table 4 of arXiv 2308.15472: training time relative to the baseline. Its inference ratio is 1.0 throughout.
@@ -133,28 +131,10 @@ def _bend(G: nn.Module) -> None:
             nn.init.normal_(p)
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
-    _wait(device)
-    start_s = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - start_s
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def measure(trainers: dict[str, Trainer], what: str, rounds: int, device: str) -> dict[str, float]:
+def measure(trainers: dict[str, Trainer], what: str, rounds: int) -> dict[str, float]:
     """Median seconds of a method of each, over rounds in which all take turns, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(rounds + 1):
-        for name, trainer in trainers.items():
-            taken_s = seconds(getattr(trainer, what), device)
-            if turn:
-                times[name].append(taken_s)
-    return {name: statistics.median(values) for name, values in times.items()}
+    runs = {name: getattr(trainer, what) for name, trainer in trainers.items()}
+    return {name: ms / 1e3 for name, ms in turns_ms(runs, rounds=rounds).items()}
 
 
 def peak_mib(trainer: Trainer, device: str) -> str:
@@ -227,8 +207,8 @@ def main(
     click.echo(f"{machine}\nStyleGAN2, {resolution} px, batch {batch}, width {width}, head {head}")
     names = settings_of(resolution)
     trainers = {n: Trainer(host, n, head, resolution, batch, width, map_depth, device) for n in names}
-    training = measure(trainers, "cycle", rounds, device)
-    inference = measure(trainers, "infer", 4 * rounds, device)
+    training = measure(trainers, "cycle", rounds)
+    inference = measure(trainers, "infer", 4 * rounds)
     click.echo("\n".join(rows(trainers, training, inference)))
     click.echo(
         "peak MiB (all settings' networks included): "
