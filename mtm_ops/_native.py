@@ -23,8 +23,8 @@ from torch import Tensor
 from . import _build
 from .reference import accumulation_dtype, output_size
 
-# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. With 512 channels
-# on a CPU, half of this was up to a tenth slower, and twice as much no faster.
+# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
+# channels, half of this was up to a tenth slower, and twice as much no faster.
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 

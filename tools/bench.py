@@ -207,9 +207,8 @@ def main(
     torch.backends.cuda.matmul.allow_tf32 = False
     bench = Bench(device, suite, seconds, statistic)
     flops = ", ".join(f"{k} {bench.rates.flops_per_s[DTYPES[k]] / 1e12:.2f} TFLOP/s" for k in suite.dtypes)
-    click.echo(
-        f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}; {statistic} {'processor' if cpu_time else ''} times\n\n{heading()}"
-    )
+    kind_of_time = f"{statistic} {'processor' if cpu_time else 'wall-clock'} times"
+    click.echo(f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}; {kind_of_time}\n\n{heading()}")
     for kind in dtypes or suite.dtypes:
         for layout in layouts or suite.layouts:
             for shape in shapes or suite.shapes:
