@@ -187,6 +187,22 @@ def test_images_one_pixel_wide_or_high(size):
     hold_equal(one_by_one(size=size, kernel=(3, 3), padding=(1, 1)), torch.float64, order=2)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_few_rows_without_gradients_leave_the_weight_as_it_lies(groups, dtype, monkeypatch):
+    case = sample_inputs(B=1, C=21, O=7, groups=groups, dtype=dtype)  # 6 rows
+    converted = []
+    original = _native.weight_matrix
+    monkeypatch.setattr(_native, "weight_matrix", lambda weight: converted.append(1) or original(weight))
+    with torch.no_grad():
+        y = case.run("native")
+        assert not converted
+        wide = replace(case, weight=case.weight[:5])  # more rows than output channels
+        wide.run("native")
+        assert converted
+    assert torch.allclose(y.double(), case.run("reference").double(), atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
 def test_images_of_more_than_1024_blocks_of_pixels():
     """The scatter's blocks grow with the image: 16 pixels each up to 128x128."""
     hold_equal(one_by_one(B=1, C=2, O=1, size=(131, 129), kernel=(1, 2), padding=(0, 1)), torch.float64, order=2)
