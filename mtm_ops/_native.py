@@ -200,10 +200,13 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
     s.params.channels_first = s.device.type == "cpu" and s.rows <= weight.shape[0] and weight.is_contiguous()
     W = weight.view(weight.shape[0], -1) if s.params.channels_first else weight_matrix(weight)
-    y = torch.empty(s.rows, W.shape[0], dtype=x.dtype, device=x.device)
     buffer = s.new_columns()
-    for begin, end in s.chunks():
-        y[begin:end] = product(s.gather(begin, end, buffer[: end - begin]), W)
+    if s.rows == s.chunk_rows:
+        y = product(s.gather(0, s.rows, buffer), W).to(x.dtype)  # one chunk: no copy into a whole
+    else:
+        y = torch.empty(s.rows, W.shape[0], dtype=x.dtype, device=x.device)
+        for begin, end in s.chunks():
+            y[begin:end] = product(s.gather(begin, end, buffer[: end - begin]), W)
     return from_rows(y.view(x.shape[0], *offset.shape[2:], W.shape[0]), x)
 
 

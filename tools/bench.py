@@ -32,8 +32,9 @@ class Suite:
     clock: timing.Clock
     warm_up: int
     rotating_bytes: int  # of inputs in rotation, together
-    copy_bytes: int  # of the copy that measures the bandwidth
-    matmul_size: int
+    # What measures the roofline's rates. On a CPU there is none: torch's matmul is slower than its convolution there.
+    copy_bytes: int = 0
+    matmul_size: int = 0
     # Forward+backward: at most so many times plain, and at those shapes also faster than torchvision, and in memory.
     most_times_plain: dict[Shape, float] = field(default_factory=dict)
     least_times_torchvision: float | None = None
@@ -46,7 +47,7 @@ SUITES = {
     "cpu": Suite(
         ((4, 512, 8), (4, 512, 16), (4, 512, 32), (8, 128, 32), (8, 64, 32)),
         ("fp32",), ("nchw",), ("forward", "forward+backward"),
-        timing.wall_ms, warm_up=1, rotating_bytes=0, copy_bytes=1 << 28, matmul_size=2048,
+        timing.wall_ms, warm_up=1, rotating_bytes=0,
         most_times_plain={
             (4, 512, 8): 1.3, (4, 512, 16): 1.3, (4, 512, 32): 1.3, (8, 128, 32): 2.2, (8, 64, 32): 2.2
         },
@@ -124,7 +125,7 @@ class Bench:
 
     def __init__(self, device: str, suite: Suite, seconds: float, statistic: str) -> None:
         self.device, self.suite, self.seconds, self.statistic = device, suite, seconds, statistic
-        self.rates = measure_rates(device, self.suite)
+        self.rates = measure_rates(device, suite) if suite.copy_bytes else None
 
     def rows(self, shape: Shape, kind: str, layout: str) -> Iterator[str]:
         """Lines of one layer, as they are measured; the targets that it misses, at the end."""
@@ -139,7 +140,8 @@ class Bench:
             ms[what] = timing.turns_ms(
                 turns, self.suite.clock, seconds=self.seconds, warm_up=self.suite.warm_up, statistic=self.statistic
             )
-            yield row(shape, kind, layout, what, ms[what], roofline_ms(shape, dtype, what, self.rates))
+            roofline = roofline_ms(shape, dtype, what, self.rates) if self.rates else None
+            yield row(shape, kind, layout, what, ms[what], roofline)
         able = [n for n in names if can(n, "forward+backward")]
         peaks = {n: timing.peak_mib(partial(problems[0].forward_backward, n), self.device) for n in able}
         mib = {n: peak for n, peak in peaks.items() if peak is not None}
@@ -152,9 +154,10 @@ def heading() -> str:
     return f"{'[B, C, H, W]':28}{'ms':22}{columns}{'ours/plain':>12}"
 
 
-def row(shape: Shape, kind: str, layout: str, what: str, ms: dict[str, float], roofline: float) -> str:
+def row(shape: Shape, kind: str, layout: str, what: str, ms: dict[str, float], roofline: float | None) -> str:
     layer = f"{[*shape, shape[2]]} {kind} {layout}"
-    return f"{layer:28}{what:22}{_cells(ms, '.2f')}{roofline:13.2f}{ms['ours'] / ms['plain']:11.2f}x"
+    shown = "-" if roofline is None else f"{roofline:.2f}"
+    return f"{layer:28}{what:22}{_cells(ms, '.2f')}{shown:>13}{ms['ours'] / ms['plain']:11.2f}x"
 
 
 def _cells(values: dict[str, float], form: str) -> str:
@@ -206,9 +209,10 @@ def main(
     torch.backends.cudnn.allow_tf32 = False  # as the hosts do: fp32 is fp32
     torch.backends.cuda.matmul.allow_tf32 = False
     bench = Bench(device, suite, seconds, statistic)
-    flops = ", ".join(f"{k} {bench.rates.flops_per_s[DTYPES[k]] / 1e12:.2f} TFLOP/s" for k in suite.dtypes)
-    kind_of_time = f"{statistic} {'processor' if cpu_time else 'wall-clock'} times"
-    click.echo(f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}; {kind_of_time}\n\n{heading()}")
+    if bench.rates:
+        flops = ", ".join(f"{k} {bench.rates.flops_per_s[DTYPES[k]] / 1e12:.2f} TFLOP/s" for k in suite.dtypes)
+        click.echo(f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}")
+    click.echo(f"{statistic} of {'processor' if cpu_time else 'wall-clock'} times\n\n{heading()}")
     for kind in dtypes or suite.dtypes:
         for layout in layouts or suite.layouts:
             for shape in shapes or suite.shapes:
