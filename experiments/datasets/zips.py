@@ -202,8 +202,8 @@ def _check_sizes(source: Source, sizes: Counter[tuple[int, int]], resolution_px:
     wanted = resolution_px if not resolution_px & (resolution_px - 1) else 1 << resolution_px.bit_length() - 1
     raise UserError(
         f"convert: a dataset in the hosts' format must have one size, square, a power of two; expected {wanted} x "
-        f"{wanted} px, got {found} in {str(source.path)!r}. To resample it: "
-        f"python -m experiments.datasets.zips --resize --source {source.path} --out NEW.zip --resolution {wanted}{other}."
+        f"{wanted} px, got {found} in {str(source.path)!r}. To resample it: python -m "
+        f"experiments.datasets.zips --resize --source {source.path} --out NEW.zip --resolution {wanted}{other}."
     )
 
 
