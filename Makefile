@@ -7,6 +7,11 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
+# A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line takes it.
+GIVEN     := $(filter command,$(origin PYTHON))
+GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
+GPU_READY := $(if $(GIVEN),,$(READY))
 
 PRESET ?= full
 OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
@@ -74,18 +79,22 @@ lint: $(READY)  ## Check style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
+$(BENCH_READY): requirements-bench.txt $(READY)
+	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-bench.txt
+	@touch $@
+
+bench: $(BENCH_READY)  ## Time the op beside plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
 	$(PY) -m tools.bench
 
-test-gpu: $(READY)  ## Run the tests that need an NVIDIA GPU (fails where there is none)
-	@$(PY) -m tools.gpu "make test-gpu"
-	$(PY) -m pytest tests/gpu
+test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none (PYTHON= instead of .venv)
+	@$(GPU_PY) -m tools.gpu "make test-gpu"
+	$(GPU_PY) -m pytest tests/gpu
 
-bench-gpu: $(READY)  ## Time the op on a GPU beside plain convolution, torchvision and the floor
-	$(PY) -m tools.bench_gpu
+bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torchvision and the roofline (PYTHON=)
+	$(GPU_PY) -m tools.bench --device cuda
 
-bench-table4: $(READY)  ## The paper's Table 4 costs: a training iteration of StyleGAN2 with MTM none, low, mid, high
-	$(PY) -m tools.bench_table4
+bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
+	$(GPU_PY) -m tools.bench_table4
 
 cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report

@@ -34,16 +34,16 @@ from ._matrix import (
 )
 from .reference import accumulation_dtype, output_size
 
-# Columns per chunk: enough rows for an efficient product, few enough bytes for the last cache (measured: make bench).
-CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
+# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
+# channels, half of this was up to a tenth slower, and twice as much no faster.
+CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
-SLICE_CHANNELS = 256  # width of the channel slices that a gradient kernel's threads own
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end deterministic slices"
+    "row_begin row_end deterministic channels_first"
 ).split()
-_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask dots".split()
+_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask".split()
 
 
 class SampleParams(ctypes.Structure):
@@ -61,15 +61,17 @@ class Sampling:
         size = output_size((H, W), kernel_size, stride, padding, dilation)
         self.groups = offset.shape[1] // (2 * self.taps)
         self.rows = B * size[0] * size[1]
-        self.slices = max(1, self.C // self.groups // SLICE_CHANNELS)
         self.dtype = accumulation_dtype(x.dtype)
         self.storage = x.dtype if x.is_cuda else self.dtype  # of x, gg_x and the columns
         self.device = x.device
         row_bytes, kind = self.taps * self.C * self.storage.itemsize, x.device.type
-        self.chunk_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
+        most_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
+        chunks = max(1, -(-self.rows // most_rows))
+        # Equal, as far as that goes: a short one costs more than its share.
+        self.chunk_rows = max(1, -(-self.rows // chunks))
         deterministic = int(torch.are_deterministic_algorithms_enabled())
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
-        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, self.slices)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, 0)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
@@ -108,19 +110,11 @@ class Sampling:
 
     def backward(self, begin: int, end: int, g: Tensor) -> Tensor:
         """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place."""
-        self._bind_dots(end - begin, 4)
         return self._launch("backward", begin, end, g)
 
     def double_backward(self, begin: int, end: int, g: Tensor) -> Tensor:
         """Adds the second-order gradients for g; returns the gradient to g, in its place."""
-        self._bind_dots(end - begin, 8)
         return self._launch("double_backward", begin, end, g)
-
-    def _bind_dots(self, rows: int, per_tap: int) -> None:
-        if self.device.type == "cuda":
-            return  # a team of threads sums them in registers
-        size = rows * self.taps * self.groups * self.slices * per_tap
-        self.bind(dots=torch.empty(size, dtype=self.dtype, device=self.device))
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
@@ -154,7 +148,7 @@ class Products:
     def __init__(self, s: Sampling, weight: Tensor) -> None:
         self.dtype, self.storage, self.taps = s.dtype, s.storage, s.taps
         self.groups = s.C // weight.shape[1]
-        self.W = weight_matrix(weight)
+        self.W = weight.flatten(1) if s.params.channels_first else weight_matrix(weight)
         self.to_W: Tensor | None = None  # the sum that add_weight_gradient makes, in W's order
 
     def outputs(self, columns: Tensor, W: Tensor | None = None) -> Tensor:
@@ -172,11 +166,18 @@ class Products:
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    products, O = Products(s, weight), weight.shape[0]
-    y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
+    O = weight.shape[0]
+    # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
+    few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
+    s.params.channels_first = s.device.type == "cpu" and few
+    products = Products(s, weight)
     buffer = s.new_columns()
-    for begin, end in s.chunks():
-        y[begin:end] = products.outputs(s.gather(begin, end, buffer[: end - begin]))
+    if s.rows == s.chunk_rows:
+        y = products.outputs(s.gather(0, s.rows, buffer)).to(x.dtype)  # one chunk: no copy into a whole
+    else:
+        y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
+        for begin, end in s.chunks():
+            y[begin:end] = products.outputs(s.gather(begin, end, buffer[: end - begin]))
     return from_rows(y.view(x.shape[0], *offset.shape[2:], O), x)
 
 

@@ -90,8 +90,8 @@ def modulated_deform_conv2d(
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate)
-    if native:
-        # The layout of the matrix product. Converting it here keeps it for the backward.
+    if native and torch.is_grad_enabled():
+        # The layout of the backward's matrix products, kept for them by converting it here.
         weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference
     y = run(x, weight, offset, mask, *geometry)
