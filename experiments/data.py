@@ -7,11 +7,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.datasets.images import SUFFIXES, open_source
+from experiments.datasets.zips import DatasetInfo, describe
+from experiments.files import UserError, atomic_output, disk_errors
 from experiments.ledger import ROOT
 from experiments.table import Dataset, Table, Value
-from tools.dataset import DatasetInfo, describe
-from tools.files import UserError, atomic_output, disk_errors
-from tools.pictures import SUFFIXES, open_source
 
 
 def flags(options: dict[str, Value]) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.datasets.zips import DatasetInfo
+from experiments.files import UserError, atomic_output, disk_errors
 from experiments.results import STATE_NAME, read_state
 from experiments.table import Table
-from tools.dataset import DatasetInfo
-from tools.files import UserError, atomic_output, disk_errors
 
 STATE_SCHEMA = 1
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools.files import UserError, disk_errors
+from experiments.files import UserError, disk_errors
 
 SCHEMA = 1
 NAME = "ledger.jsonl"

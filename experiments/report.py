@@ -12,10 +12,10 @@ import click
 import jinja2
 
 from experiments.charts import aspect_ratio, curve_names, curve_svg, curve_title, summary_png
+from experiments.files import UserError, atomic_output
 from experiments.progress import duration_text
 from experiments.results import MEANINGLESS, ONE_SEED, Results, RowResult, compare, load_results, number_text, verdicts
 from experiments.table import Metric
-from tools.files import UserError, atomic_output
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = {

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import ledger
+from experiments.files import UserError
 from experiments.progress import duration_text
 from experiments.table import Metric, Row, Table, table_from_dict
-from tools.files import UserError
 
 STATE_NAME = "run.json"
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."

@@ -16,13 +16,13 @@ import click
 
 from experiments import ledger
 from experiments.data import Data, flags
+from experiments.datasets.zips import DatasetInfo
+from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_same_run, claim, locked
 from experiments.jobs import Job, Scheduler, Step
 from experiments.progress import duration_text, make_progress
 from experiments.results import finished_rows, load_results, result_lines, row_folder
 from experiments.table import Row, Table, load_table
-from tools.dataset import DatasetInfo
-from tools.files import UserError, free_bytes, free_text
 
 
 def train_command(table: Table, row: Row, out: Path, data: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from tools.files import UserError
+from experiments.files import UserError
 
 TABLES = Path(__file__).parent / "tables"
 Value = str | int | float | bool

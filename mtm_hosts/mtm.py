@@ -39,7 +39,7 @@ def configure(c: Any, opts: Any) -> None:
     if opts.mtm.strip().lower() in ("", "none"):
         print("MTM: none, as upstream")
         return
-    from mtm_ops.hosts import LAYER_GROUPS, RATE_GROUPS, parse_layers
+    from mtm_hosts.layers import LAYER_GROUPS, RATE_GROUPS, parse_layers
 
     by_rate = opts.get("cfg", "").startswith("stylegan3")
     try:

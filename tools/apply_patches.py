@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
 """Put our lines into the official codebases under vendor/, take them out, show and check them.
 
-python tools/apply_patches.py --help. The work is done in tools/overlay/.
+python tools/apply_patches.py --help. The work is done in overlay/.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from any folder
 
 from overlay.cli import main
 

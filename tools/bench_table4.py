@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from mtm_ops.hosts import LAYER_GROUPS
+from mtm_hosts.layers import LAYER_GROUPS
 from mtm_ops.module import HEADS
 from tools.gpu import require
 
@@ -42,7 +42,7 @@ class Host:
                 f"{folder} must hold NVIDIA's stylegan3, and is empty or missing. "
                 "Run: git submodule update --init vendor/stylegan3 && make patch HOST=stylegan3"
             )
-        if "mtm_ops.hosts.attach" not in source.read_text():
+        if "mtm_hosts.layers.attach" not in source.read_text():
             raise click.ClickException(f"{folder} must be patched, and is not. Run: make patch HOST=stylegan3")
         sys.path.insert(0, str(folder))
         self.networks = importlib.import_module("training.networks_stylegan2")

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from mtm_ops.module import HEADS
-from tools.overlay.catalog import load_hosts, load_patches
-from tools.overlay.git import Checkout, open_checkout, read_blobs, tree_blobs
-from tools.overlay.inserter import insert
+from overlay.catalog import load_hosts, load_patches
+from overlay.git import Checkout, open_checkout, read_blobs, tree_blobs
+from overlay.inserter import insert
 
 _ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("low", "low,mid", "low,mid,high")

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.dataset import ContentHash
-from tools.files import UserError
-from tools.pictures import decode_rgb, open_source
+from experiments.datasets.images import decode_rgb, open_source
+from experiments.datasets.zips import ContentHash
+from experiments.files import UserError
 
 MAX_MPX = 5.0  # of one picture: this host is for small ones
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """uint8 pictures [N, 3, R, R], and the hash of their content (tools.dataset.ContentHash)."""
+    """uint8 pictures [N, 3, R, R], and the hash of their content (experiments.datasets.zips.ContentHash)."""
 
     pixels: Tensor
     sha256: str
@@ -76,7 +76,8 @@ def load_pictures(path: Path) -> Pictures:
     if not path.is_file():
         raise UserError(
             f"load_pictures: --data must be a zip of pictures; expected a file, got {str(path)!r}, which is none. "
-            "Make one with python -m tools.openmoji, or of your own pictures with python -m tools.dataset."
+            "Make one with python -m experiments.datasets.openmoji, or of your own images with "
+            "python -m experiments.datasets.zips."
         )
     source = open_source(path)
     content, pixels = ContentHash(), None
@@ -104,5 +105,5 @@ def _check_size(picture: np.ndarray, name: str, path: Path, pixels: np.ndarray |
     expected = "a power of two from 8 px up" if pixels is None else f"{side} x {side} px like the first"
     raise UserError(
         f"load_pictures: the pictures of a data set must be square and of one size; expected {expected}, got "
-        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m tools.dataset."
+        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m experiments.datasets.zips."
     )

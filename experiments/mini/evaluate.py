@@ -19,12 +19,12 @@ import click
 import torch
 from torch import Tensor
 
+from experiments.files import UserError, atomic_output
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
 from experiments.mini.data import Pictures, load_pictures, to_uint8
 from experiments.mini.networks import Generator
 from experiments.mini.trainer import Options, build_generator
-from tools.files import UserError, atomic_output
 
 BATCH = 100
 DDOF = 0

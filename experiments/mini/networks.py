@@ -214,7 +214,7 @@ class Generator(nn.Module):
         z_dim, w_dim: lengths of the latents.
         resolution: side of a picture, px; a power of two from 8 up.
         channels: feature channels at the full resolution; twice as many at half of it, four times from a quarter down.
-        mtm: which resolutions bend, as `mtm_ops.hosts.parse_layers` reads it ("low", "low,mid", "4,8"); "none": no
+        mtm: which resolutions bend, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid", "4,8"); "none": no
             layer does, and mtm_ops is not even imported.
         mtm_head: "offset" or "offset+mask".
 
@@ -233,7 +233,7 @@ class Generator(nn.Module):
         super().__init__()
         mtm_at: tuple[int, ...] = ()
         if mtm not in (None, "none"):
-            from mtm_ops.hosts import parse_layers
+            from mtm_hosts.layers import parse_layers
 
             mtm_at = parse_layers(mtm)
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution

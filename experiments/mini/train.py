@@ -26,9 +26,9 @@ import click
 import torch
 from tqdm import tqdm
 
+from experiments.files import UserError, atomic_output, disk_errors
 from experiments.mini.data import Pictures, load_pictures
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
-from tools.files import UserError, atomic_output, disk_errors
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")

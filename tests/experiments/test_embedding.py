@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from experiments.datasets.openmoji import render_pictures
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
-from tools.openmoji import render_pictures
 
 # Pinned: a change of it makes every earlier distance incomparable. Raise the name in fingerprint() with it.
 WEIGHTS_SHA256 = "3814bef3652096b635c9f07b03ef76d7da04fe6720a9517f3d571aadb990fc86"

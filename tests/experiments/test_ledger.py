@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments import ledger
+from experiments.files import UserError
 from experiments.ledger import append_entry, portable_command, provenance, read_entries
-from tools.files import UserError
 
 
 @pytest.fixture

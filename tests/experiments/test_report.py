@@ -12,11 +12,11 @@ from matplotlib.figure import SubFigure
 from PIL import Image
 
 from experiments import charts, ledger, report
+from experiments.datasets.zips import DatasetInfo
 from experiments.folder import claim
 from experiments.report import render
 from experiments.results import compare, load_results, number_text, read_stats
 from experiments.table import Cost, Dataset, Host, Metric, Preset, Row, Table
-from tools.dataset import DatasetInfo
 
 CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
 FINGERPRINT = {"backbone": "random", "weights_sha256": "ab" * 32, "ddof": 0}

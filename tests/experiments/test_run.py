@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from experiments import run as run_module
+from experiments.files import UserError
 from experiments.ledger import ROOT, read_entries
 from experiments.progress import BarProgress, LineProgress, duration_text
 from experiments.table import load_table
-from tools.files import UserError
 
 FAKE = Path(__file__).with_name("fake_host.py")
 TABLE = """
@@ -40,7 +40,7 @@ credit = "Pictures: Nobody, CC BY-SA 4.0."
 
 [datasets.user]
 title = "The user's own pictures"
-make = ["python", "-m", "tools.dataset"]
+make = ["python", "-m", "experiments.datasets.zips"]
 options = {{ resolution = 8, min-nimg = 2 }}
 
 [metrics.frechet]

@@ -298,7 +298,7 @@ def test_cxx_may_name_a_launcher_before_the_compiler(cache, tmp_path, stand_in, 
 
 
 IMPORT_ONLY = """
-import mtm_ops, mtm_ops.hosts, mtm_ops.reference
+import mtm_ops, mtm_hosts.layers, mtm_ops.reference
 head = mtm_ops.ModulatedTransformation(4, 2)
 print("fine")
 """

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from engine_lab import FILES, expected
+
 from overlay import fs
 
 ALL = ("compat", "cpu", "mtm")

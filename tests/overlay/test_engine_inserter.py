@@ -6,6 +6,7 @@ import pytest
 from engine_lab import GIT, make_repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from overlay.errors import OverlayError
 from overlay.inserter import blob_hash, insert, recognise, split_lines
 from overlay.patchfile import FilePatch, Insertion, Patch, render

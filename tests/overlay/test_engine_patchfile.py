@@ -2,6 +2,7 @@
 
 import pytest
 from engine_lab import CONCERNS, FILES, file_patch
+
 from overlay.errors import OverlayError
 from overlay.patchfile import Patch, parse, render
 

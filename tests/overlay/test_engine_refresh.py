@@ -2,6 +2,7 @@
 
 import pytest
 from engine_lab import FILES, LAYER, TRAIN, expected, file_patch, git
+
 from overlay.patchfile import parse
 
 ALL = ("compat", "cpu", "mtm")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from engine_lab import Lab, git
+
 from overlay.catalog import load_hosts, load_patches
 from overlay.cli import main
 from overlay.git import gitlinks, open_checkout, read_blobs

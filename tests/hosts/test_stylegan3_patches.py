@@ -4,8 +4,9 @@ import ast
 
 import pytest
 from engine_lab import git
-from overlay.catalog import load_patches
 from stylegan3_lab import HOST, Checkout
+
+from overlay.catalog import load_patches
 
 
 def test_the_patches_insert_at_most_forty_lines():

@@ -3,7 +3,7 @@
 The format is that of StyleGAN's dataset_tool: an uncompressed zip of square PNGs whose side is a power of two, named
 00000/img00000000.png and so on, with dataset.json. Every host reads it, and so does experiments.mini.
 
-    python -m tools.dataset --source PICTURES --out cats32.zip --resolution 32
+    python -m experiments.datasets.zips --source PICTURES --out cats32.zip --resolution 32
 """
 
 import hashlib
@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tools.files import UserError, atomic_output
-from tools.pictures import Source, decode_rgb, open_source, picture_size_px, square
+from experiments.datasets.images import Source, decode_rgb, open_source, picture_size_px, square
+from experiments.files import UserError, atomic_output
 
 INFO_NAME = "mtm_dataset.json"
 LISTED = 10
@@ -202,8 +202,8 @@ def _check_sizes(source: Source, sizes: Counter[tuple[int, int]], resolution_px:
     wanted = resolution_px if not resolution_px & (resolution_px - 1) else 1 << resolution_px.bit_length() - 1
     raise UserError(
         f"convert: a dataset in the hosts' format must have one size, square, a power of two; expected {wanted} x "
-        f"{wanted} px, got {found} in {str(source.path)!r}. To resample it: python -m tools.dataset --resize "
-        f"--source {source.path} --out NEW.zip --resolution {wanted}{other}."
+        f"{wanted} px, got {found} in {str(source.path)!r}. To resample it: python -m "
+        f"experiments.datasets.zips --resize --source {source.path} --out NEW.zip --resolution {wanted}{other}."
     )
 
 

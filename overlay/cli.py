@@ -23,7 +23,7 @@ from .status import status as status_of
 from .transaction import commit, note
 from .tree import Tree, read_tree
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

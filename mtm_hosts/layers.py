@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .module import ModulatedTransformation
+from mtm_ops.module import ModulatedTransformation
 
 # Table 4's parameter increments force two, one and one replaced layers; the exact resolutions are our reading.
 LAYER_GROUPS = {"low": (8, 16), "mid": (32,), "high": (64,)}

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder or a zip, and how one picture becomes a square RGB array."""
+"""Where images come from: a folder or a zip, and how one picture becomes a square RGB array."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from tools.files import UserError
+from experiments.files import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
 # Named, so that no picture can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from overlay.git import open_checkout
 from stylegan3_lab import HOST, ROOT
+
+from overlay.git import open_checkout
 
 
 def test_count_params_prints_two_one_and_one_modules_and_their_exact_sizes():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtm_ops.hosts import LAYER_GROUPS, parse_layers
+from mtm_hosts.layers import LAYER_GROUPS, parse_layers
 
 
 @pytest.mark.parametrize(

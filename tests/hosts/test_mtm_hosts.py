@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mtm_hosts import compat, cpu, launch, metrics, mtm
+from mtm_hosts.layers import attach
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
-from mtm_ops.hosts import attach
 from mtm_ops.module import HEADS, _sampled_conv2d
 
 

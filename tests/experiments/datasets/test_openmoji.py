@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tools import openmoji
-from tools.dataset import describe
-from tools.files import UserError
+from experiments.datasets import openmoji
+from experiments.datasets.zips import describe
+from experiments.files import UserError
 
 
 def arrays(*args) -> list[np.ndarray]:

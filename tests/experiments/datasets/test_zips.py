@@ -1,4 +1,4 @@
-"""tools.dataset: what it makes of pictures, and how it refuses what cannot be used."""
+"""experiments.datasets.zips: what it makes of pictures, and how it refuses what cannot be used."""
 
 import errno
 import io
@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tools import dataset
-from tools.dataset import convert, describe
-from tools.files import UserError, atomic_output
+from experiments.datasets import zips
+from experiments.datasets.zips import convert, describe
+from experiments.files import UserError, atomic_output
 
 
 def png(width: int = 40, height: int = 30, colour: object = "red", mode: str = "RGB") -> bytes:
@@ -199,7 +199,7 @@ def test_skip_broken_goes_on_without_them_and_counts_them(tmp_path, out):
     source = folder_of(tmp_path / "in", 4)
     (source / "001.png").write_text("bad")
     arguments = ["--source", str(source), "--out", str(out), "--resolution", "8", "--min-nimg", "2", "--skip-broken"]
-    result = CliRunner().invoke(dataset.main, arguments)
+    result = CliRunner().invoke(zips.main, arguments)
     assert result.exit_code == 0, result.output
     assert "3 pictures of 8 x 8 px, 1 broken ones skipped" in result.output
     assert pixels(out, 1)[0, 0].tolist() == [2, 4, 6]
@@ -301,7 +301,7 @@ def test_an_out_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \(File exists\)"):
         convert(source, tmp_path / "file" / "out.zip", 8, min_nimg=2)
-    monkeypatch.setattr(dataset.zipfile, "ZipFile", failing(errno.EROFS))
+    monkeypatch.setattr(zips.zipfile, "ZipFile", failing(errno.EROFS))
     with pytest.raises(UserError, match=r"out.zip: cannot be written \(Read-only file system\)"):
         convert(source, tmp_path / "out.zip", 8, min_nimg=2)
 
@@ -330,15 +330,15 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path):
 def test_few_pictures_are_in_memory_at_a_time(tmp_path, out, monkeypatch):
     source = folder_of(tmp_path / "in", 60)
     decoded, written, ahead = [], [], []
-    real_square, real_add = dataset.square, dataset.ContentHash.add
-    monkeypatch.setattr(dataset, "square", lambda *a: (decoded.append(1), real_square(*a))[1])
+    real_square, real_add = zips.square, zips.ContentHash.add
+    monkeypatch.setattr(zips, "square", lambda *a: (decoded.append(1), real_square(*a))[1])
 
-    def add(self: dataset.ContentHash, values: np.ndarray) -> None:
+    def add(self: zips.ContentHash, values: np.ndarray) -> None:
         written.append(1)
         ahead.append(len(decoded) - len(written))
         real_add(self, values)
 
-    monkeypatch.setattr(dataset.ContentHash, "add", add)
+    monkeypatch.setattr(zips.ContentHash, "add", add)
     convert(source, out, 8, min_nimg=2)
     assert len(written) == 60
     assert max(ahead) <= 9

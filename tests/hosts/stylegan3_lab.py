@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_lab import Lab, git
+
 from overlay.catalog import load_hosts
 from overlay.git import open_checkout
 
