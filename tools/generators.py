@@ -29,7 +29,8 @@ class Exportable(nn.Module):
     draws one, in the network's order; there are some only with noise="input".
 
     Args:
-        generator: has mapping, with w_avg, and synthesis: the compact one, StyleGAN2's or StyleGAN3's.
+        generator: has mapping, with w_avg, and synthesis: the compact one, StyleGAN2's or StyleGAN3's. It is changed
+            in place: to evaluation, without gradients, float32, contiguous.
         noise: "const" (StyleGAN2's own constants; its default), "none" (the others' default), or "input".
 
     Raises:
@@ -154,19 +155,12 @@ def _load_pickle(path: Path, host: Path) -> Any:
         )
     sys.path.insert(0, str(host.resolve()))
     try:
-        legacy = importlib.import_module("legacy")
-    except ImportError as error:
-        raise UserError(
-            f"export: Failed to import {host / 'legacy.py'}: {error}. Run make patch, which makes it run with today's "
-            "libraries."
-        ) from error
-    try:
         with path.open("rb") as file:
-            return legacy.load_network_pkl(file)["G_ema"].cpu()
-    except Exception as error:  # a pickle may raise anything
+            return importlib.import_module("legacy").load_network_pkl(file)["G_ema"].cpu()
+    except Exception as error:  # the host's code and the pickle may raise anything
         raise UserError(
             f"export: Failed to read {path} with {host / 'legacy.py'}: {type(error).__name__}: {_first_line(error)}. "
-            "SNAPSHOT must be a network-snapshot-*.pkl of that host, patched as it was when it trained."
+            "SNAPSHOT must be a network-snapshot-*.pkl of that host. If the host is not patched, run: make patch"
         ) from error
 
 
