@@ -52,7 +52,8 @@ def modulated_deform_conv2d(
         stride, padding, dilation: of the convolution, int or (y, x).
         demodulate: divide by the norm of the modulated weight; only with a style.
         impl: "native" (the compiled kernel), "reference" (plain torch), or "auto": native where it can be built,
-            else the reference, with one warning that says why.
+            else the reference, with one warning that says why. torch.export records the registered op for both
+            of the first two, also where it cannot be built.
 
     Returns:
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
@@ -160,6 +161,8 @@ def _use_native(impl: str, device: torch.device) -> bool:
         fail(NAME, "impl", f"be one of {', '.join(IMPLS)}", repr(impl))
     if impl == "reference":
         return False
+    if torch.compiler.is_exporting():
+        return True  # a graph names the op; its kernel is needed where the graph runs
     reason = _library.why_not_native(device.type, device.index)
     if reason is None:
         return True

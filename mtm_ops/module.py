@@ -140,7 +140,7 @@ class ModulatedTransformation(nn.Module):
             )
         if input_gain is not None:
             # A 0-d gain multiplies half types in float32, as the host's multiplication of the weight does.
-            x = x * (input_gain.expand(len(x), -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
+            x = x * (input_gain.expand(x.shape[0], -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
         if demodulate:
             # As the hosts do before a half-precision product; demodulation cancels these factors.
             weight, style = _unit(weight, (1, 2, 3)), _unit(style, (1,))

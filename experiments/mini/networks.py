@@ -197,7 +197,7 @@ class Synthesis(nn.Module):
 
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
         latents = iter(ws.unbind(dim=1))
-        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.constant.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.convs[0](x, w := next(latents), noise)
         picture = self.colours[0](x, w)
         for up, conv, colour in zip(self.ups, self.convs[1:], self.colours[1:], strict=True):

@@ -90,6 +90,16 @@ def test_without_a_gpu_the_hosts_cuda_is_the_cpu_and_torchs_own_is_not_touched()
     assert said.split("\n")[:4] == ["cpu meta True True", "cpu cpu False", "cuda", "250.0 cpu"]
 
 
+def test_torch_still_writes_devices_into_the_code_of_graphs():
+    """What torch.export and torch.compile run is such code."""
+    child(
+        "import torch, torch.fx, mtm_hosts.cpu\n"
+        "graph = torch.fx.Graph()\n"
+        "graph.output(graph.call_function(torch.zeros, (2,), {'device': torch.device('cpu')}))\n"
+        "assert torch.fx.GraphModule(torch.nn.Module(), graph)().shape == (2,)"
+    )
+
+
 def test_with_a_gpu_nothing_is_replaced():
     child(
         "import torch; torch.cuda.is_available = lambda: True; before = torch.device, torch.cuda.Event\n"
