@@ -108,7 +108,7 @@ def small_training(iterations, tick=None, stop=None, **options):
         c["total_kimg"] = iterations * c["batch_size"] / 1000
         if tick:
             c["kimg_per_tick"] = tick * c["batch_size"] / 1000
-        whole(**c, **options)
+        whole(**{**c, **options})
 
     def summary(module, arguments, show=loop.misc.print_module_summary):
         initial.setdefault(type(module).__name__, tensors(module))
