@@ -31,7 +31,7 @@ def child(code: str, **env: str) -> str:
 
 
 def test_the_hosts_package_imports_no_op():
-    names = ("compat", "cpu", "launch", "mtm", "metrics")
+    names = ("compat", "cpu", "launch", "mtm", "metrics", "resume")
     child("".join(f"import mtm_hosts.{name}\n" for name in names) + "import sys; assert 'mtm_ops' not in sys.modules")
 
 
