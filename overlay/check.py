@@ -87,7 +87,7 @@ def _file_hashes(host: Host, patches: dict[str, Patch], path: str, pristine: byt
             continue
         assert pristine is not None
         try:
-            after = blob_hash(insert(pristine, [file.insertions], path))
+            after = blob_hash(insert(pristine, {concern: file.insertions}, path))
         except OverlayError as refusal:
             problems += refusal.problems
             continue
@@ -97,7 +97,7 @@ def _file_hashes(host: Host, patches: dict[str, Patch], path: str, pristine: byt
     if pristine is not None:
         seen: dict[str, tuple[str, ...]] = {}
         for chosen in (c for n in range(len(good) + 1) for c in combinations(good, n)):
-            twin = seen.setdefault(blob_hash(insert(pristine, [good[c] for c in chosen])), chosen)
+            twin = seen.setdefault(blob_hash(insert(pristine, {c: good[c] for c in chosen})), chosen)
             if twin != chosen:
                 sets = " and ".join("+".join(s) or "nothing" for s in (twin, chosen))
                 problems.append(

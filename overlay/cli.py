@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import click
 from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
+from .edits import edits as edits_of
+from .edits import file_edits
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
 from .git import Checkout, open_checkout
 from .patchfile import parse, render
-from .plan import Change, plan
+from .plan import Change, plan, where
 from .record import locked
 from .refresh import Refreshed
 from .refresh import refresh as refresh_tree
@@ -86,7 +89,7 @@ def _opened(hosts: list[Host], *, write: bool) -> Iterator[dict[str, Checkout | 
 def _report(tree: Tree, changes: list[Change], done: str) -> None:
     name = tree.host.name
     for number, change in enumerate(changes, start=1):
-        has = ", ".join(change.concerns) or "pristine"
+        has = ", ".join(change.aim.concerns) or "pristine"
         click.echo(f"* {name} ({number}/{len(changes)}) {tree.host.vendor}/{change.path}: {done}, now {has}")
     if not tree.patches:
         click.echo(f"* {name}: no patches")
@@ -94,6 +97,10 @@ def _report(tree: Tree, changes: list[Change], done: str) -> None:
         click.echo(f"* {name}: not fetched, nothing to restore")
     elif not changes:
         click.echo(f"* {name}: nothing to do")
+    if kept := [v for v in tree.files.values() if v.current is not None and v.edited]:
+        click.echo(f"* {name}: edits of yours were kept, in {', '.join(where(tree.host, v) for v in kept)}:")
+        hunks = file_edits(tree.host, kept, "--unified=0").splitlines()
+        click.echo("\n".join(f"    {line}" for line in hunks if line.startswith(("+", "-", "@@"))))
 
 
 @cli.command()
@@ -123,18 +130,32 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 )
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
-    """Print the readable diff, concern by concern, made from the checkout. Coloured on a terminal, plain in a pipe."""
-    trees = [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
-    lines = list(show_trees(trees, concerns, context))
-    for line in lines:
-        click.echo(_coloured(line))
+    """Print all that is inserted as one diff per host, with context, for git apply. Coloured on a terminal."""
+    trees = _trees(root, hosts, concerns)
+    _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
 
-def _coloured(line: str) -> str:
-    colours = {"+": "green", "@": "cyan", "#": "yellow"}
-    if line.startswith(("diff ", "--- ", "+++ ")):
-        return click.style(line, bold=True)
-    return click.style(line, fg=colours[line[0]]) if line[:1] in colours else line
+@cli.command()
+@_options()
+@click.pass_obj
+def edits(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
+    """Print what is yours in the patched files: a diff that git apply -R takes out."""
+    _print(edits_of(_trees(root, hosts, concerns), _colour()))
+
+
+def _trees(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> list[Tree]:
+    return [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
+
+
+def _colour() -> str:
+    return "--color=always" if sys.stdout.isatty() else "--color=never"
+
+
+def _print(parts: Iterator[str]) -> None:
+    text = "".join(list(parts))  # all of it, or a refusal
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a file's bytes as they are
+    sys.stdout.write(text)
 
 
 @cli.command()

@@ -37,14 +37,14 @@ def patched_copy(folder: Path) -> None:
         )
     files = _source_files(checkout, host.commit)
     blobs = read_blobs(checkout, list(files.values()))
-    insertions: dict[str, list] = {}
+    insertions: dict[str, dict] = {}
     for concern, patch in load_patches(host).items():
         for file in patch.files if concern in _CONCERNS else ():
-            insertions.setdefault(file.path, []).append(file.insertions)
+            insertions.setdefault(file.path, {})[concern] = file.insertions
     for path, blob in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(insert(blobs[blob], insertions.get(path, [])))
+        target.write_bytes(insert(blobs[blob], insertions.get(path, {})))
 
 
 def _source_files(checkout: Checkout, commit: str) -> dict[str, str]:
