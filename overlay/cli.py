@@ -12,9 +12,10 @@ import click
 from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
+from .edits import changed_lines
 from .edits import edits as edits_of
-from .edits import file_edits
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
+from .fetch import fetch
 from .git import Checkout, open_checkout
 from .patchfile import parse, render
 from .plan import Change, plan, where
@@ -68,6 +69,8 @@ def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_ru
 
 def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
     hosts = select_hosts(load_hosts(root), names, concerns)
+    if verb == "apply" and not dry_run:
+        _fetch_absent(root, hosts, concerns)
     with _opened(hosts, write=not dry_run) as checkouts:
         trees = [read_tree(h, checkouts[h.name]) for h in hosts]
         changes = plan(trees, verb, concerns)
@@ -76,6 +79,12 @@ def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, .
     done = {"apply": "patched", "revert": "restored"}[verb]
     for tree in trees:
         _report(tree, [c for c in changes if c.tree is tree], f"would be {done}" if dry_run else done)
+
+
+def _fetch_absent(root: Path, hosts: list[Host], concerns: tuple[str, ...]) -> None:
+    needed = [h for h in hosts if (set(concerns) & set(h.series) if concerns else h.series)]
+    if absent := [h for h in needed if open_checkout(h.folder) is None]:
+        fetch(root, absent)
 
 
 @contextmanager
@@ -99,8 +108,7 @@ def _report(tree: Tree, changes: list[Change], done: str) -> None:
         click.echo(f"* {name}: nothing to do")
     if kept := [v for v in tree.files.values() if v.current is not None and v.edited]:
         click.echo(f"* {name}: edits of yours were kept, in {', '.join(where(tree.host, v) for v in kept)}:")
-        hunks = file_edits(tree.host, kept, "--unified=0").splitlines()
-        click.echo("\n".join(f"    {line}" for line in hunks if line.startswith(("+", "-", "@@"))))
+        click.echo("\n".join(f"    {line}" for line in changed_lines(tree.host, kept)))
 
 
 @cli.command()
@@ -131,6 +139,7 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
     """Print all that is inserted as one diff per host, with context, for git apply. Coloured on a terminal."""
+    _fetch_absent(root, select_hosts(load_hosts(root), hosts, concerns), concerns)
     trees = _trees(root, hosts, concerns)
     _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
@@ -148,7 +157,11 @@ def _trees(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> lis
 
 
 def _colour() -> str:
-    return "--color=always" if sys.stdout.isatty() else "--color=never"
+    return "--color=always" if _on_terminal() else "--color=never"
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _print(parts: Iterator[str]) -> None:

@@ -67,6 +67,12 @@ def open_checkout(folder: Path) -> Checkout | None:
     return Checkout(folder, Path(git_dir), head)
 
 
+def is_repository(folder: Path) -> bool:
+    """Whether `folder` is a repository of its own, with or without a commit."""
+    done = _git(folder, "rev-parse", "--show-toplevel") if folder.is_dir() else None
+    return done is not None and not done.returncode and os.path.samefile(done.stdout.decode().strip(), folder)
+
+
 def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] | None:
     """path -> (mode, blob hash) of every file of a commit; None where the commit is not here."""
     done = _git(checkout.folder, "ls-tree", "-r", "-z", revision)
@@ -128,8 +134,7 @@ def diff_files(pairs: Mapping[str, tuple[bytes, bytes]], *options: str) -> str:
 def gitlinks(root: Path) -> dict[str, str] | None:
     """folder -> commit that the repository at `root` records for its submodules; None where it is no repository."""
     done = _git(root, "ls-files", "-s", "-z")
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if done.returncode or top.returncode or not os.path.samefile(top.stdout.decode().strip(), root):
+    if done.returncode or not is_repository(root):
         return None
     links = {}
     for entry in done.stdout.split(b"\0")[:-1]:

@@ -1,9 +1,9 @@
 """Our lines in a file that also has a user's edits: where they are, and how to exchange them without touching those.
 
-The pristine file with our insertions, and the file on disk, are aligned by a longest common subsequence of lines. A line
-of ours is intact where it is matched. Taking it out needs no more than that. Putting one in needs the lines of upstream's
-on both sides of it, unedited; it goes directly before what it precedes in the patched file, so that a guard stays where
-it must be. Read docs/patching.md for what that means to a user.
+The pristine file with our insertions, and the file on disk, are aligned by a longest common subsequence of lines. A
+line of ours is intact where it is matched. Taking it out needs no more than that. Putting one in needs the lines of
+upstream's on both sides of it, unedited; it goes directly before what it precedes in the patched file, so that a guard
+stays where it must be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,18 +52,13 @@ class Found:
         """Indices of lines that are neither upstream's nor ours."""
         return set(range(len(self.lines))) - {i for found in self.at.values() for i in found if i is not None}
 
-    @property
-    def edited(self) -> bool:
-        """Whether there is anything of the user's: a line added, changed or removed."""
-        upstream = (i for (owner, _), found in self.at.items() if owner == UPSTREAM for i in found)
-        return bool(self.strangers) or None in upstream
-
 
 def locate(data: bytes, pristine: bytes, concerns: Concerns, name: str = "file") -> Found:
     """Find upstream's lines, and each concern's, in an edited file."""
     pieces = compose(pristine, concerns, name)
     lines = split_lines(data)
-    matched = iter(align([line for _, piece in pieces for line in piece], lines))
+    old = [line for _, piece in pieces for line in piece]
+    matched = iter(align(*([line.replace(b"\r\n", b"\n") for line in side] for side in (old, lines))))
     return Found(lines, concerns, {place: [next(matched) for _ in piece] for place, piece in pieces})
 
 
@@ -100,7 +95,6 @@ def align(old: list[bytes], new: list[bytes]) -> list[int | None]:
     As few lines as possible are left over. Where equal lines leave a choice (a blank line before or after a block),
     the fewest runs of new lines win, then the lowest place in the file, which is git's habit.
     """
-    old, new = ([line.replace(b"\r\n", b"\n") for line in lines] for lines in (old, new))
     late = _longest_common(old, new)
     early = [None if i is None else len(new) - 1 - i for i in reversed(_longest_common(old[::-1], new[::-1]))]
     return min(late, early, key=lambda matched: _runs(matched, len(new)))

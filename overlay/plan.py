@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .catalog import Host
-from .edits import file_edits
+from .edits import changed_lines
 from .errors import ABSENT, MODIFIED, STALE, OverlayError, Problem
 from .inserter import blob_hash, insert
 from .locate import Concerns, NoPlaceError, exchange
@@ -15,6 +15,7 @@ from .record import Written
 from .tree import FileView, Tree, linked_folder
 
 COMMAND = "python tools/apply_patches.py"
+_SHOWN = 20  # lines of a user's edits in a message
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def fetch_message(hosts: list[Host], verb: str) -> str:
     got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
     mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
     return (
-        f"{verb}: {folders} must be fetched; {got}. Fetch with:\n"
+        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. Fetch with:\n"
         f"    git submodule update --init {folders}\n"
         "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
         f"{mirrors}\n"
@@ -187,8 +188,9 @@ def _unknown_file(host: Host, view: FileView, verb: str) -> Problem:
 
 def _ways_out(host: Host, view: FileView) -> str:
     """What the user can do about edits that we cannot go around; only what is theirs is shown."""
-    hunks = file_edits(host, [view], "--unified=0").splitlines()[4:]
-    yours = "".join(f"    {line}\n" for line in hunks if not line.startswith("@@"))
+    lines = changed_lines(host, [view])[2:]
+    yours = "".join(f"    {line}\n" for line in lines[:_SHOWN])
+    yours += f"    (and {len(lines) - _SHOWN} lines more)\n" if len(lines) > _SHOWN else ""
     return (
         f"This is what was edited:\n{yours}"
         f"  Save it, then take it out: {COMMAND} edits --host {host.name} > mine.diff && git apply -R mine.diff\n"

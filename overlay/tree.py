@@ -56,7 +56,8 @@ class FileView:
 
     @property
     def edited(self) -> bool:
-        return self.found is None or self.found.edited
+        """Whether there is anything of the user's: a line added, changed or removed."""
+        return self.base is None or self.content != insert(self.base, self.present)
 
 
 @dataclass

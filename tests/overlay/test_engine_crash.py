@@ -106,10 +106,11 @@ def test_killed_and_then_edited_the_edit_is_kept(lab, monkeypatch):
     lab.ok("revert")
     die(lab, monkeypatch, total - 3, False, "apply")
     lab.file().write_bytes(lab.file().read_bytes() + b"mine\n")
-    mine = lab.file().read_bytes()
-    assert lab.run("apply").code == 6
-    assert lab.run("revert").code == 6
-    assert lab.file().read_bytes() == mine
+    assert lab.file().read_bytes() == expected("alpha", "train.py", ALL) + b"mine\n"
+    lab.ok("revert")
+    assert lab.contents() == lab.want(()) | {"alpha/train.py": FILES["alpha"]["train.py"] + b"mine\n"}
+    lab.ok("apply")
+    assert lab.file().read_bytes().count(b"mine\n") == 1
 
 
 def test_killed_and_then_given_other_patches_the_tree_is_still_ours(lab, monkeypatch):
