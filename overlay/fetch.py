@@ -15,25 +15,40 @@ _STDERR = 2  # stdout may be a file that takes the audit
 
 
 def fetch(root: Path, hosts: Collection[Host]) -> None:
-    """Fetch and check out every host's pinned commit. Where it fails, git's words are on stderr, and the next follows."""
+    """Fetch and check out every host's pinned commit. Where one fails, git says why on stderr, and the next follows."""
     links = git.gitlinks(root) or {}
     for host in hosts:
         if host.vendor not in links:
             continue  # no submodule of this repository, or no repository: nothing to ask for
         print(f"* {host.name}: fetching {host.url} into {host.vendor}", file=sys.stderr, flush=True)
+        _set_aside_unfinished(host)
         _fetch(root, host)
 
 
 def _fetch(root: Path, host: Host) -> None:
     progress = ["--progress"] if sys.stderr.isatty() else []
-    if _run(root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor):
-        return
-    # A clone that was killed half-way has no commit at all; and some servers give branches only, not a single commit.
-    for what in (["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
-        if git.is_repository(host.folder) and _run(host.folder, "fetch", *progress, *what):
-            _run(host.folder, "checkout", "--quiet", "--detach", host.commit)
-        if git.open_checkout(host.folder):
+    _run(root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
+    # A fetch that was cut short may lack the checkout; and some servers give branches only, not a single commit.
+    for fetched in ([], ["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
+        if git.open_checkout(host.folder) or not git.is_repository(host.folder):
             return
+        if not fetched or _run(host.folder, "fetch", *progress, *fetched):
+            _run(host.folder, "checkout", "--quiet", "--detach", host.commit)
+
+
+def _set_aside_unfinished(host: Host) -> None:
+    """Move away what a killed clone left, which git neither uses nor replaces: a repository that never had a commit."""
+    link = host.folder / ".git"
+    if not link.is_file() or [p.name for p in host.folder.iterdir()] != [".git"]:
+        return
+    store = host.folder / link.read_text().removeprefix("gitdir:").strip()
+    had = [store / "index", store / "logs", store / "packed-refs", *(p for p in store.glob("refs/**/*") if p.is_file())]
+    if any(path.exists() for path in had):
+        return
+    if store.is_dir():
+        number = 1 + len(list(store.parent.glob(f"{store.name}.unfinished-*")))
+        store.rename(store.with_name(f"{store.name}.unfinished-{number}"))
+    link.unlink()
 
 
 def _run(folder: Path, *arguments: str) -> bool:

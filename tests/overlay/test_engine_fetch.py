@@ -17,7 +17,7 @@ ALL = ("compat", "cpu", "mtm")
 
 @pytest.fixture
 def clone(lab, tmp_path, monkeypatch):
-    """A fresh clone of a repository whose hosts are submodules, to be had from file:// addresses; nothing is fetched."""
+    """A fresh clone of a repository whose hosts are submodules with file:// addresses; nothing is fetched."""
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.file.allow")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
@@ -63,7 +63,7 @@ def test_the_audit_fetches_what_it_shows(clone):
     assert clone.ok("show", "--host", "alpha").out.startswith("# ==== alpha/compat")
 
 
-def test_where_fetching_fails_the_advice_names_the_mirror_way_and_nothing_is_written(clone, tmp_path, capfd, monkeypatch):
+def test_where_fetching_fails_the_advice_names_mirrors_and_nothing_is_written(clone, tmp_path, capfd, monkeypatch):
     shutil.rmtree(tmp_path / "alpha.git")
     done = clone.run("apply")
     assert done.code == 4
@@ -106,9 +106,10 @@ def test_a_server_that_gives_no_single_commit_is_asked_for_the_whole_history(clo
 def test_a_half_fetched_submodule_is_completed(clone, tmp_path, state):
     if state == "an empty .git folder":
         (clone.folder() / ".git").mkdir()
+        parent = git(clone.root, "rev-parse", "HEAD").stdout, sorted(os.listdir(clone.root))
         done = clone.run("apply")
         assert done.code in (0, 4)  # which it is depends on git; the parent repository is never taken for it
-        assert git(clone.root, "status", "--porcelain").stdout in (b"", b" M vendor/beta\n")
+        assert (git(clone.root, "rev-parse", "HEAD").stdout, sorted(os.listdir(clone.root))) == parent
         return
     git(clone.root, "submodule", "update", "--init", "vendor/alpha")
     modules = clone.root / ".git" / "modules" / "vendor" / "alpha"
@@ -119,11 +120,11 @@ def test_a_half_fetched_submodule_is_completed(clone, tmp_path, state):
     if state != "cloned, nothing checked out":
         shutil.rmtree(modules / "refs")
         (modules / "refs").mkdir()
+        shutil.rmtree(modules / "logs")
         (modules / "packed-refs").unlink(missing_ok=True)
         (modules / "HEAD").write_text("ref: refs/heads/main\n")
     if state == "no objects":
         shutil.rmtree(modules / "objects")
-        (modules / "objects").mkdir()
     clone.ok("apply")
     assert {k: v for k, v in clone.contents().items() if k.endswith(".py")} == clone.want()
 
