@@ -1,6 +1,10 @@
-"""Today's libraries: puts back, on import, what the official code needs and newer libraries dropped."""
+"""Today's libraries: puts back, on import, what the official code needs and newer libraries dropped.
+
+Each function mends one breakage, where the library has it, and leaves a library alone that still does what was asked.
+"""
 
 import contextlib
+import functools
 import importlib
 import importlib.machinery
 import importlib.util
@@ -9,6 +13,8 @@ import sys
 import types
 import warnings
 from typing import Any
+
+import torch
 
 _TRUE, _FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
 
@@ -21,12 +27,14 @@ def strtobool(value: str) -> bool:
     return word in _TRUE
 
 
-def install() -> None:
-    """Stand-ins for pkg_resources (gone from setuptools 82) and distutils (gone from Python 3.12), where missing."""
+def provide_pkg_resources() -> None:
+    """setuptools 82 has no pkg_resources any more; the hosts compare versions with it."""
     if importlib.util.find_spec("pkg_resources") is None:
-        from packaging.version import parse
+        _provide("pkg_resources", parse_version=torch.torch_version.TorchVersion)
 
-        _provide("pkg_resources", parse_version=parse)
+
+def provide_distutils() -> None:
+    """Python 3.12 has no distutils any more; the hosts read booleans with it."""
     if importlib.util.find_spec("distutils") is None:
         with contextlib.suppress(ImportError):
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
@@ -43,22 +51,59 @@ def _provide(name: str, **members: Any) -> types.ModuleType:
     return module
 
 
-def _sqrtm(a: Any, disp: bool = True) -> Any:
-    """scipy.linalg.sqrtm with the argument that scipy 1.18 dropped: disp=False returns (root, estimated error)."""
-    import numpy as np
+def let_samplers_take_the_data(sampler: Any = torch.utils.data.Sampler) -> None:
+    """torch's Sampler takes no argument any more; the hosts' InfiniteSampler hands it the data set."""
+    if sampler.__init__ is object.__init__:
+        sampler.__init__ = lambda self, data_source=None: None
+
+
+def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
+    """Adam refuses betas of an integer and a float; the hosts pass [0, 0.99]."""
+    build = adam.__init__
+
+    @functools.wraps(build)
+    def init(self: Any, *arguments: Any, **options: Any) -> None:
+        if "betas" in options:
+            options["betas"] = tuple(float(b) if isinstance(b, int) else b for b in options["betas"])
+        build(self, *arguments, **options)
+
+    adam.__init__ = init
+
+
+def let_sqrtm_estimate_its_error() -> None:
+    """scipy 1.18's sqrtm has no argument disp any more; the hosts' Fréchet distances pass disp=False."""
+    if importlib.util.find_spec("scipy") is None:
+        return
     import scipy.linalg
 
-    if "disp" in inspect.signature(scipy.linalg.sqrtm).parameters:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of that argument
-            return scipy.linalg.sqrtm(a, disp=disp)
-    root = scipy.linalg.sqrtm(a)
-    if disp:
-        return root
-    return root, np.linalg.norm(root @ root - a) / np.linalg.norm(a)
+    scipy.linalg.sqrtm = _sqrtm_of(scipy.linalg.sqrtm)
 
 
-# Shadows the name `scipy` where a metric takes the square root of a matrix.
-scipy = types.SimpleNamespace(linalg=types.SimpleNamespace(sqrtm=_sqrtm))
+def _sqrtm_of(sqrtm: Any) -> Any:
+    """That sqrtm, with disp: disp=False returns (root, estimated error)."""
+    import numpy as np
+
+    knows_disp = "disp" in inspect.signature(sqrtm).parameters
+
+    @functools.wraps(sqrtm)
+    def root_of(A: Any, disp: bool = True, **options: Any) -> Any:
+        if knows_disp:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of that argument
+                return sqrtm(A, disp=disp, **options)
+        root = sqrtm(A, **options)
+        return root if disp else (root, np.linalg.norm(root @ root - A) / np.linalg.norm(A))
+
+    return root_of
+
+
+def install() -> None:
+    """Everything above, once."""
+    provide_pkg_resources()
+    provide_distutils()
+    let_samplers_take_the_data()
+    let_adam_mix_numbers()
+    let_sqrtm_estimate_its_error()
+
 
 install()

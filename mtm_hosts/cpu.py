@@ -1,4 +1,4 @@
-"""Running without a GPU: on import, gives the CUDA calls of the official training loops a CPU meaning.
+"""Running without a GPU: on import, gives the CUDA calls of the official code a CPU meaning.
 
 Where CUDA is available nothing is changed. To train on the CPU of a machine that has a GPU, hide it:
 CUDA_VISIBLE_DEVICES= python train.py ...
@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import torch
+
+from mtm_hosts.device import redirect
 
 
 class Event:
@@ -27,14 +29,9 @@ class Event:
         return (end.time_s - self.time_s) * 1e3
 
 
-def device(chosen: torch.device | None) -> torch.device | None:
-    """The device to use for the one that the host chose: the CPU instead of a GPU where there is none."""
-    wants_gpu = chosen is not None and torch.device(chosen).type == "cuda"
-    return torch.device("cpu") if wants_gpu and not torch.cuda.is_available() else chosen
-
-
 def install() -> None:
-    """Replace what only a GPU has: timing events, streams, memory statistics, pinned memory, NCCL."""
+    """Replace what only a GPU has: the device, timing events, streams, memory statistics, pinned memory, NCCL."""
+    redirect(lambda chosen: torch.device("cpu") if chosen.type == "cuda" else chosen)
     cuda: Any = torch.cuda
     cuda.Event = Event
     cuda.current_stream = lambda device=None: None

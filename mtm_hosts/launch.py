@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 import torch.distributed as dist
+
+from mtm_hosts.device import redirect
+from mtm_hosts.hosts import fail
 
 
 def under_torchrun() -> bool:
@@ -18,14 +20,9 @@ def under_torchrun() -> bool:
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
-def joined() -> bool:
-    """Whether the process group exists already, so that the host must not make its own."""
-    return dist.is_initialized()
-
-
-def device(chosen: torch.device | None) -> torch.device | None:
-    """The host takes the global rank for the GPU's number; on the second node that GPU does not exist."""
-    if chosen is None or chosen.type != "cuda" or not under_torchrun():
+def local_device(chosen: torch.device) -> torch.device:
+    """The hosts take the global rank for the GPU's number; on the second node that GPU does not exist."""
+    if chosen.type != "cuda" or chosen.index != int(os.environ["RANK"]):
         return chosen
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
@@ -42,15 +39,15 @@ def train(subprocess_fn: Callable[..., None], c: Any) -> None:
     """This rank's part of a training that torchrun started: agree on the run's folder, then what the host does.
 
     Args:
-        subprocess_fn: the host's, called with rank, c, temp_dir.
+        subprocess_fn: the host's, called with its positional arguments: rank, c, temp_dir.
         c: the host's options; num_gpus must be the number of processes.
 
     Raises:
-        click.ClickException: where it is not, naming the option.
+        SystemExit: where it is not, naming the option.
     """
     world = int(os.environ["WORLD_SIZE"])
     if c.num_gpus != world:
-        raise click.ClickException(
+        fail(
             f"--gpus must be the number of processes that torchrun starts, {world}; got {c.num_gpus}. "
             f"Pass --gpus={world}, with a --batch that it divides."
         )
@@ -58,9 +55,11 @@ def train(subprocess_fn: Callable[..., None], c: Any) -> None:
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo", init_method="env://")
+    distributed: Any = dist
+    distributed.init_process_group = lambda *_how, **_where: None  # the host's own call follows, with a file of its own
     c.run_dir = _agree_on_folder(c)
     try:
-        subprocess_fn(rank=dist.get_rank(), c=c, temp_dir=c.run_dir)
+        subprocess_fn(dist.get_rank(), c, c.run_dir)
     except Exception:
         # The host's logger has this rank's stderr; without this line only its log would tell.
         traceback.print_exc(file=sys.__stderr__)
@@ -75,8 +74,13 @@ def _agree_on_folder(c: Any) -> str:
     folder = Path(box[0])
     c.run_dir = str(folder)
     if dist.get_rank() == 0:
-        folder.mkdir(parents=True)
-        (folder / "training_options.json").write_text(json.dumps(c, indent=2))
+        folder.mkdir(parents=True, exist_ok=bool(c.get("resume_whole_state")))
+        if "cfg" not in c:  # the video hosts keep their whole configuration elsewhere
+            (folder / "training_options.json").write_text(json.dumps(c, indent=2))
     dist.barrier()
     folder.mkdir(parents=True, exist_ok=True)  # a node without the shared file system keeps its log for itself
     return c.run_dir
+
+
+if under_torchrun():
+    redirect(local_device)

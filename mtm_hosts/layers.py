@@ -1,12 +1,14 @@
 """Which layers of a generator carry the module: the one table of the paper's layer groups, and how they get it."""
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+import mtm_ops
 from mtm_ops.module import ModulatedTransformation
 
 # Table 4's parameter increments force two, one and one replaced layers; the exact resolutions are our reading.
@@ -20,6 +22,34 @@ class Place(NamedTuple):
 
     layer: Any
     padding: int
+
+
+def _by_resolution(synthesis: Any) -> dict[int, Place]:
+    """The non-upsampling convolution of each resolution."""
+    convolutions = {r: getattr(synthesis, f"b{r}").conv1 for r in synthesis.block_resolutions}
+    return {r: Place(conv, conv.padding) for r, conv in convolutions.items()}
+
+
+def _by_rate(synthesis: Any) -> dict[int, Place]:
+    """The last non-upsampling layer of each output sampling rate: later ones replace earlier ones."""
+    layers = [getattr(synthesis, name) for name in synthesis.layer_names]
+    plain = [x for x in layers if not x.is_torgb and x.in_sampling_rate == x.out_sampling_rate]
+    return {int(x.out_sampling_rate): Place(x, x.conv_kernel - 1) for x in plain}
+
+
+class Layout(NamedTuple):
+    """How a family of synthesis networks names its places."""
+
+    mark: str  # the attribute by which a network of the family is known
+    unit: str
+    groups: Mapping[str, tuple[int, ...]]
+    places: Callable[[Any], dict[int, Place]]
+
+
+LAYOUTS = (
+    Layout("block_resolutions", "resolutions", LAYER_GROUPS, _by_resolution),  # StyleGAN2, EG3D, StyleGAN-V
+    Layout("layer_names", "sampling rates", RATE_GROUPS, _by_rate),  # StyleGAN3, StyleSV
+)
 
 
 def parse_layers(spec: str | None, groups: Mapping[str, tuple[int, ...]] = LAYER_GROUPS) -> tuple[int, ...]:
@@ -53,7 +83,7 @@ def parse_layers(spec: str | None, groups: Mapping[str, tuple[int, ...]] = LAYER
     return tuple(sorted(layers))
 
 
-def attach(synthesis: nn.Module, spec: str | None, head: str = "offset") -> None:
+def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: int = 0) -> None:
     """Give the layers of a host's synthesis network that `spec` names a ModulatedTransformation, as `layer.mtm`.
 
     The layer is the non-upsampling convolution of a resolution (StyleGAN2), or the last non-upsampling one of an
@@ -65,18 +95,24 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset") -> None
             class is persistent, the modules are too, so that a snapshot holds their source.
         spec: see `parse_layers`; None or "none" attaches nothing.
         head: "offset" or "offset+mask".
+        extra: numbers that drive the offsets beside the layer's w, such as StyleGAN-V's motion code.
 
     Raises:
         TypeError: for a network of another kind.
         ValueError: for a spec that does not parse, or that names a place the network does not have.
     """
-    unit, groups, places = _places(synthesis)
-    chosen = parse_layers(spec, groups)
+    layout = _layout(synthesis)
+    if layout is None:
+        raise TypeError(
+            "attach: synthesis must have StyleGAN2's block_resolutions or StyleGAN3's layer_names; got "
+            f"{type(synthesis).__name__}. Build ModulatedTransformation into its layers yourself."
+        )
+    places, chosen = layout.places(synthesis), parse_layers(spec, layout.groups)
     missing = [value for value in chosen if value not in places]
     if missing:
         raise ValueError(
-            f"attach: --mtm must name {unit} of this network, {', '.join(map(str, places))}; got "
-            f"{', '.join(map(str, missing))} in {spec!r}. Leave these out, or list {unit} yourself: "
+            f"attach: --mtm must name {layout.unit} of this network, {', '.join(map(str, places))}; got "
+            f"{', '.join(map(str, missing))} in {spec!r}. Leave these out, or list {layout.unit} yourself: "
             f"--mtm {','.join(str(v) for v in chosen if v in places) or next(iter(places))}"
         )
     persistent = getattr(sys.modules[type(synthesis).__module__], "persistent_class", None)
@@ -87,20 +123,40 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset") -> None
             layer, padding = places[value]
             # The CPU's stream only, which the fork restores; a stream of its own for every layer.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            layer.mtm = module(layer.in_channels, layer.w_dim, layer.weight.shape[3], head, padding=padding)
+            layer.mtm = module(layer.in_channels, layer.w_dim + extra, layer.weight.shape[3], head, padding=padding)
+    _pass_flag_on()
 
 
-def _places(synthesis: Any) -> tuple[str, Mapping[str, tuple[int, ...]], dict[int, Place]]:
-    """What places are called, the groups of them, and the network's own: resolution or rate -> layer."""
-    if hasattr(synthesis, "block_resolutions"):
-        blocks = {r: getattr(synthesis, f"b{r}").conv1 for r in synthesis.block_resolutions}
-        return "resolutions", LAYER_GROUPS, {r: Place(conv, conv.padding) for r, conv in blocks.items()}
-    if hasattr(synthesis, "layer_names"):
-        layers = [getattr(synthesis, name) for name in synthesis.layer_names]
-        plain = [x for x in layers if not x.is_torgb and x.in_sampling_rate == x.out_sampling_rate]
-        # Later layers of a rate replace earlier ones.
-        return "sampling rates", RATE_GROUPS, {int(x.out_sampling_rate): Place(x, x.conv_kernel - 1) for x in plain}
-    raise TypeError(
-        "attach: synthesis must have StyleGAN2's block_resolutions or StyleGAN3's layer_names; got "
-        f"{type(synthesis).__name__}. Build ModulatedTransformation into its layers yourself."
-    )
+def described(network: nn.Module) -> str:
+    """Where `network` carries the module, in words: "resolutions 8, 16"."""
+    found = []
+    for synthesis in network.modules():
+        layout = _layout(synthesis)
+        if layout is not None:
+            values = [str(v) for v, place in layout.places(synthesis).items() if hasattr(place.layer, "mtm")]
+            found += [f"{layout.unit} {', '.join(values)}"] if values else []
+    return "; ".join(found)
+
+
+def _layout(network: nn.Module) -> Layout | None:
+    return next((layout for layout in LAYOUTS if hasattr(network, layout.mark)), None)
+
+
+def _pass_flag_on() -> None:
+    """Let the hosts' conv2d_gradfix.no_weight_gradients() reach our op: path-length regularisation sets it.
+
+    It says that the gradients that are being taken are not wanted for weights, so that nobody need compute them.
+    """
+    ours = vars(mtm_ops).get("no_weight_gradients")  # the op's next version has it
+    for gradfix in [module for name, module in sys.modules.items() if name.endswith("ops.conv2d_gradfix")]:
+        theirs: Any = gradfix.no_weight_gradients
+        if ours is None or hasattr(theirs, "reaches_mtm"):
+            continue
+
+        @contextlib.contextmanager
+        def both(disable: bool = True, theirs: Any = theirs) -> Iterator[None]:
+            with theirs(disable), ours(disable):
+                yield
+
+        both.reaches_mtm = True  # type: ignore[attr-defined]
+        gradfix.no_weight_gradients = both

@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-import click
+import torch
 from torch import nn
+
+from mtm_hosts.hosts import fail, module
+from mtm_hosts.snapshots import read
 
 HEADS = ("offset", "offset+mask")
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator: the two options, for a click command."""
+    """Decorator: the two options, for a click command. A Hydra configuration has the keys mtm and mtm_head instead."""
+    import click
+
     head = click.option(
         "--mtm-head",
         type=click.Choice(HEADS),
@@ -23,38 +28,48 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="none|[low,mid,high|N,..]",
         default="low",
         show_default=True,
-        help="Layers with the Modulated Transformation Module: groups, or resolutions (sampling rates for stylegan3-*)",
+        help="Layers with the Modulated Transformation Module: groups, or resolutions (sampling rates for StyleGAN3)",
     )
     return layers(head(command))
 
 
 def configure(c: Any, opts: Any) -> None:
-    """Store the choice in the generator's options, which training_options.json and every snapshot keep; print it.
+    """Store the choice in the generator's options, which every snapshot keeps, and print it; check the checkpoint.
 
-    For none the generator's options stay exactly upstream's.
+    The generator is built once, here, so that whatever does not fit is told before a run folder is made. For none the
+    generator's options stay exactly upstream's.
+
+    Args:
+        c: the options of the host's training loop, complete but for the run's folder.
+        opts: has mtm and mtm_head: click's options or Hydra's configuration.
 
     Raises:
-        click.ClickException: for a spec that cannot be, before a run folder is made.
+        SystemExit: with one line, for layers that the network does not have and for a checkpoint that cannot be used.
     """
-    if opts.mtm.strip().lower() in ("", "none"):
+    if (opts.mtm or "none").strip().lower() == "none":
         print("MTM: none, as upstream")
-        return
-    from mtm_hosts.layers import LAYER_GROUPS, RATE_GROUPS, parse_layers
+        G = nn.Module()
+    else:
+        c.G_kwargs.get("synthesis_kwargs", c.G_kwargs).update(mtm=opts.mtm, mtm_head=opts.mtm_head)
+        G = _built(c)
+        from mtm_hosts.layers import described
 
-    by_rate = opts.get("cfg", "").startswith("stylegan3")
+        print(f"MTM: {opts.mtm} ({described(G)}), head {opts.mtm_head}")
+    if c.get("resume_pkl"):
+        try:
+            refuse_loss(read(c.resume_pkl)["G"], G)
+        except ValueError as error:
+            fail(f"{error} The checkpoint is {c.resume_pkl}.")
+
+
+def _built(c: Any) -> nn.Module:
+    """The generator that the training loop will build, but for labels and colours, which no MTM layer depends on."""
+    shape = {"c_dim": 0, "img_resolution": c.training_set_kwargs.resolution, "img_channels": 3}
     try:
-        layers = parse_layers(opts.mtm, RATE_GROUPS if by_rate else LAYER_GROUPS)
+        with torch.random.fork_rng(devices=[]):
+            return module("dnnlib.util").construct_class_by_name(**c.G_kwargs, **shape)
     except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    resolution = c.training_set_kwargs.resolution
-    if layers[-1] > resolution:
-        raise click.ClickException(
-            f"--mtm must name resolutions of the network, at most {resolution} for this data; got {layers[-1]} in "
-            f"{opts.mtm!r}. Leave it out, e.g. --mtm {','.join(str(v) for v in layers if v <= resolution) or 'none'}"
-        )
-    c.G_kwargs.update(mtm=opts.mtm, mtm_head=opts.mtm_head)
-    kind = "sampling rates" if by_rate else "resolutions"
-    print(f"MTM: {opts.mtm} ({kind} {', '.join(map(str, layers))}), head {opts.mtm_head}")
+        fail(str(error))
 
 
 def refuse_loss(source: nn.Module, target: nn.Module) -> None:
@@ -71,6 +86,7 @@ def refuse_loss(source: nn.Module, target: nn.Module) -> None:
     if not lost:
         return
     trained: Any = getattr(source, "init_kwargs", {})
+    trained = trained.get("synthesis_kwargs", trained)
     layers, head = trained.get("mtm"), trained.get("mtm_head", HEADS[0])
     raise ValueError(
         f"--mtm and --mtm-head must be the checkpoint's, --mtm {layers} --mtm-head {head}, or add layers to it; this "

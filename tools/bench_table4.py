@@ -1,17 +1,15 @@
 """make bench-table4: what MTM costs a whole training iteration of StyleGAN2, beside the paper's Table 4.
 
-Runs the official networks and loss of a patched vendor/stylegan3 on synthetic pictures, with its lazy regularisation:
+Runs the official networks and loss of the patched stylegan3 on synthetic images, with its lazy regularisation:
 a cycle is 16 iterations, with R1 once and path length four times. Settings take turns, cycle by cycle.
 """
 
 import copy
-import importlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -21,8 +19,8 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from mtm_hosts.layers import LAYER_GROUPS
 from mtm_ops.module import HEADS
 from tools.gpu import require
+from tools.hosts import imported
 
-ROOT = Path(__file__).resolve().parents[1]
 # Table 4 of arXiv 2308.15472: training time relative to the baseline. Its inference ratio is 1.0 throughout.
 PAPER_TRAINING = {"none": 1.0, "low": 1.2, "low,mid": 2.1, "low,mid,high": 3.2}
 PAPER_INFERENCE = 1.0
@@ -32,24 +30,19 @@ CYCLE = 16  # iterations until both have come round
 Z_DIM = 512
 
 
-class Host:
-    """The modules of a patched stylegan3 that a training iteration needs. Raises click.ClickException."""
+class Host(NamedTuple):
+    """The modules of the patched stylegan3 that a training iteration needs."""
 
-    def __init__(self, folder: Path) -> None:
-        source = folder / "training" / "networks_stylegan2.py"
-        if not source.exists():
-            raise click.ClickException(
-                f"{folder} must hold NVIDIA's stylegan3, and is empty or missing. "
-                "Run: git submodule update --init vendor/stylegan3 && make patch HOST=stylegan3"
-            )
-        if "mtm_hosts.layers.attach" not in source.read_text():
-            raise click.ClickException(f"{folder} must be patched, and is not. Run: make patch HOST=stylegan3")
-        sys.path.insert(0, str(folder))
-        self.networks = importlib.import_module("training.networks_stylegan2")
-        self.loss = importlib.import_module("training.loss")
-        for name in ("conv2d_gradfix", "grid_sample_gradfix"):
-            gradfix: Any = importlib.import_module(f"torch_utils.ops.{name}")
-            gradfix.enabled = True
+    networks: ModuleType
+    loss: ModuleType
+
+
+def enabled(module: Callable[[str], ModuleType]) -> Host:
+    """The host's modules, with its own convolutions' gradients switched on, as its training loop does."""
+    for name in ("conv2d_gradfix", "grid_sample_gradfix"):
+        gradfix: Any = module(f"torch_utils.ops.{name}")
+        gradfix.enabled = True
+    return Host(module("training.networks_stylegan2"), module("training.loss"))
 
 
 class Trainer:
@@ -203,9 +196,6 @@ def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: di
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Cycles of 16 iterations each."
 )
-@click.option(
-    "--host", "folder", type=click.Path(path_type=Path), default=ROOT / "vendor" / "stylegan3", help="Patched."
-)
 @click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
 def main(
     device: str,
@@ -215,25 +205,25 @@ def main(
     map_depth: int,
     head: str,
     rounds: int,
-    folder: Path,
     check: bool,
 ) -> None:
     """Time whole training iterations and inference of StyleGAN2 without and with MTM."""
     machine = f"cpu, torch {torch.__version__}" if device == "cpu" else require("bench-table4")
-    host = Host(folder)
     torch.backends.cudnn.benchmark = True  # this and the next two as the host's training loop
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     click.echo(f"{machine}\nStyleGAN2, {resolution} px, batch {batch}, width {width}, head {head}")
     names = settings_of(resolution)
-    trainers = {n: Trainer(host, n, head, resolution, batch, width, map_depth, device) for n in names}
-    training = measure(trainers, "cycle", rounds, device)
-    inference = measure(trainers, "infer", 4 * rounds, device)
-    click.echo("\n".join(rows(trainers, training, inference)))
-    click.echo(
-        "peak MiB (all settings' networks included): "
-        + ", ".join(f"{n} {peak_mib(t, device)}" for n, t in trainers.items())
-    )
+    with imported("stylegan3") as module:
+        host = enabled(module)
+        trainers = {n: Trainer(host, n, head, resolution, batch, width, map_depth, device) for n in names}
+        training = measure(trainers, "cycle", rounds, device)
+        inference = measure(trainers, "infer", 4 * rounds, device)
+        click.echo("\n".join(rows(trainers, training, inference)))
+        click.echo(
+            "peak MiB (all settings' networks included): "
+            + ", ".join(f"{n} {peak_mib(t, device)}" for n, t in trainers.items())
+        )
     missed = [n for n, limit in TARGETS.items() if n in names and training[n] / training["none"] > limit]
     if missed:
         click.echo(f"over the target: {'; '.join(missed)}")

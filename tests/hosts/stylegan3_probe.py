@@ -180,13 +180,16 @@ def load_elsewhere(path):
         G = legacy.load_network_pkl(f)["G_ema"]
         z, c = inputs(G)
         image = G(z, c, noise_mode="const")
-    error = ""
-    try:
-        type(G)(*G.init_args, **G.init_kwargs)
-    except ModuleNotFoundError as e:
-        error = str(e)
-    return {"image": image, "warnings": [str(w.message) for w in caught], "rebuilt": error,
-            "again": len(pickle.dumps(G))}  # fmt: skip
+    errors = {}
+    for name, build_anew in (
+        ("rebuilt", lambda: type(G)(*G.init_args, **G.init_kwargs)),
+        ("halves", lambda: legacy.load_network_pkl(open(path, "rb"), force_fp16=True)),  # noqa: SIM115
+    ):
+        try:
+            build_anew()
+        except ModuleNotFoundError as e:
+            errors[name] = str(e)
+    return {"image": image, "warnings": [str(w.message) for w in caught], **errors, "again": len(pickle.dumps(G))}
 
 
 def load_here(path):
@@ -203,7 +206,16 @@ def load_here(path):
 
     with offsets_disabled(G):
         straight = G(z, c, noise_mode="const")
-    return {"image": G(z, c, noise_mode="const"), "rebuilt": rebuilt(z, c, noise_mode="const"), "straight": straight}
+    with open(path, "rb") as f:
+        halves = legacy.load_network_pkl(f, force_fp16=True)["G_ema"]
+    names, halves = ([n for n, _ in g.named_parameters() if ".mtm." in n] for g in (G, halves))
+    return {
+        "names": names,
+        "halves": halves,
+        "image": G(z, c, noise_mode="const"),
+        "rebuilt": rebuilt(z, c, noise_mode="const"),
+        "straight": straight,
+    }
 
 
 def copies(kind):
@@ -295,8 +307,8 @@ def options(argument_lists):
         try:
             with contextlib.redirect_stdout(said):
                 train.main([*arguments, "--dry-run"], standalone_mode=False)
-        except click.ClickException as error:
-            said.write(f"error: {error.format_message()}")
+        except (click.ClickException, SystemExit) as error:
+            said.write(str(error))
         sys.stdout, sys.stderr = keep
         out.append(said.getvalue())
     return out

@@ -1,25 +1,38 @@
 """What the inserted lines call, alone: no official checkout is needed."""
 
+import contextlib
+import functools
+import inspect
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, cpu, launch, metrics, mtm
-from mtm_hosts.layers import attach
+from mtm_hosts import compat, launch, metrics, mtm
+from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def child(code: str, **env: str) -> str:
+    """What a process of its own prints: some of these modules change torch on import."""
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
 
 def test_the_hosts_package_imports_no_op():
-    code = "import sys, mtm_hosts.compat, mtm_hosts.cpu, mtm_hosts.launch, mtm_hosts.mtm, mtm_hosts.metrics\n"
-    code += "assert 'mtm_ops' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    names = ("compat", "cpu", "launch", "mtm", "metrics")
+    child("".join(f"import mtm_hosts.{name}\n" for name in names) + "import sys; assert 'mtm_ops' not in sys.modules")
 
 
 def test_heads_are_the_modules_heads():
@@ -30,50 +43,68 @@ def test_stand_ins_read_versions_and_booleans():
     import pkg_resources
 
     assert pkg_resources.parse_version("1.10") > pkg_resources.parse_version("1.9")
+    assert pkg_resources.parse_version(torch.__version__) >= pkg_resources.parse_version("1.11.0a")
     assert (compat.strtobool("Yes"), compat.strtobool("0")) == (True, False)
     with pytest.raises(ValueError, match="got 'maybe'"):
         compat.strtobool("maybe")
 
 
 @pytest.mark.parametrize("new_scipy", [False, True])
-def test_sqrtm_answers_disp_under_old_and_new_scipy(monkeypatch, new_scipy):
+def test_sqrtm_answers_disp_under_old_and_new_scipy(new_scipy):
     import scipy.linalg
 
-    real = scipy.linalg.sqrtm
-    if new_scipy:
-        monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A: real(A))
+    real = inspect.unwrap(scipy.linalg.sqrtm)
     a = np.diag([4.0, 9.0])
-    root, error = compat.scipy.linalg.sqrtm(a, disp=False)
+    root, error = compat._sqrtm_of((lambda A: real(A)) if new_scipy else real)(a, disp=False)
     np.testing.assert_allclose(root, np.diag([2, 3]))
     assert error < 1e-12
 
 
-def test_cpu_takes_the_place_of_a_missing_gpu_only(monkeypatch):
-    gpu = torch.device("cuda", 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (cpu.device(gpu), cpu.device(None)) == (torch.device("cpu"), None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cpu.device(gpu) == gpu
+def test_samplers_take_the_data_and_adam_takes_an_integer_beta():
+    torch.utils.data.Sampler([1, 2])
+    p = nn.Parameter(torch.zeros(1))
+    for betas in ([0, 0.99], (0.0, 0.99)):
+        assert torch.optim.Adam([p], betas=betas).param_groups[0]["betas"] == (0.0, 0.99)
+    with pytest.raises(ValueError, match="beta"):
+        torch.optim.Adam([p], betas=[1, 0.99])
 
 
-def test_events_measure_milliseconds():
-    start, end = cpu.Event(enable_timing=True), cpu.Event()
-    start.time_s, end.time_s = 1.0, 1.25
-    assert start.elapsed_time(end) == 250
+def test_without_a_gpu_the_hosts_cuda_is_the_cpu_and_torchs_own_is_not_touched():
+    said = child(
+        "import copy, pickle, torch, mtm_hosts.cpu, mtm_hosts.device\n"
+        "gpu = torch.device('cuda', 3)\n"
+        "print(gpu, torch.device('meta'), isinstance(gpu, torch.device), issubclass(type(gpu), torch.device))\n"
+        "print(pickle.loads(pickle.dumps(gpu)), copy.deepcopy(gpu), b'mtm_hosts' in pickle.dumps(gpu))\n"
+        "print(eval('torch.device(\"cuda\")', {'torch': torch, '__name__': 'torch.something'}))\n"
+        "start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event()\n"
+        "start.time_s, end.time_s = 1.0, 1.25\n"
+        "print(start.elapsed_time(end), torch.zeros(2, device=gpu).pin_memory().device)\n"
+    )
+    assert said.split("\n")[:4] == ["cpu meta True True", "cpu cpu False", "cuda", "250.0 cpu"]
 
 
-def test_torchrun_gives_each_process_its_local_gpu(monkeypatch):
-    gpu = torch.device("cuda", 5)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
-        monkeypatch.delenv(name, raising=False)
-    assert launch.device(gpu) == gpu
-    assert not launch.under_torchrun()
-    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "h"}.items():
-        monkeypatch.setenv(name, value)
-    assert launch.device(gpu) == torch.device("cuda", 1)
-    assert launch.device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(click.ClickException, match=r"that torchrun starts, 8; got 4\. Pass --gpus=8"):
-        launch.train(lambda: None, types.SimpleNamespace(num_gpus=4))
+def test_with_a_gpu_nothing_is_replaced():
+    child(
+        "import torch; torch.cuda.is_available = lambda: True; before = torch.device, torch.cuda.Event\n"
+        "import mtm_hosts.cpu, mtm_hosts.launch; assert before == (torch.device, torch.cuda.Event)"
+    )
+
+
+RANK_5 = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "h"}
+
+
+def test_torchrun_gives_each_process_its_local_gpu():
+    code = "import torch; torch.cuda.is_available = lambda: True; import mtm_hosts.launch\n"
+    code += "print(torch.device('cuda', 5), torch.device('cuda', 0), torch.device('cpu'))\n"
+    code += "print(mtm_hosts.launch.under_torchrun())"
+    assert child(code, **RANK_5) == "cuda:1 cuda:0 cpu\nTrue\n"
+    assert child(code) == "cuda:5 cuda:0 cpu\nFalse\n"
+
+
+def test_torchrun_with_another_number_of_gpus_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(SystemExit, match=r"that torchrun starts, 8; got 4\. Pass --gpus=8"):
+        launch.train(lambda *a: None, types.SimpleNamespace(num_gpus=4))
 
 
 def test_detectors_of_ones_own_are_found_by_name_and_hashed(monkeypatch, tmp_path):
@@ -100,13 +131,13 @@ class Layer(nn.Module):
 class Network(nn.Module):
     block_resolutions = (4, 8, 16)
 
-    def __init__(self, spec=None, head="offset"):
+    def __init__(self, spec=None, head="offset", extra=0):
         super().__init__()
         for r in self.block_resolutions:
             block = nn.Module()
             block.conv1 = Layer(r)
             setattr(self, f"b{r}", block)
-        attach(self, spec, head)
+        attach(self, spec, head, extra)
         self.last = nn.Parameter(torch.randn(2))
 
 
@@ -129,6 +160,34 @@ def test_attach_names_what_a_network_has():
         Network("low,mid")
     with pytest.raises(TypeError, match="block_resolutions or StyleGAN3's layer_names; got Identity"):
         attach(nn.Identity(), "low")
+
+
+def test_the_hosts_flag_for_weight_gradients_reaches_the_op(monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def flag(name, disable=True):
+        seen.append((name, disable))
+        yield
+
+    gradfix = types.ModuleType("src.torch_utils.ops.conv2d_gradfix")
+    gradfix.no_weight_gradients = functools.partial(flag, "theirs")
+    monkeypatch.setitem(sys.modules, gradfix.__name__, gradfix)
+    monkeypatch.setattr("mtm_ops.no_weight_gradients", functools.partial(flag, "ours"), raising=False)
+    for _ in range(2):  # a second network wraps nothing again
+        Network("low")
+    with gradfix.no_weight_gradients(False), gradfix.no_weight_gradients():
+        pass
+    assert seen == [("theirs", False), ("ours", False), ("theirs", True), ("ours", True)]
+
+
+def test_described_says_where_the_module_is():
+    assert described(nn.Sequential(Network("low"))) == "resolutions 8, 16"
+    assert described(Network()) == ""
+
+
+def test_more_than_w_can_drive_the_offsets():
+    assert Network("8", extra=2).b8.conv1.mtm.w_dim == 5
 
 
 def bent_case(k, head, dtype=torch.float32, padding=None):
@@ -183,8 +242,6 @@ def test_a_half_layer_survives_weights_and_styles_that_overflow_a_half():
 
 
 def test_the_modules_file_needs_no_package_around_it():
-    from pathlib import Path
-
     import mtm_ops.module as file
 
     alone: dict = {"__name__": "alone"}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,10 +83,13 @@ def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(stylegan3, t
 
 def test_an_mtm_snapshot_is_refused_without_mtm(stylegan3, trained, pictures, tmp_path):
     snapshot = f"{trained('patched', 'stylegan2')['run']}/network-snapshot-000000.pkl"
-    words = arguments("stylegan2", pictures, tmp_path, "--resume", snapshot, "--mtm", "none")
+    words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", snapshot, "--mtm", "none")
     done = stylegan3["patched"].run("train.py", *words, check=False)
     assert done.returncode != 0
-    assert "must be the checkpoint's, --mtm low --mtm-head offset" in done.stdout + done.stderr
+    assert "Error: --mtm and --mtm-head must be the checkpoint's, --mtm low --mtm-head offset" in done.stderr
+    assert snapshot in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not tmp_path.joinpath("out").exists()
 
 
 def test_two_ranks_under_torchrun_train_agree_and_save_once(stylegan3, pictures, tmp_path):
@@ -114,15 +118,36 @@ def test_torchrun_with_another_number_of_gpus_is_refused(stylegan3, pictures, tm
 
 def test_options_are_checked_before_a_run_folder_is_made(stylegan3, pictures, tmp_path):
     lists = [
-        arguments("stylegan2", pictures, tmp_path / "out", *more)
-        for more in ((), ("--mtm", "low,mid,high"), ("--mtm", "lwo"), ("--mtm", "none"), ("--mtm", "8,32"))
+        arguments(cfg, pictures, tmp_path / "out", *more)
+        for cfg, *more in (
+            ("stylegan2",),
+            ("stylegan2", "--mtm", "low,mid,high"),
+            ("stylegan2", "--mtm", "lwo"),
+            ("stylegan2", "--mtm", "none"),
+            ("stylegan2", "--mtm", "8,32"),
+            ("stylegan3-t", "--mtm", "4"),
+        )
     ]
-    default, high, typo, none, listed = stylegan3["patched"].probe("options", argument_lists=lists)
+    default, high, typo, none, listed, rate = stylegan3["patched"].probe("options", argument_lists=lists)
     assert "MTM: low (resolutions 8, 16), head offset" in default
     assert '"mtm": "low"' in default
-    assert "at most 32 for this data; got 64" in high
+    assert "resolutions of this network, 4, 8, 16, 32; got 64" in high
     assert "got 'lwo'" in typo
     assert "MTM: none" in none
     assert '"mtm' not in none
     assert "resolutions 8, 32" in listed
-    assert not (tmp_path / "out").exists()
+    assert rate.startswith("Error: attach: --mtm must name sampling rates of this network, 16, 32; got 4")
+    assert "Training options" not in rate
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_in_one_line(stylegan3, trained, pictures, tmp_path):
+    whole = Path(trained("patched", "stylegan2")["run"], "network-snapshot-000000.pkl").read_bytes()
+    for number, data in enumerate((b"", whole[: len(whole) // 2])):
+        damaged = tmp_path / f"{number}.pkl"
+        damaged.write_bytes(data)
+        words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", str(damaged))
+        done = stylegan3["patched"].run("train.py", *words, check=False)
+        assert done.returncode == 1
+        (line,) = [x for x in done.stderr.splitlines() if "Warning" not in x]
+        assert line.startswith(f"Error: --resume: cannot read {damaged} as a network pickle: ")
+        assert not (tmp_path / "out").exists()

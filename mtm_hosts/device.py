@@ -1,0 +1,42 @@
+"""torch.device(...) as the hosts' code calls it, with another answer: no GPU here, or torchrun's local rank.
+
+The hosts write torch.device('cuda', rank) in some twenty places. One stand-in for the name is less than a line in each.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_Answer = Callable[[torch.device], torch.device]
+_real = torch.device
+_answers: list[_Answer] = []
+
+
+class _StandIn(type):
+    """Makes real devices and recognises them, so that only the call differs."""
+
+    def __call__(cls, *arguments: Any, **options: Any) -> torch.device:
+        chosen = _real(*arguments, **options)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller == "torch" or caller.startswith("torch."):  # torch means what it says
+            return chosen
+        for answer in _answers:
+            chosen = answer(chosen)
+        return chosen
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _real)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, _real)
+
+
+def redirect(answer: _Answer) -> None:
+    """From now on, pass each device that code outside torch makes with torch.device(...) through `answer`."""
+    if not _answers:
+        # Under torch's own name: pickled devices look their constructor up there.
+        module: Any = torch
+        module.device = _StandIn("device", (), {"__module__": "torch", "__doc__": _real.__doc__})
+    _answers.append(answer)

@@ -1,0 +1,59 @@
+"""The patched code of a host for our tools to import: from the pinned commit, never from vendor/'s work tree."""
+
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from mtm_hosts.hosts import HOSTS
+from overlay.catalog import load_hosts, load_patches
+from overlay.git import open_checkout, read_blobs, tree_blobs
+from overlay.inserter import insert
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CONCERNS = ("compat", "cpu", "mtm")
+_CODE = (".py", ".cpp", ".cu", ".h", ".yaml")  # what importing and training need; images stay behind
+
+
+@contextmanager
+def imported(name: str, concerns: Collection[str] = _CONCERNS) -> Iterator[Callable[[str], ModuleType]]:
+    """A function that imports the host's modules, such as "training.networks_stylegan2", with our lines in them.
+
+    Raises:
+        click.ClickException: where the submodule is not fetched.
+    """
+    facts = HOSTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        write_patched(name, Path(folder), concerns)
+        sys.path.insert(0, str(Path(folder, facts.code)))
+        try:
+            importlib.import_module(f"{facts.package}dnnlib")  # today's libraries first: compat's line is in it
+            yield lambda module: importlib.import_module(facts.package + module)
+        finally:
+            sys.path.remove(str(Path(folder, facts.code)))
+
+
+def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS) -> None:
+    """Put the host's files with the lines of some concerns into `folder`. Raises as `imported` does."""
+    host = next(h for h in load_hosts(_ROOT) if h.name == name)
+    checkout = open_checkout(host.folder)
+    if checkout is None:
+        raise click.ClickException(
+            f"{host.vendor} must be fetched; got an empty folder. Run: git submodule update --init {host.vendor}"
+        )
+    tree = tree_blobs(checkout, host.commit) or {}
+    code = {path: blob for path, (_, blob) in tree.items() if Path(path).suffix in _CODE}
+    blobs = read_blobs(checkout, list(code.values()))
+    insertions: dict[str, dict] = {}
+    for concern, patch in load_patches(host).items():
+        for file in patch.files if concern in concerns else ():
+            insertions.setdefault(file.path, {})[concern] = file.insertions
+    for path, blob in code.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(insert(blobs[blob], insertions.get(path, {})))
