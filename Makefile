@@ -17,7 +17,7 @@ CONCERN ?=
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
+.PHONY: help setup quickstart report patch unpatch audit edits patch-check count-params test lint bench test-gpu bench-gpu \
 	bench-table4 cuda-report doctor clean
 
 help:  ## List every target
@@ -43,14 +43,17 @@ quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 min
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$(OUT)"
 
-patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
+patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
 unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Show every inserted line where it goes; make -s audit > audit.diff for a plain file (HOST=, CONCERN=)
+audit: $(READY)  ## Print all that is inserted as one diff per host; make -s audit > audit.diff for a file (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
+
+edits: $(READY)  ## Print what is yours in the patched files, as a diff that git apply -R takes out (HOST=)
+	@$(OVERLAY) edits $(CHOSEN)
 
 patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
