@@ -12,8 +12,6 @@ import click
 from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
-from .edits import changed_lines
-from .edits import edits as edits_of
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
 from .fetch import fetch
 from .git import Checkout, open_checkout
@@ -22,6 +20,8 @@ from .plan import Change, plan, where
 from .record import locked
 from .refresh import Refreshed
 from .refresh import refresh as refresh_tree
+from .show import changed_lines
+from .show import edits as edits_of
 from .show import show as show_trees
 from .status import status as status_of
 from .transaction import commit, note

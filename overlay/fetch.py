@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import git
 from .catalog import Host
+from .errors import COMMAND
 
 _PATIENCE_S = 10  # for git to clean up after Ctrl-C
 _WHOLE = "2147483647"  # git's way to say: all of the history, also where it was cut before
@@ -60,3 +61,26 @@ def _run(folder: Path, *arguments: str) -> bool:
             child.send_signal(signal.SIGINT)  # it has had one already where it came from the terminal
             child.wait(_PATIENCE_S)
             raise
+
+
+def fetch_message(hosts: list[Host], verb: str) -> str:
+    """How to fetch submodules, in one message for all of them."""
+    folders = " ".join(h.vendor for h in hosts)
+    got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
+    mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
+    return (
+        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. Fetch with:\n"
+        f"    git submodule update --init {folders}\n"
+        "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
+        f"{mirrors}\n"
+        "    git config --global protocol.file.allow always    (only where the mirror is a folder)\n"
+        f"  Or leave it out: {COMMAND} {verb} --host <another host>"
+    )
+
+
+def _what_is_there(folder: Path) -> str:
+    if not folder.exists():
+        return "missing"
+    if not any(folder.iterdir()):
+        return "an empty folder"
+    return "a folder that is no finished checkout (move it away if it holds your own files)"

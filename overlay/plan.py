@@ -1,20 +1,19 @@
 """Which bytes apply and revert would write, all computed and checked in memory; or every reason why not."""
 
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import Host
-from .edits import changed_lines
-from .errors import ABSENT, MODIFIED, STALE, OverlayError, Problem
-from .inserter import blob_hash, insert
+from .catalog import Host, composed
+from .errors import ABSENT, COMMAND, MODIFIED, STALE, OverlayError, Problem
+from .fetch import fetch_message
+from .inserter import blob_hash
 from .locate import Concerns, NoPlaceError, exchange
-from .patchfile import FilePatch
 from .record import Written
+from .show import changed_lines
 from .tree import FileView, Tree, linked_folder
 
-COMMAND = "python tools/apply_patches.py"
 _SHOWN = 20  # lines of a user's edits in a message
 
 
@@ -74,29 +73,6 @@ def committed_message(tree: Tree, verb: str) -> str:
     )
 
 
-def fetch_message(hosts: list[Host], verb: str) -> str:
-    """How to fetch submodules, in one message for all of them."""
-    folders = " ".join(h.vendor for h in hosts)
-    got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
-    mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
-    return (
-        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. Fetch with:\n"
-        f"    git submodule update --init {folders}\n"
-        "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
-        f"{mirrors}\n"
-        "    git config --global protocol.file.allow always    (only where the mirror is a folder)\n"
-        f"  Or leave it out: {COMMAND} {verb} --host <another host>"
-    )
-
-
-def _what_is_there(folder: Path) -> str:
-    if not folder.exists():
-        return "missing"
-    if not any(folder.iterdir()):
-        return "an empty folder"
-    return "a folder that is no finished checkout (move it away if it holds your own files)"
-
-
 def _wrong_commit(tree: Tree, verb: str) -> str:
     host = tree.host
     head = tree.checkout.head if tree.checkout else "none"
@@ -152,19 +128,6 @@ def _exchanged(host: Host, view: FileView, verb: str, want: Concerns) -> bytes:
         text = f"{verb}: {name} must have upstream's lines {after} and {after + 1} as they are, for lines of "
         text += f"{refusal.concern} go between them; got an edit there. Nothing was written. {_ways_out(host, view)}"
         raise OverlayError(Problem(text, MODIFIED)) from None
-
-
-def composed(host: Host, path: str, pristine: bytes, files: Mapping[str, FilePatch]) -> bytes:
-    """The file with these concerns' lines; each must first hash, alone, to what its patch claims."""
-    for concern, file in files.items():
-        got = blob_hash(insert(pristine, {concern: file.insertions}, f"{host.vendor}/{path}"))
-        if got != file.after:
-            raise OverlayError(
-                f"insert: {host.patch_name(concern)} must make {path} into what its index line says; "
-                f"expected {file.after}, got {got}. Undo the edit to the patch (git diff {host.patch_name(concern)}), "
-                f"or write it anew from a checkout: {COMMAND} refresh --host {host.name} --concern {concern}"
-            )
-    return insert(pristine, {c: f.insertions for c, f in files.items()}, f"{host.vendor}/{path}")
 
 
 def where(host: Host, view: FileView) -> str:

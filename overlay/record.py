@@ -4,6 +4,7 @@ Bytes tell which of today's concerns a file has. The record is for what they can
 patches have changed since, or when a user has edited the file, and where a killed run was going.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -16,11 +17,6 @@ from .errors import OverlayError
 from .git import Checkout
 from .locate import Concerns
 from .patchfile import Insertion
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks; two runs at once are the user's to avoid
-    fcntl = None  # type: ignore[assignment]
 
 _NAME = "mtm-overlay.json"
 
@@ -100,8 +96,6 @@ def locked(checkouts: list[Checkout]) -> Iterator[None]:
 
 
 def _lock(handle: int, checkout: Checkout) -> None:
-    if fcntl is None:
-        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

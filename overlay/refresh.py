@@ -6,11 +6,12 @@ from itertools import pairwise
 
 from . import git
 from .catalog import Host
-from .errors import ABSENT, MODIFIED, STALE, OverlayError, Problem
+from .errors import ABSENT, COMMAND, MODIFIED, STALE, OverlayError, Problem
+from .fetch import fetch_message
 from .inserter import blob_hash, compose, insert, split_lines
 from .locate import align
 from .patchfile import FilePatch, Insertion, Patch
-from .plan import COMMAND, fetch_message, where
+from .plan import where
 from .record import Written
 from .tree import FileView, Tree, view_file
 

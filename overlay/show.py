@@ -1,12 +1,15 @@
-"""The audit: everything that is inserted, among upstream's lines, which come from the checkout and are never stored."""
+"""Diffs to read: what is inserted (the audit), and what is the user's. Upstream's lines are printed, never stored."""
 
+import re
 from collections.abc import Collection, Iterator
 
 from . import git
+from .catalog import Host, composed
 from .errors import ABSENT, STALE, OverlayError, Problem
+from .fetch import fetch_message
+from .inserter import insert
 from .patchfile import FilePatch, Patch
-from .plan import composed, fetch_message
-from .tree import Tree
+from .tree import FileView, Tree
 
 
 def show(trees: Collection[Tree], selected: Collection[str], *options: str) -> Iterator[str]:
@@ -40,3 +43,24 @@ def _versions(tree: Tree, patches: dict[str, Patch]) -> dict[str, tuple[bytes, b
     blobs = git.read_blobs(tree.checkout, sorted({f.before for of in files.values() for f in of.values()}))
     pristine = {path: blobs[next(iter(of.values())).before] for path, of in files.items()}
     return {f"{host.vendor}/{p}": (pristine[p], composed(host, p, pristine[p], of)) for p, of in files.items()}
+
+
+def edits(trees: Collection[Tree], *options: str) -> Iterator[str]:
+    """The diff of every file that some concern has a part in; other files are git's own business."""
+    for tree in trees:
+        yield file_edits(tree.host, list(tree.files.values()), *options)
+
+
+def changed_lines(host: Host, views: Collection[FileView]) -> list[str]:
+    """What is the user's in these files, as short as can be told: where, and the lines added (+) and removed (-)."""
+    lines = file_edits(host, views, "--unified=0").splitlines()
+    return [re.sub(r"^(@@ .*? @@).*", r"\1", line) for line in lines if line.startswith(("+", "-", "@@"))]
+
+
+def file_edits(host: Host, views: Collection[FileView], *options: str) -> str:
+    pairs = {}
+    for view in views:
+        if view.found is not None and view.base is not None and view.raw is not None and view.edited:
+            here = {c: i for c, i in view.found.concerns.items() if c in view.damaged or c in view.present}
+            pairs[f"{host.vendor}/{view.path}"] = (view.on_disk(insert(view.base, here)), view.raw)
+    return git.diff_files(pairs, *options)

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .errors import ABSENT, MODIFIED, NOT_APPLIED, OK, STALE
+from .errors import ABSENT, COMMAND, MODIFIED, NOT_APPLIED, OK, STALE
 from .git import changed_paths
-from .plan import COMMAND, where
+from .plan import where
 from .tree import FileView, Tree
 
 

@@ -6,9 +6,9 @@ A run killed at any point leaves each file with its old bytes or its new ones, a
 from contextlib import suppress
 
 from . import fs
-from .errors import MODIFIED, OverlayError, Problem
+from .errors import COMMAND, MODIFIED, OverlayError, Problem
 from .git import Checkout
-from .plan import COMMAND, Change
+from .plan import Change
 from .record import Pending, Record, Written, save
 from .tree import Tree, linked_folder
 
