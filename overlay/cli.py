@@ -13,7 +13,7 @@ from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
-from .fetch import fetch
+from .fetch import fetch as fetch_hosts
 from .git import Checkout, open_checkout
 from .patchfile import parse, render
 from .plan import Change, plan, where
@@ -55,7 +55,10 @@ def cli(context: click.Context, root: Path) -> None:
 @_options(write=True)
 @click.pass_obj
 def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Insert the patches' lines. Repeating it changes nothing; one refusal, of any host, and nothing is written."""
+    """Insert the patches' lines, after fetching what is absent. One refusal, of any host, and nothing is written.
+
+    Repeating it changes nothing. Edits of your own stay, and are named.
+    """
     _write(root, "apply", hosts, concerns, dry_run)
 
 
@@ -63,15 +66,13 @@ def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run
 @_options(write=True)
 @click.pass_obj
 def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Take the patches' lines out again. Files with other edits are left alone and named."""
+    """Take the patches' lines out again. Edits of your own stay, and are named."""
     _write(root, "revert", hosts, concerns, dry_run)
 
 
 def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
     hosts = select_hosts(load_hosts(root), names, concerns)
-    if verb == "apply" and not dry_run:
-        _fetch_absent(root, hosts, concerns)
-    with _opened(hosts, write=not dry_run) as checkouts:
+    with _opened(hosts, write=not dry_run, fetch=verb == "apply" and not dry_run) as checkouts:
         trees = [read_tree(h, checkouts[h.name]) for h in hosts]
         changes = plan(trees, verb, concerns)
         if not dry_run:
@@ -81,18 +82,20 @@ def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, .
         _report(tree, [c for c in changes if c.tree is tree], f"would be {done}" if dry_run else done)
 
 
-def _fetch_absent(root: Path, hosts: list[Host], concerns: tuple[str, ...]) -> None:
-    needed = [h for h in hosts if (set(concerns) & set(h.series) if concerns else h.series)]
-    if absent := [h for h in needed if open_checkout(h.folder) is None]:
-        fetch(root, absent)
-
-
 @contextmanager
-def _opened(hosts: list[Host], *, write: bool) -> Iterator[dict[str, Checkout | None]]:
+def _opened(hosts: list[Host], *, write: bool, fetch: bool = False) -> Iterator[dict[str, Checkout | None]]:
     """The hosts' checkouts by name; locked before anything is read where something may be written."""
-    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    checkouts = _checkouts(hosts, fetch=fetch)
     with locked([c for c in checkouts.values() if c and write]):
         yield checkouts
+
+
+def _checkouts(hosts: list[Host], *, fetch: bool = False) -> dict[str, Checkout | None]:
+    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    if absent := [h for h in hosts if fetch and h.series and not checkouts[h.name]]:
+        fetch_hosts(absent)
+        checkouts |= _checkouts(absent)
+    return checkouts
 
 
 def _report(tree: Tree, changes: list[Change], done: str) -> None:
@@ -139,8 +142,7 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
     """Print all that is inserted as one diff per host, with context, for git apply. Coloured on a terminal."""
-    _fetch_absent(root, select_hosts(load_hosts(root), hosts, concerns), concerns)
-    trees = _trees(root, hosts, concerns)
+    trees = _trees(root, hosts, concerns, fetch=True)
     _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
 
@@ -152,8 +154,10 @@ def edits(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None
     _print(edits_of(_trees(root, hosts, concerns), _colour()))
 
 
-def _trees(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> list[Tree]:
-    return [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
+def _trees(root: Path, names: tuple[str, ...], concerns: tuple[str, ...], *, fetch: bool = False) -> list[Tree]:
+    hosts = select_hosts(load_hosts(root), names, concerns)
+    checkouts = _checkouts(hosts, fetch=fetch)
+    return [read_tree(h, checkouts[h.name]) for h in hosts]
 
 
 def _colour() -> str:

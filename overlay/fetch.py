@@ -15,20 +15,19 @@ _WHOLE = "2147483647"  # git's way to say: all of the history, also where it was
 _STDERR = 2  # stdout may be a file that takes the audit
 
 
-def fetch(root: Path, hosts: Collection[Host]) -> None:
+def fetch(hosts: Collection[Host]) -> None:
     """Fetch and check out every host's pinned commit. Where one fails, git says why on stderr, and the next follows."""
-    links = git.gitlinks(root) or {}
     for host in hosts:
-        if host.vendor not in links:
+        if host.vendor not in (git.gitlinks(host.root) or {}):
             continue  # no submodule of this repository, or no repository: nothing to ask for
         print(f"* {host.name}: fetching {host.url} into {host.vendor}", file=sys.stderr, flush=True)
         _set_aside_unfinished(host)
-        _fetch(root, host)
+        _fetch(host)
 
 
-def _fetch(root: Path, host: Host) -> None:
+def _fetch(host: Host) -> None:
     progress = ["--progress"] if sys.stderr.isatty() else []
-    _run(root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
+    _run(host.root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
     # A fetch that was cut short may lack the checkout; and some servers give branches only, not a single commit.
     for fetched in ([], ["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
         if git.open_checkout(host.folder) or not git.is_repository(host.folder):
