@@ -25,8 +25,8 @@ TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py w
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test test-torch lint bench test-gpu bench-gpu \
-	bench-table4 cuda-report doctor clean
+.PHONY: help setup quickstart report patch unpatch audit edits patch-check count-params test test-torch lint bench \
+	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -51,14 +51,17 @@ quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 min
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$(OUT)"
 
-patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
+patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
 unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Show every inserted line where it goes; make -s audit > audit.diff for a plain file (HOST=, CONCERN=)
+audit: $(READY)  ## Print all that is inserted as one diff per host; make -s audit > audit.diff for a file (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
+
+edits: $(READY)  ## Print what is yours in the patched files, as a diff that git apply -R takes out (HOST=)
+	@$(OVERLAY) edits $(CHOSEN)
 
 patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
