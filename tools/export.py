@@ -1,7 +1,7 @@
 """Export a trained generator to ONNX, or with torch.export, and check the file: docs/export.md.
 
     python -m tools.export runs/low/final.pt model.onnx
-    python -m tools.export network-snapshot-000000.pkl model.onnx --host vendor/stylegan3 --torch-export model.pt2
+    python -m tools.export network-snapshot-000000.pkl model.onnx --torch-export model.pt2
 
 A file is put in place only after its images were compared with torch's, on random latents.
 """
@@ -19,10 +19,10 @@ from torch._dynamo.exc import UserError as TraceError
 from torch.export import Dim, ExportedProgram
 
 from experiments.files import UserError, atomic_output
+from experiments.snapshots import HOSTS, TRUST, open_here
 from mtm_ops.onnx import LEAST_OPSET, translation_table
-from tools.generators import NOISES, Exportable, load_generator
+from tools.exportable import NOISES, Exportable
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCHES = (1, 2, 5)  # that a file with a dynamic batch is checked with
 TRUNCATIONS = (1.0, 0.7, 0.3)
 Run = Callable[[dict[str, Any]], Tensor]
@@ -175,12 +175,7 @@ def pt2_runner(path: Path) -> Run:
 @click.option("--batch", type=click.IntRange(min=1), help="A fixed batch size; dynamic where the network allows it.")
 @click.option("--opset", type=click.IntRange(min=LEAST_OPSET), default=20, show_default=True, help="Of ONNX.")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Of the check.")
-@click.option(
-    "--host",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "vendor" / "stylegan3",
-    help="The patched checkout that wrote a .pkl.  [default: vendor/stylegan3]",
-)
+@click.option("--host", type=click.Choice(list(HOSTS)), help="Whose pickle it is, where the file does not tell.")
 def main(
     snapshot: Path,
     onnx: Path | None,
@@ -189,7 +184,7 @@ def main(
     batch: int | None,
     opset: int,
     tolerance: float,
-    host: Path,
+    host: str | None,
 ) -> None:
     """Export the averaged generator of SNAPSHOT to ONNX, with --torch-export to torch's own format, and check it.
 
@@ -197,8 +192,10 @@ def main(
     """
     if onnx is None and torch_export is None:
         raise click.UsageError("Name a file to write: MODEL.onnx, or --torch-export MODEL.pt2.")
+    if snapshot.suffix == ".pkl":
+        click.echo(TRUST, err=True)
     try:
-        network = Exportable(load_generator(snapshot, host), noise)
+        network = Exportable(open_here(snapshot, host).network, noise)
         click.echo(f"{network.kind} generator, MTM in {network.mtm_layers()} layers, noise {network.noise}")
         program, batch = trace(network, batch)
         check = (network, batch, tolerance)

@@ -5,6 +5,7 @@ checkouts without our patches, so it brings its own stand-ins for what newer lib
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import pickle
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -212,7 +214,8 @@ def exported(path, kind, arguments, **options):
     G.mapping.w_avg.normal_()
     with open(path, "wb") as f:
         pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
-    result = CliRunner().invoke(export.main, [path, *arguments, "--host", "."])
+    export.open_here = functools.partial(export.open_here, vendor=Path.cwd().parent)
+    result = CliRunner().invoke(export.main, [path, *arguments])
     z = torch.randn([2, G.z_dim])
     c = torch.eye(2, G.c_dim) if G.c_dim else None
     draw = {n: t for n, t in G.named_buffers() if n.endswith("noise_const")}

@@ -1,14 +1,6 @@
-"""A trained generator out of a snapshot, whichever trainer wrote it, as one function of tensors.
+"""A trained generator as one function of tensors, which torch can trace."""
 
-Two kinds of file: the compact host's final.pt and snapshot.pt (experiments/mini), and the pickles of a patched host
-under vendor/, whose own legacy.py reads them. A pickle runs the code that it holds: load only those you trust.
-"""
-
-import importlib
-import sys
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,50 +111,3 @@ def _describe(generator: Any, noise: str | None) -> tuple[str, str, dict[str, An
     if noise not in can:
         raise UserError(f"export: --noise must be {' or '.join(can)} for a {kind} generator; got {noise}.")
     return kind, noise, options
-
-
-def load_generator(path: Path, host: Path) -> Any:
-    """The averaged generator of a snapshot, on the CPU.
-
-    Args:
-        path: final.pt or snapshot.pt of experiments.mini.train, or network-snapshot-*.pkl.
-        host: the patched checkout whose code reads the pickle.
-
-    Raises:
-        UserError: where the file or the host is not what it should be.
-    """
-    if not zipfile.is_zipfile(path):
-        return _load_pickle(path, host)
-    from experiments.mini.trainer import Options, build_generator
-
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        generator = build_generator(Options(**content["options"]))
-        generator.load_state_dict(content["generator"] if "generator" in content else content["G_ema"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"export: SNAPSHOT must be final.pt or snapshot.pt of experiments.mini.train; {path} cannot be read as "
-            f"such: {_first_line(error)}."
-        ) from error
-    return generator
-
-
-def _load_pickle(path: Path, host: Path) -> Any:
-    if not (host / "legacy.py").is_file():
-        raise UserError(
-            f"export: --host must be the checkout that wrote {path}; got {host}, which has no legacy.py. "
-            "Run: git submodule update --init vendor/stylegan3 && make patch"
-        )
-    sys.path.insert(0, str(host.resolve()))
-    try:
-        with path.open("rb") as file:
-            return importlib.import_module("legacy").load_network_pkl(file)["G_ema"].cpu()
-    except Exception as error:  # the host's code and the pickle may raise anything
-        raise UserError(
-            f"export: Failed to read {path} with {host / 'legacy.py'}: {type(error).__name__}: {_first_line(error)}. "
-            "SNAPSHOT must be a network-snapshot-*.pkl of that host. If the host is not patched, run: make patch"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
