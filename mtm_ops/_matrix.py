@@ -101,12 +101,12 @@ def _split_weight(W: Tensor, groups: int) -> Tensor:
 
 
 def outputs(columns: Tensor, W: Tensor, taps: int, groups: int) -> Tensor:
-    """columns W^T: [rows, O], in W's dtype."""
+    """columns W^T: contiguous [rows, O], in W's dtype."""
     if groups == 1:
         return product(columns, W)
     split = _split_columns(columns.to(W.dtype), taps, groups)
     y = torch.bmm(split, _split_weight(W, groups).transpose(1, 2))  # [groups, rows, O/groups]
-    return y.transpose(0, 1).flatten(1)
+    return y.transpose(0, 1).flatten(1).contiguous()  # of one output a group, flatten makes a view
 
 
 def grad_columns(gy: Tensor, W: Tensor, dtype: torch.dtype, taps: int = 1, groups: int = 1) -> Tensor:
