@@ -12,50 +12,72 @@ BENCH_READY := $(VENV)/.ready-bench
 GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
 GPU_READY := $(if $(GIVEN),,$(READY))
+READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
-OUT    ?= runs/quickstart$(if $(filter-out full,$(PRESET)),-$(PRESET))
+TABLE  ?= quickstart
+OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 HOST   ?=
 CONCERN ?=
+TORCH  ?= 2.11.0
+# What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
+TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py)
+
+# Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
+export MTM_DATA := $(value DATA)
+export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
+RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
+	$(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
 
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
-	bench-table4 cuda-report doctor clean
+.PHONY: help setup quickstart table report patch unpatch audit edits patch-check count-params test test-torch lint bench \
+	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
+	@echo "           TABLE=tiny-stylegan3|...  PARALLEL=2"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
-setup: $(READY)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
+setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
+# Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make setup: PYTHON must be Python 3.11 or newer; got $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements.txt
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-quickstart: $(READY)  ## Train plain and MTM on real pictures, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
-	$(PY) -m experiments.run quickstart --preset $(PRESET) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") \
-		$(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+$(READY_DEV): $(READY) requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(READY)  ## Train plain and MTM on real images, CPU, under 10 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
+	$(RUN)
+
+table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
+	$(RUN)
 
 report: $(READY)  ## Render the report of a run again (OUT=)
-	$(PY) -m experiments.report --out "$(OUT)"
+	$(PY) -m experiments.report --out "$$MTM_OUT"
 
-patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
+patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
 unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Show every inserted line where it goes; make -s audit > audit.diff for a plain file (HOST=, CONCERN=)
+audit: $(READY)  ## Print all that is inserted as one diff per host; make -s audit > audit.diff for a file (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
+
+edits: $(READY)  ## Print what is yours in the patched files, as a diff that git apply -R takes out (HOST=)
+	@$(OVERLAY) edits $(CHOSEN)
 
 patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
@@ -64,10 +86,14 @@ patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=
 count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
-test: $(READY)  ## Run the tests
+test: $(READY_DEV)  ## Run the tests
 	$(PY) -m pytest
 
-lint: $(READY)  ## Check style and types
+test-torch: $(READY)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
+	@python=$$($(PY) -m tools.torch_env $(TORCH)) && \
+		PYTHONPATH=. "$$python" -m pytest -p no:cacheprovider $(TORCH_TESTS)
+
+lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
@@ -95,5 +121,5 @@ cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four ar
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
-clean:  ## Remove .venv and caches; runs/ and data/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove .venv, .torch and caches; runs/ and data/ stay
+	rm -rf $(VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Datasets for the runner: made by their recipe once, kept in a cache, described by their content."""
+"""Data sets for the runner: made by their recipe once, kept in a cache, described by their content."""
 
 import hashlib
 import json
@@ -7,43 +7,41 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.datasets import RECIPES
 from experiments.datasets.images import SUFFIXES, open_source
 from experiments.datasets.zips import DatasetInfo, describe
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.ledger import ROOT
-from experiments.table import Dataset, Table, Value
+from experiments.table import Dataset, Table
+from experiments.trainers.contract import Step
 
-
-def flags(options: dict[str, Value]) -> list[str]:
-    """{"snap-kimg": 1, "fast": True, "slow": False} as ["--snap-kimg", "1", "--fast"]."""
-    words: list[str] = []
-    for key, value in options.items():
-        if value is False:
-            continue
-        words += [f"--{key}"] if value is True else [f"--{key}", f"{value}"]
-    return words
+TOOL = ("-m", "tools.data")
 
 
 class Data:
-    """The datasets of one run. `source` is the user's DATA or None; `cache` the folder that keeps what was made."""
+    """The data sets of one table. `sources` are the user's paths by the data set they are for: what its publisher
+    gives, or for one that is rendered the user's own images (Table.with_data). `cache` keeps what was made."""
 
-    def __init__(self, table: Table, source: Path | None, cache: Path, skip_broken: bool = False) -> None:
-        self._table, self._source, self._cache, self._skip_broken = table, source, cache, skip_broken
+    def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
+        self._table, self._sources, self._cache, self._skip_broken = table, sources, cache, skip_broken
 
     def path(self, name: str) -> Path:
-        """Where the zip of dataset `name` is, or will be; the name changes with whatever changes its content."""
-        identity = json.dumps([self._recipe(name), self._source_stamp(name)])
+        """Where the zip of data set `name` is, or will be; the name changes with whatever changes its content."""
+        dataset = self._table.datasets[name]
+        identity = json.dumps([dataset.recipe, self._options(dataset), self._source_stamp(name)])
         key = hashlib.sha256(identity.encode())
-        for source in self._table.datasets[name].sources:
-            key.update((ROOT / source).read_bytes() if (ROOT / source).exists() else b"")
+        for source in RECIPES[dataset.recipe].sources:
+            key.update(source.read_bytes())
         return self._cache / f"{self._table.name}-{name}-{key.hexdigest()[:12]}.zip"
 
-    def command(self, name: str) -> list[str]:
-        """The command that makes it."""
-        return [*self._recipe(name), "--out", str(self.path(name))]
+    def step(self, name: str) -> Step:
+        """The command that makes it; SOURCE stands for what the user has to give."""
+        dataset = self._table.datasets[name]
+        source = [str(self._sources.get(name, "SOURCE"))] * RECIPES[dataset.recipe].takes_source
+        argv = ["python", *TOOL, dataset.recipe, *source, str(self.path(name)), *self._options(dataset)]
+        return Step(name="data", argv=argv)
 
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
-        """Makes the dataset unless it is there, and returns its zip and what it holds.
+        """Makes the data set unless it is there, and returns its zip and what it holds.
 
         Raises UserError when the recipe fails (its own message stands above, on stderr).
         """
@@ -51,46 +49,55 @@ class Data:
         if not path.exists():
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable if word == "python" else word for word in self.command(name)]
+            command = [sys.executable, *self.step(name).argv[1:]]
             code = subprocess.run(command, stdout=2).returncode  # what it says goes to stderr
             if code or not path.exists():
-                raise UserError(f"prepare: making dataset {name!r} must succeed; it ended with {code} (see above).")
-        return path, self._described(path)
+                raise UserError(f"Failed to create the data set {name!r} (exit code {code}); see above.")
+        return path, described(path)
 
-    def check_source(self) -> None:
-        """Raises UserError now, before any work, if the user's DATA cannot be what it should."""
-        if self._source is not None:
-            open_source(self._source)
+    def known(self, name: str) -> DatasetInfo | None:
+        """What the data set holds, where it is made and was described already; writes nothing."""
+        path = self.path(name)
+        return described(path) if path.exists() and path.with_suffix(".json").exists() else None
 
-    def _recipe(self, name: str) -> list[str]:
-        dataset: Dataset = self._table.datasets[name]
-        words = [*dataset.make, *flags(dataset.options)]
-        if name == "user":
-            words += ["--source", str(self._source)] + ["--skip-broken"] * self._skip_broken
-        return words
+    def check_sources(self, names: list[str]) -> None:
+        """Raises UserError now, before any work, if a source is missing or cannot be what it should."""
+        for name in names:
+            recipe = RECIPES[self._table.datasets[name].recipe]
+            if recipe.takes_source and name not in self._sources and not self.path(name).exists():
+                raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
+        for source in self._sources.values():
+            open_source(source)
+
+    def _options(self, dataset: Dataset) -> list[str]:
+        options = dataset.options | ({"skip-broken": True} if self._skip_broken and dataset.recipe == "images" else {})
+        flags = [f"--{key}" for key, value in options.items() if value is True]
+        return flags + [f"--{key}={value}" for key, value in options.items() if not isinstance(value, bool)]
 
     def _source_stamp(self, name: str) -> list:
         """Names, sizes and times of the user's files: cheap, and changes whenever they do."""
-        if name != "user" or self._source is None or not self._source.exists():
+        source = self._sources.get(name)
+        if source is None or not source.exists():
             return []
-        files = [self._source] if self._source.is_file() else sorted(self._source.rglob("*"))
-        kept = [f for f in files if f.is_file() and (f == self._source or _matters(f))]
-        return [[str(self._source.resolve())], *[[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in kept]]
+        files = [source] if source.is_file() else sorted(source.rglob("*"))
+        kept = [f for f in files if f.is_file() and (f == source or _matters(f))]
+        return [[str(source.resolve())], *[[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in kept]]
 
-    def _described(self, path: Path) -> DatasetInfo:
-        """`describe`, remembered beside the zip: for a large dataset it takes minutes."""
-        note, stat = path.with_suffix(".json"), path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        try:
-            remembered = json.loads(note.read_text(encoding="utf-8"))
-            if remembered["stamp"] == stamp:
-                return DatasetInfo(**remembered["info"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # absent, torn or of another version: made anew
-        info = describe(path)
-        with atomic_output(note) as temporary:
-            temporary.write_text(json.dumps({"stamp": stamp, "info": asdict(info)}), encoding="utf-8")
-        return info
+
+def described(path: Path) -> DatasetInfo:
+    """`describe`, remembered beside the zip: for a large data set it takes minutes."""
+    note, stat = path.with_suffix(".json"), path.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns]
+    try:
+        remembered = json.loads(note.read_text(encoding="utf-8"))
+        if remembered["stamp"] == stamp:
+            return DatasetInfo(**remembered["info"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # absent, torn or of another version: made anew
+    info = describe(path)
+    with atomic_output(note) as temporary:
+        temporary.write_text(json.dumps({"stamp": stamp, "info": asdict(info)}), encoding="utf-8")
+    return info
 
 
 def _matters(file: Path) -> bool:

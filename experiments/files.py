@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+
 
 class UserError(ValueError):
     """A mistake that the user can put right; its message says how. The command lines print it without a traceback."""
@@ -44,7 +46,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{path}: the disk is full ({free_text(path)} free); nothing half-written was left. "
                 "Free some space, or choose another place for it."
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _NOT_WRITABLE:
             raise UserError(
                 f"{path}: cannot be written ({os.strerror(error.errno)}). Choose a folder that you may write to."
             ) from error

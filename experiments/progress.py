@@ -11,13 +11,13 @@ LINE_EVERY_S = 30.0
 
 
 class Progress(Protocol):
-    """What the runner tells about its rows. kimg counts thousands of pictures shown to the discriminator."""
+    """What the runner tells about its rows. kimg counts thousands of images shown to the discriminator."""
 
     def tick(self, row_id: str, kimg: float, total_kimg: float) -> None:
         """A row has reached kimg of total_kimg."""
 
     def stage(self, row_id: str, text: str) -> None:
-        """A row does something else now: 'evaluate', 'done', ..."""
+        """A row does something else now: 'metrics', 'done', ..."""
 
     def refresh(self) -> None:
         """Called a few times a second."""

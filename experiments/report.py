@@ -1,33 +1,46 @@
-"""Renders a run's folder: `python -m experiments.report --out runs/quickstart`.
+"""Renders a table's folder: `python -m experiments.report --out runs/quickstart`.
 
-Writes report.md, report.html (self-contained: pictures are inside, nothing is fetched) and report.png.
+Writes report.md, report.html (self-contained: small images are inside, nothing is fetched; each links to the whole one
+beside it) and report.png.
 """
 
-import base64
-import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import jinja2
 
-from experiments.charts import aspect_ratio, curve_names, curve_svg, curve_title, summary_png
+from experiments.charts import summary_png
+from experiments.curves import HEIGHT, LEFT, RIGHT, WIDTH, panels
 from experiments.files import UserError, atomic_output
-from experiments.progress import duration_text
-from experiments.results import MEANINGLESS, ONE_SEED, Results, RowResult, compare, load_results, number_text, verdicts
-from experiments.table import Metric
+from experiments.images import STRENGTHS
+from experiments.report_text import cautions, commands, facts, fingerprints, table_text
+from experiments.results import MEANINGLESS, Results, RowResult, load_results, verdicts
+from experiments.thumbnails import Thumbnail, thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"
-CAPTIONS = {
-    "samples": "The generated pictures are the first that came; none was selected.",
-    "fig4": "The switch of the paper's Fig. 4: the same latents with the learned offsets, and with the offsets set to "
-    "zero, where the same convolutions sample their regular grid.",
-    "offsets": "Where the convolution looks: learned offsets for a few latents.",
+MOST_VERDICTS = 8  # more are counted; the table has each
+OPEN_GROUPS = 2  # more are closed until they are asked for
+FIGURES = {
+    "samples": (
+        "Real and generated images",
+        "The generated images are the first that came; none was selected.",
+    ),
+    "fig4": (
+        "Offsets on and off",
+        "The switch of the paper's Fig. 4: the same latents with the learned offsets, and with the offsets set to "
+        "zero, where the same convolutions sample their regular grid.",
+    ),
+    "offsets": ("Learned offsets", "Where the convolution samples: learned offsets for a few latents."),
 }
+SWEEP = [f"strength-{strength:.1f}" for strength in STRENGTHS]
+SWEEP_IN_MARKDOWN = [SWEEP[0], SWEEP[5], SWEEP[10], SWEEP[15]]
 
 
 def render(out: Path) -> list[Path]:
-    """Renders report.html, report.md and report.png in the run's folder and returns their paths."""
+    """Renders report.html, report.md and report.png in the table's folder and returns their paths."""
     results = load_results(out)
     context = report_context(results)
     environment = jinja2.Environment(
@@ -51,190 +64,107 @@ def render(out: Path) -> list[Path]:
 def report_context(results: Results) -> dict[str, Any]:
     """What the templates show, as text; see templates/report.html.j2."""
     table = results.table
+    groups = row_groups(results)
+    small, unreadable = thumbnails(files for group in groups for files in _image_files(group))
     return {
         "title": table.title,
         "about": " ".join(table.about.split()),
         "meaningless": MEANINGLESS if table.meaningless else "",
         "preset": table.preset,
-        "verdicts": verdicts(results),
-        "one_seed": ONE_SEED,
-        **_table(results),
-        "fingerprints": _fingerprints(results),
-        "cautions": _cautions(results),
-        "figures": _figures(results),
+        "verdicts": _verdicts(results),
+        "one_seed": results.one_seed,
+        **table_text(results),
+        "fingerprints": fingerprints(results),
+        "cautions": cautions(results),
+        "groups": [_group(results, group, small) for group in groups],
+        "open_groups": OPEN_GROUPS,
+        "chart": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},
         "credits": results.credits,
-        "curves": [_curve(results, name) for name in curve_names(results)],
-        "facts": _facts(results),
-        "commands": _commands(results),
-        "problems": results.problems,
+        "facts": facts(results),
+        "commands": commands(results),
+        "problems": [*results.problems, *unreadable],
     }
 
 
-def _has_paper(results: Results) -> bool:
-    return any(result.row.paper for result in results.rows)
-
-
-def _table(results: Results) -> dict[str, Any]:
-    """{"columns", "rows"} as text, without the columns that no row fills."""
-    columns, rows = _columns(results), [_cells(results, result) for result in results.rows]
-    kept = [i for i in range(len(columns)) if i < 4 or any(row[i] != "–" for row in rows)]
-    return {"columns": [columns[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
-
-
-def _metrics(results: Results) -> dict[str, Metric]:
-    return {
-        key: metric
-        for key, metric in results.table.metrics.items()
-        if any(key in result.row.metrics for result in results.rows)
-    }
-
-
-def _columns(results: Results) -> list[str]:
-    per_metric = []
-    for metric in _metrics(results).values():
-        paper = ["paper", "difference", "verdict"] if _has_paper(results) else []
-        per_metric += [metric.title, *[f"{metric.title}: {name}" for name in paper]]
-    has_baseline = any(result.row.baseline for result in results.rows)
-    compared = ["against the baseline"] if has_baseline else []
-    return ["row", "mtm", "status", *per_metric, *compared, "kimg", "time", "s/kimg", "memory", "parameters"]
-
-
-def _cells(results: Results, result: RowResult) -> list[str]:
-    per_metric: list[str] = []
-    for key, metric in _metrics(results).items():
-        ours, paper = result.metrics.get(key), result.row.paper.get(key)
-        mark = " (meaningless)" if results.table.meaningless and ours is not None else ""
-        per_metric.append(number_text(ours) + mark)
-        if _has_paper(results):
-            known = ours is not None and paper is not None
-            difference = f"{ours - paper:+.3g}" if ours is not None and paper is not None else "–"
-            verdict = compare(ours, paper, metric) if ours is not None and paper is not None else "–"
-            if known and results.table.meaningless:
-                difference, verdict = "–", "meaningless"
-            per_metric += [number_text(paper), difference, verdict]
-    compared = [_against_baseline(results, result)] if any(r.row.baseline for r in results.rows) else []
-    memory = f"{result.peak_rss_bytes / 1e9:.2f} GB" if result.peak_rss_bytes else "–"
-    cost = [f"{result.kimg:g}", duration_text(result.wall_s) if result.wall_s else "–", number_text(result.s_per_kimg)]
-    parameters = f"{result.parameters:,}" if result.parameters else "–"
-    row = result.row
-    return [row.title, row.mtm, result.status, *per_metric, *compared, *cost, memory, parameters]
-
-
-def _against_baseline(results: Results, result: RowResult) -> str:
-    if result.row.baseline is None:
-        return "the baseline" if any(r.row.baseline == result.row.id for r in results.rows) else "–"
-    baseline = results.by_id(result.row.baseline)
-    shared = [key for key in result.row.metrics if key in result.metrics and key in baseline.metrics]
-    if not shared or results.table.meaningless:
-        return "meaningless" if shared else "–"
-    return "; ".join(compare(result.metrics[key], baseline.metrics[key], results.table.metrics[key]) for key in shared)
-
-
-def _fingerprints(results: Results) -> list[str]:
-    """Each distinct fingerprint as one line; rows with different ones cannot be compared, and the report says so."""
-    lines: dict[str, list[str]] = {}
+def row_groups(results: Results) -> list[list[RowResult]]:
+    """Rows that belong together: a baseline and what is compared with it; else one data set and trainer."""
+    baselines = {result.row.baseline for result in results.rows}
+    groups: dict[tuple[str, ...], list[RowResult]] = {}
     for result in results.rows:
-        if result.fingerprint:
-            text = " · ".join(f"{key}: {_plain(value)}" for key, value in result.fingerprint.items())
-            lines.setdefault(text, []).append(result.row.title)
-    if len(lines) > 1:
-        return [f"{', '.join(titles)}: {text}" for text, titles in lines.items()]
-    return list(lines)
+        row = result.row
+        anchor = row.baseline or (row.id if row.id in baselines else None)
+        groups.setdefault((anchor,) if anchor else (row.dataset, row.trainer), []).append(result)
+    return list(groups.values())
 
 
-def _cautions(results: Results) -> list[str]:
-    """Where a set has fewer pictures than the features have dimensions, so that the distance is biased upwards."""
-    lines = []
-    for result in results.rows:
-        dimensions = result.fingerprint.get("dimensions")
-        for name in ("real_nimg", "generated_nimg"):
-            nimg = result.fingerprint.get(name)
-            if isinstance(dimensions, int) and isinstance(nimg, int) and nimg < dimensions:
-                lines.append(
-                    f"{result.row.title}: {name} is {nimg}, fewer than the {dimensions} dimensions of the features: "
-                    "the distance is biased upwards, compare it with equal numbers of pictures only."
-                )
-    return lines
+def _verdicts(results: Results) -> list[str]:
+    sentences = verdicts(results)
+    if len(sentences) <= MOST_VERDICTS:
+        return sentences
+    kinds = ("not compared", ": better", ": worse", "a tie")
+    counts = Counter(next(kind for kind in kinds if kind in sentence) for sentence in sentences)
+    parts = [f"{counts[kind]} {kind.removeprefix(': ')}" for kind in (": better", ": worse", "not compared")]
+    return [f"{len(sentences)} comparisons: {', '.join(parts)}, {counts['a tie']} ties. The table has each."]
 
 
-def _plain(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:16] + "…" if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
+def _image_files(group: list[RowResult]) -> Iterator[list[Path]]:
+    """The files of every thumbnail of the group."""
+    yield from ([file] for name in FIGURES for _, file in _titled(group, name))
+    yield from (film for _, film in _films(group))
 
 
-def _figures(results: Results) -> list[dict[str, Any]]:
-    """Groups of pictures: {"title", "caption", "wide", "pictures": [{"title", "file", "uri"}]}."""
-    groups = []
-    generated = [(f"{result.row.title}", result.picture("samples")) for result in results.rows]
-    reals = next((result.picture("reals") for result in results.rows if result.picture("reals")), None)
-    groups.append(("Real and generated pictures", CAPTIONS["samples"], [("Real", reals), *generated]))
-    for name, title in (("fig4", "Offsets on and off"), ("offsets", "Learned offsets")):
-        groups.append((title, CAPTIONS[name], [(result.row.title, result.picture(name)) for result in results.rows]))
-    figures = []
-    for title, caption, pictures in groups:
-        shown = [
-            {"title": name, "file": file.relative_to(results.out).as_posix(), "uri": _uri(file.read_bytes(), "png")}
-            for name, file in pictures
-            if file is not None
+def _titled(group: list[RowResult], name: str) -> list[tuple[str, Path]]:
+    found = [(result.row.title, result.image(name)) for result in group]
+    if name == "samples":
+        found.insert(0, ("Real", next((file for r in group if (file := r.image("reals"))), None)))
+    return [(title, file) for title, file in found if file is not None]
+
+
+def _films(group: list[RowResult]) -> list[tuple[str, list[Path]]]:
+    """(title, an image for each strength) of the rows that have all of them."""
+    found = [(result.row.title, [result.image(name) for name in SWEEP]) for result in group]
+    return [(title, [f for f in files if f]) for title, files in found if all(files)]
+
+
+def _group(results: Results, group: list[RowResult], small: dict[tuple[Path, ...], Thumbnail]) -> dict[str, Any]:
+    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height"}."""
+
+    def images(titled: list[tuple[str, list[Path]]]) -> list[dict[str, Any]]:
+        return [
+            {"title": title, "file": files[0].relative_to(results.out).as_posix(), **vars(thumbnail)}
+            for title, files in titled
+            if (thumbnail := small.get(tuple(files)))
         ]
-        if shown:
-            files = [file for _, file in pictures if file is not None]
-            wide = len(shown) == 1 or sum(map(aspect_ratio, files)) > 1.6 * len(files)
-            figures.append({"title": title, "caption": caption, "pictures": shown, "wide": wide})
-    return figures
 
-
-def _curve(results: Results, name: str) -> dict[str, str]:
-    uris = {theme: _uri(curve_svg(results, name, theme), "svg+xml") for theme in ("light", "dark")}
-    return {"title": curve_title(name), **uris}
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    """What was run, where, and on what, as (name, text)."""
-    facts = []
-    for name in dict.fromkeys(result.row.dataset for result in results.rows):
-        info = results.datasets.get(name)
-        if info:
-            skipped = f", {info['skipped']} broken ones left out" if info["skipped"] else ""
-            size = f"{info['nimg']} pictures of {info['resolution_px']} px{skipped}"
-            title, content = results.table.datasets[name].title, info["content_sha256"][:16]
-            facts.append(("data", f"{title}: {size}, content {content}…"))
-    entry = results.first_entry
-    if entry:
-        git, machine = entry["git"], entry["machine"]
-        commit = git["commit"][:12] if git["commit"] else "not a git checkout"
-        facts.append(("code", commit + (" with local changes" if git["dirty"] else "")))
-        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in entry["versions"].items())))
-        impl = next((r.entry["trainer"]["mtm_impl"] for r in results.rows if _has_impl(r)), None)
-        facts += [("mtm_ops kernels", impl)] if impl else []
-        facts.append(("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB"))
-        facts.append(("seed", ", ".join(sorted({str(r.entry["seed"]) for r in results.rows if r.entry}))))
-        facts.append(("finished", entry["time_utc"]))
-    if results.calls:
-        peak_gb = max(call["peak_rss_bytes"] for call in results.calls) / 1e9
-        elapsed = duration_text(sum(call["wall_s"] for call in results.calls))
-        times = f" in {len(results.calls)} calls" if len(results.calls) > 1 else ""
-        facts.append(("everything", f"{elapsed}{times}, at most {peak_gb:.2f} GB of memory for all processes together"))
-    return facts
-
-
-def _has_impl(result: RowResult) -> bool:
-    return "mtm_impl" in result.entry.get("trainer", {})
-
-
-def _commands(results: Results) -> list[str]:
-    commands = [" ".join(command) for result in results.rows for command in result.entry.get("commands", [])]
-    return list(dict.fromkeys(commands))  # rows share the command that makes their data
+    figures = []
+    for name, (title, caption) in FIGURES.items():
+        if shown := images([(row, [file]) for row, file in _titled(group, name)]):
+            wide = len(shown) == 1 or sum(image["width"] / image["height"] for image in shown) > 1.6 * len(shown)
+            figures.append({"title": title, "caption": caption, "images": shown, "wide": wide})
+    strengths = {
+        result.row.title: [
+            (name.removeprefix("strength-"), file.relative_to(results.out).as_posix())
+            for name in SWEEP_IN_MARKDOWN
+            if (file := result.image(name))
+        ]
+        for result in group
+    }
+    titles = [result.row.title for result in group]
+    data = results.table.datasets[group[0].row.dataset].title
+    return {
+        "title": f"{data}: {', '.join(titles[:3])}" + (f" and {len(titles) - 3} more" if len(titles) > 3 else ""),
+        "rows": titles,
+        "figures": figures,
+        "films": images(_films(group)),
+        "strengths": {title: files for title, files in strengths.items() if files},
+        "panels": panels(group),
+    }
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The table's folder.")
 def main(out: Path) -> None:
-    """Render report.md, report.html and report.png of a run."""
+    """Render report.md, report.html and report.png of a table."""
     try:
         paths = render(out)
     except UserError as error:

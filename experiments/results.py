@@ -1,6 +1,7 @@
-"""What a run's folder holds, read back: state, ledger, statistics, pictures, and what they say in words."""
+"""What OUT holds, read back: table, ledger, ticks, images, and what they say in words."""
 
-import json
+import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,162 +9,215 @@ from typing import Any
 
 from experiments import ledger
 from experiments.files import UserError
+from experiments.folder import STATE_NAME, differences, read_state
+from experiments.metrics import METRICS, Metric
 from experiments.progress import duration_text
-from experiments.table import Metric, Row, Table, table_from_dict
+from experiments.table import Row, Table, table_from_dict
+from experiments.trainers import TRAINERS
+from experiments.trainers.contract import IMAGES, Tick, load_run
 
-STATE_NAME = "run.json"
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
-MEANINGLESS = "preset smoke: this number is meaningless"
+MEANINGLESS = "a smoke test: this number means nothing"
 SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the same row differ by more
 
 
 @dataclass(frozen=True)
-class RowResult:
-    """A row and what came of it. status: done, failed, interrupted or not run."""
+class RunResult:
+    """A row with one seed, and what came of it. status: done, failed, interrupted or not run."""
 
-    row: Row
-    folder: Path
+    seed: int
+    folder: Path | None = None  # None: it was never begun
     status: str = "not run"
-    entry: ledger.Entry = field(default_factory=dict)  # the ledger's latest of this row
-    metrics: dict[str, float] = field(default_factory=dict)
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    stats: list[dict[str, float]] = field(default_factory=list)
+    entry: ledger.Attempt | None = None  # the latest attempt
+    ticks: list[Tick] = field(default_factory=list)
     wall_s: float = 0.0  # over all attempts
     peak_rss_bytes: int = 0
 
+    def value(self, metric: str) -> float | None:
+        """A metric of a finished run."""
+        measured = self.entry.metrics.get(metric) if self.entry and self.status == "done" else None
+        return measured.value if measured else None
+
+    def fingerprint(self, metric: str) -> dict[str, Any]:
+        """How that metric was taken; empty where it was not."""
+        measured = self.entry.metrics.get(metric) if self.entry and self.status == "done" else None
+        return measured.fingerprint if measured else {}
+
     @property
     def kimg(self) -> float:
-        return self.stats[-1]["kimg"] if self.stats else 0.0
+        return self.ticks[-1].kimg if self.ticks else 0.0
 
     @property
     def s_per_kimg(self) -> float | None:
-        """Training time per thousand pictures, seconds, over the whole row."""
-        if not self.stats or not self.kimg or "elapsed_s" not in self.stats[-1]:
-            return None
-        return self.stats[-1]["elapsed_s"] / self.kimg
+        """Training time per thousand images, seconds, over the whole run."""
+        elapsed_s = self.ticks[-1].elapsed_s if self.ticks else None
+        return elapsed_s / self.kimg if elapsed_s is not None and self.kimg else None
+
+    def image(self, name: str) -> Path | None:
+        """The path of one of the run's images, such as 'samples', if it is there."""
+        path = self.folder / IMAGES / f"{name}.png" if self.folder else None
+        return path if path is not None and path.is_file() else None
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row: the runs of all its seeds, in order. Where it shows one run it shows the first."""
+
+    row: Row
+    runs: list[RunResult]
+
+    @property
+    def status(self) -> str:
+        """done where every run is; else the first other status, with how many are done."""
+        other = next((run.status for run in self.runs if run.status != "done"), None)
+        done = sum(run.status == "done" for run in self.runs)
+        return "done" if other is None else f"{other} ({done} of {len(self.runs)} done)" if done else other
+
+    @property
+    def first(self) -> RunResult:
+        return self.runs[0]
+
+    @property
+    def entry(self) -> ledger.Attempt | None:
+        return self.first.entry
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of every run that has it."""
+        return [value for run in self.runs if (value := run.value(metric)) is not None]
+
+    def fingerprint(self, metric: str) -> dict[str, Any]:
+        """How the metric was taken in all runs; empty where it was not. Seeds of data or latents may not differ."""
+        return next((run.fingerprint(metric) for run in self.runs if run.fingerprint(metric)), {})
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean of each metric over the runs that have it, where all of them took it in the same way."""
+        found = {}
+        for name in self.row.metrics:
+            prints = [run.fingerprint(name) for run in self.runs if run.value(name) is not None]
+            if prints and all(one == prints[0] for one in prints):
+                found[name] = statistics.fmean(self.values(name))
+        return found
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation over the seeds (n - 1); None for fewer than two."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def wall_s(self) -> float:
+        return sum(run.wall_s for run in self.runs)
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        return max(run.peak_rss_bytes for run in self.runs)
+
+    @property
+    def kimg(self) -> float:
+        return self.first.kimg
+
+    @property
+    def s_per_kimg(self) -> float | None:
+        return self.first.s_per_kimg
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of the generator, where the trainer or the evaluation says so."""
-        for source in (self.fingerprint, self.entry.get("trainer", {}), self.entry.get("metrics", {})):
-            for key in ("parameters", "g_parameters", "generator_parameters"):
-                if isinstance(source.get(key), int):
-                    return source[key]
-        return None
+        """Parameters of the generator, where the trainer says so."""
+        found = self.entry.trainer.get("generator_parameters") if self.entry else None
+        return found if isinstance(found, int) else None
 
-    def picture(self, name: str) -> Path | None:
-        """The path of one of the row's pictures, such as 'samples', if it is there."""
-        path = self.folder / f"{name}.png"
-        return path if path.is_file() else None
+    def image(self, name: str) -> Path | None:
+        """The path of one of the first run's images."""
+        return self.first.image(name)
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run: its table with the preset applied, its data, its rows."""
+    """A table with its preset applied, its data, its rows."""
 
     table: Table
     out: Path
     rows: list[RowResult]
     datasets: dict[str, dict[str, Any]]
-    calls: list[ledger.Entry]  # one for each call of the runner that had something to run
+    calls: list[ledger.Call]  # one for each call of the runner that had something to run
     problems: list[str]
 
     @property
     def credits(self) -> list[str]:
-        """Credit due wherever a picture is shown."""
+        """Credit due wherever an image is shown."""
         used = {result.row.dataset: None for result in self.rows}
         return [self.table.datasets[name].credit for name in used if self.table.datasets[name].credit]
 
     @property
-    def first_entry(self) -> ledger.Entry:
+    def first_entry(self) -> ledger.Attempt | None:
         """An entry that says what ran and where: the newest of any row."""
-        entries = [result.entry for result in self.rows if result.entry]
-        return max(entries, key=lambda entry: entry["time_utc"], default={})
+        entries = [run.entry for result in self.rows for run in result.runs if run.entry]
+        return max(entries, key=lambda entry: entry.time_utc, default=None)
+
+    @property
+    def one_seed(self) -> str:
+        """The caution that is due where a row has one seed."""
+        return ONE_SEED if any(len(result.runs) == 1 for result in self.rows) else ""
 
     def by_id(self, row_id: str) -> RowResult:
         return next(result for result in self.rows if result.row.id == row_id)
 
 
-def row_folder(out: Path, row: Row) -> Path:
-    """Where a row's trainer works."""
-    return out / "rows" / row.id
-
-
-def finished_rows(out: Path) -> set[str]:
-    """Ids of the rows that the ledger calls done and whose metrics are there."""
-    entries, _ = ledger.read_entries(out / ledger.NAME)
-    done = {entry["row"] for entry in entries if entry["event"] == "row" and entry["status"] == "done"}
-    return {row_id for row_id in done if (out / "rows" / row_id / "metrics.json").is_file()}
-
-
-def read_state(out: Path) -> dict[str, Any] | None:
-    """The folder's run.json: {"schema", "identity", "table", "datasets", "own_data"}, or None if there is none."""
-    path = out / STATE_NAME
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"read_state: {path} must be JSON; {error}. It was changed from outside: restore it, or choose another "
-            "folder: OUT=..."
-        ) from error
-
-
 def load_results(out: Path) -> Results:
-    """Reads a run's folder. Raises UserError if it is none."""
+    """Reads OUT. Raises UserError if it holds no table."""
     state = read_state(out)
     if state is None:
         raise UserError(
-            f"report: out must be the folder of a run; expected {STATE_NAME} in it, got {str(out)!r} without. "
+            f"report: out must be the folder of a table; expected {STATE_NAME} in it, got {str(out)!r} without. "
             "Run something first: python -m experiments.run quickstart --out FOLDER (or make quickstart)."
         )
-    table = table_from_dict(state["table"])
+    table = table_from_dict(state.table, STATE_NAME)
     entries, problems = ledger.read_entries(out / ledger.NAME)
-    attempts = [entry for entry in entries if entry["event"] == "row"]
-    rows = [_row_result(row, out, [e for e in attempts if e["row"] == row.id], problems) for row in table.rows]
-    calls = [entry for entry in entries if entry["event"] == "call"]
-    return Results(table, out, rows, state["datasets"], calls, problems)
+    attempts = [entry for entry in entries if isinstance(entry, ledger.Attempt)]
+    rows = []
+    for row in table.rows:
+        folders = state.runs.get(row.id, {})
+        runs = [_run_result(row, seed, out, folders.get(str(seed)), attempts, problems) for seed in row.seeds]
+        rows.append(RowResult(row, runs))
+    calls = [entry for entry in entries if isinstance(entry, ledger.Call)]
+    return Results(table, out, rows, state.datasets, calls, list(dict.fromkeys(problems)))
 
 
-def _row_result(row: Row, out: Path, entries: list[ledger.Entry], problems: list[str]) -> RowResult:
-    folder = row_folder(out, row)
-    if not entries:
-        return RowResult(row, folder, stats=read_stats(folder / "stats.jsonl", problems))
-    latest = entries[-1]
-    found = latest.get("metrics", {}) if latest["status"] == "done" else {}
-    return RowResult(
-        row,
-        folder,
-        latest["status"],
-        latest,
-        {name: float(found[name]) for name in row.metrics if name in found},
-        found.get("fingerprint", {}),
-        read_stats(folder / "stats.jsonl", problems),
-        sum(entry["wall_s"] for entry in entries),
-        max(entry["peak_rss_bytes"] for entry in entries),
+def _run_result(
+    row: Row, seed: int, out: Path, folder: str | None, attempts: list[ledger.Attempt], problems: list[str]
+) -> RunResult:
+    if folder is None:
+        return RunResult(seed)
+    try:
+        run = load_run(out / folder)
+        if changed := differences(run.options, row.options, "options"):
+            problems.append(f"{folder} is of other options and is not shown: {'; '.join(changed[:4])}")
+            return RunResult(seed)
+        ticks = TRAINERS[run.trainer].ticks(run, problems)
+    except UserError as error:
+        problems.append(str(error))
+        ticks = []
+    mine = [entry for entry in attempts if entry.run == folder]
+    if not mine:
+        return RunResult(seed, out / folder, ticks=ticks)
+    problems += [f"{folder}: {mine[-1].message}"] if mine[-1].message else []
+    return RunResult(
+        seed,
+        out / folder,
+        mine[-1].status,
+        mine[-1],
+        ticks,
+        sum(entry.wall_s for entry in mine),
+        max(entry.peak_rss_bytes for entry in mine),
     )
 
 
-def read_stats(path: Path, problems: list[str]) -> list[dict[str, float]]:
-    """The ticks in a stats.jsonl by growing kimg; where a resumed run repeats a kimg, the later line counts."""
-    if not path.is_file():
-        return []
-    ticks: dict[float, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            tick = {key: float(value) for key, value in json.loads(line).items() if isinstance(value, int | float)}
-            ticks = {kimg: old for kimg, old in ticks.items() if kimg < tick["kimg"]} | {tick["kimg"]: tick}
-        except (ValueError, KeyError, AttributeError):
-            problems.append(f"{path.parent.name}/{path.name}: line {number} is damaged and was left out")
-    return list(ticks.values())
-
-
-def number_text(value: float | None) -> str:
-    """A number for a table: four significant digits; a dash for none."""
-    if value is None:
+def number_text(value: float | None, spread: float | None = None) -> str:
+    """A number for a table: four significant digits; a dash for none. With a spread, 'mean ± spread'."""
+    if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+    text = f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+    return text if spread is None else f"{text} ± {spread:.2g}"
 
 
 def compare(value: float, reference: float, metric: Metric) -> str:
@@ -177,6 +231,21 @@ def compare(value: float, reference: float, metric: Metric) -> str:
     return f"{direction} by {abs(difference):.3g} ({share:.0%}): {'better' if better else 'worse'}"
 
 
+def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:
+    """`compare` for a metric of two rows, or 'not compared, because ...'."""
+    for one in (result, baseline):
+        if name not in one.row.metrics:
+            return f"not compared, because {one.row.title} does not ask for this metric"
+        if name not in one.metrics:
+            why = "its runs took it in different ways" if one.values(name) else f"{one.row.title} is {one.status}"
+            return f"not compared, because {why}"
+    if lines := differences(baseline.fingerprint(name), result.fingerprint(name)):
+        return f"not compared, because their fingerprints differ in {'; '.join(lines[:3])}"
+    text = compare(result.metrics[name], baseline.metrics[name], METRICS[name])
+    seeds = min(len(result.values(name)), len(baseline.values(name)))
+    return f"{text} (mean of {seeds} seeds)" if seeds > 1 else text
+
+
 def verdicts(results: Results) -> list[str]:
     """One sentence for each row that has a baseline, per metric; honest about what is missing and what it proves."""
     sentences = []
@@ -184,19 +253,13 @@ def verdicts(results: Results) -> list[str]:
         if result.row.baseline is None:
             continue
         baseline = results.by_id(result.row.baseline)
-        names = f"{result.row.title} against {baseline.row.title}"
         for name in result.row.metrics:
-            metric = results.table.metrics[name]
-            if name not in result.metrics or name not in baseline.metrics:
-                sentences.append(f"{names}: not compared, because not both rows have finished.")
-            elif results.table.meaningless:
-                sentences.append(f"{names}: not compared ({MEANINGLESS}).")
-            else:
-                text = compare(result.metrics[name], baseline.metrics[name], metric)
-                plainly = (
-                    "" if text.endswith("better") or result.row.mtm == "none" else " MTM does not win at this scale."
-                )
-                sentences.append(f"{names}, {metric.title}: {text}.{plainly}")
+            names = f"{result.row.title} against {baseline.row.title}, {METRICS[name].title}"
+            text = compare_rows(result, baseline, name)
+            if results.table.meaningless and not text.startswith("not compared"):
+                text = f"not compared ({MEANINGLESS})"
+            win = ": better" in text or text.startswith("not compared") or result.row.mtm == "none"
+            sentences.append(f"{names}: {text}." + ("" if win else " MTM does not win at this scale."))
     return sentences
 
 
@@ -205,11 +268,11 @@ def result_lines(results: Results) -> Iterable[str]:
     width = max(len(result.row.title) for result in results.rows)
     for result in results.rows:
         numbers = ", ".join(
-            f"{results.table.metrics[name].title} {number_text(value)}" for name, value in result.metrics.items()
+            f"{METRICS[name].title} {number_text(value, result.spread(name))}" for name, value in result.metrics.items()
         )
         cost = f"{duration_text(result.wall_s)}" if result.wall_s else ""
         speed = f"{result.s_per_kimg:.1f} s/kimg" if result.s_per_kimg else ""
         parts = [part for part in (numbers, f"{result.kimg:g} kimg", cost, speed) if part]
         yield f"  {result.row.title.ljust(width)}  {result.status:<11}  {', '.join(parts)}"
     yield from (f"  {sentence}" for sentence in verdicts(results))
-    yield f"  {MEANINGLESS}" if results.table.meaningless else f"  {ONE_SEED}"
+    yield f"  {MEANINGLESS}" if results.table.meaningless else f"  {results.one_seed}".rstrip()

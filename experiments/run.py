@@ -1,9 +1,9 @@
 """Runs the rows of a table: `python -m experiments.run quickstart --out runs/quickstart`.
 
-Run it again and it resumes: finished rows are not repeated, an interrupted one continues from its snapshot.
+Run it again and it resumes: finished runs are not repeated, an interrupted one continues from its snapshot, and one
+that still works, because only the runner had ended, is followed.
 """
 
-import json
 import shlex
 import signal
 import time
@@ -15,27 +15,20 @@ from typing import Any
 import click
 
 from experiments import ledger
-from experiments.data import Data, flags
+from experiments.data import Data
+from experiments.datasets import RECIPES
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError, free_bytes, free_text
-from experiments.folder import check_same_run, claim, locked
-from experiments.jobs import Job, Scheduler, Step
+from experiments.folder import check_owner, claim, identity, locked, others, run_folder
+from experiments.jobs import Job, Scheduler, row_command
 from experiments.progress import duration_text, make_progress
-from experiments.results import finished_rows, load_results, result_lines, row_folder
+from experiments.provenance import portable_command
+from experiments.results import load_results, result_lines
 from experiments.table import Row, Table, load_table
+from experiments.trainers import TRAINERS
+from experiments.trainers.contract import LOG, Run
 
-
-def train_command(table: Table, row: Row, out: Path, data: Path) -> list[str]:
-    """The command that trains a row: as a user would type it, "python" for the interpreter."""
-    where = ["--outdir", str(row_folder(out, row)), "--data", str(data)]
-    return [*table.hosts[row.host].train, *where, *flags(row.options)]
-
-
-def evaluate_command(table: Table, row: Row, out: Path, data: Path) -> list[str]:
-    """The command that takes a trained row's metrics and makes its pictures."""
-    samples_nimg = max((table.metrics[name].samples_nimg for name in row.metrics), default=0)
-    arguments = ["--run", str(row_folder(out, row)), "--data", str(data), "--samples", str(samples_nimg)]
-    return [*table.hosts[row.host].evaluate, *arguments]
+AGAIN = "Run the same command again to resume."
 
 
 def check_disk(table: Table, out: Path) -> None:
@@ -47,123 +40,122 @@ def check_disk(table: Table, out: Path) -> None:
         )
 
 
-def make_jobs(table: Table, rows: list[Row], out: Path, zips: dict[str, Path]) -> list[Job]:
-    """A job with the steps that are still to do for every row in `rows` that has not finished."""
-    finished = finished_rows(out)
-    jobs = []
-    for row in rows:
-        if row.id in finished:
-            continue
-        folder, data = row_folder(out, row), zips[row.dataset]
-        steps = []
-        if not (folder / "final.pt").exists():
-            steps.append(Step("train", train_command(table, row, out, data)))
-        if steps or not (folder / "metrics.json").exists():
-            steps.append(Step("evaluate", evaluate_command(table, row, out, data)))
-        threads = {"OMP_NUM_THREADS": str(row.options["threads"])} if "threads" in row.options else {}
-        jobs.append(Job(row.id, out / "logs" / f"{row.id}.txt", steps, threads))
-    return jobs
+def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
+    """The run of a row with one seed. `content_sha256` is "unknown" before the data is made (a dry run)."""
+    facts = identity(row, content_sha256)
+    return Run(
+        table=table.name,
+        preset=table.preset,
+        row=row.id,
+        title=row.title,
+        trainer=row.trainer,
+        mtm=row.mtm,
+        seed=seed,
+        options=row.options,
+        dataset=row.dataset,
+        metrics=row.metrics,
+        samples_nimg=table.samples_nimg,
+        identity=facts,
+        made_by=made_by,
+        folder=run_folder(out, row.id, seed, facts),
+        data=zip_path,
+    )
 
 
-def ledger_entry(
-    table: Table, row: Row, job: Job, out: Path, made: list[str], data: Path, info: DatasetInfo
-) -> ledger.Entry:
-    """What the ledger keeps of one attempt at a row; `made` is the command that made its data."""
-    folder = row_folder(out, row)
-    commands = (made, train_command(table, row, out, data), evaluate_command(table, row, out, data))
-    return {
-        "event": "row",
-        "table": table.name,
-        "preset": table.preset,
-        "meaningless": table.meaningless,
-        "row": row.id,
-        "host": row.host,
-        "mtm": row.mtm,
-        "seed": row.options.get("seed"),
-        "options": row.options,
-        "commands": [ledger.portable_command(command, out) for command in commands],
-        "dataset": {"name": row.dataset, **asdict(info)},
-        **ledger.provenance(),
-        "trainer": ledger.portable_values(_read_json(folder / "training_options.json"), out),
-        "status": job.status,
-        "failed_step": job.failed_step,
-        "exit_code": job.exit_code,
-        "resumed_from_kimg": job.resumed_from_kimg,
-        "kimg": job.kimg,
-        "wall_s": round(job.wall_s, 1),
-        "peak_rss_bytes": job.peak_rss_bytes,
-        "metrics": _read_json(folder / "metrics.json") if job.status == "done" else {},
-        "paper": row.paper,
-    }
+def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
+    """Whether the ledger calls the run done, with every metric that it now asks for."""
+    mine = [entry for entry in attempts if entry.run == run.folder.relative_to(out).as_posix()]
+    if not mine or mine[-1].status != "done":
+        return False
+    return set(run.metrics) <= set(mine[-1].metrics) and not TRAINERS[run.trainer].missing(run)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-class Run:
-    """One call of the runner."""
+class Call:
+    """One call of the runner: the chosen rows of a table, in OUT."""
 
     def __init__(self, table: Table, rows: list[Row], out: Path, data: Data) -> None:
         self.table, self.rows, self.out, self.data = table, rows, out, data
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
 
+    def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
+        """A run for every row and seed."""
+        runs = []
+        for row in self.rows:
+            made_by = portable_command(self.data.step(row.dataset), self.out)
+            content = infos[row.dataset].content_sha256 if row.dataset in infos else "unknown"
+            for seed in row.seeds:
+                path = self.data.path(row.dataset)
+                run = make_run(self.table, row, seed, self.out, path, content, made_by)
+                runs.append(run)
+        return runs
+
     def describe(self) -> Iterator[str]:
         """The dry run: data, commands and cost, as text. Writes nothing."""
         cost = self.table.cost
-        yield f"{self.table.title}\n  preset {self.table.preset}, {len(self.rows)} rows, output in {self.out}"
+        infos = {name: info for name in self.dataset_names if (info := self.data.known(name))}
+        runs = self.make_runs(infos)
+        yield f"{self.table.title}\n  preset {self.table.preset}, {len(runs)} runs, output in {self.out}"
         if self.table.meaningless:
-            yield "  every number of this preset is meaningless: it only shows that the path works"
+            yield "  a smoke test: it shows that the path works, and no number of it means anything"
         for name in self.dataset_names:
-            zip_path, dataset = self.data.path(name), self.table.datasets[name]
-            yield f"\n# data: {dataset.title}" + (" (made already)" if zip_path.exists() else "")
-            yield shlex.join(self.data.command(name))
-        finished = finished_rows(self.out)
-        for row in self.rows:
-            zip_path = self.data.path(row.dataset)
-            yield f"\n# row {row.id}: {row.title}" + (" (finished already)" if row.id in finished else "")
-            yield shlex.join(train_command(self.table, row, self.out, zip_path))
-            yield shlex.join(evaluate_command(self.table, row, self.out, zip_path))
+            dataset = self.table.datasets[name]
+            made = " (made already)" if self.data.path(name).exists() else ""
+            recipe = RECIPES[dataset.recipe]
+            yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
+            yield self.data.step(name).text()
+        attempts = self._attempts()
+        for run in runs:
+            done = " (finished already)" if is_finished(run, attempts, self.out) else ""
+            yield f"\n# row {run.label}: {run.title}{done}"
+            try:
+                TRAINERS[run.trainer].check(run)
+            except UserError as error:
+                yield f"# cannot run yet: {error}"
+            yield from (step.text() for step in TRAINERS[run.trainer].steps(run))
         yield (
             f"\ncost: about {duration_text(cost.hours * 3600)} on {cost.machine}, {cost.memory_gb:g} GB of memory, "
-            f"{cost.disk_gb:g} GB of disk ({free_text(self.out)} free); {self.table.parallel} rows at a time"
+            f"{cost.disk_gb:g} GB of disk ({free_text(self.out)} free); {self.table.parallel} runs at a time"
         )
 
-    def execute(self, own_data: bool) -> int:
-        """Runs what is left to run, renders the report, says what came out; returns the exit code."""
+    def execute(self, prepare_only: bool = False) -> int:
+        """Runs what is left to run, renders the report, says what came out; returns the exit code. With `prepare_only`
+        it makes the data and the runs' folders, and prints the command of each run that is left."""
         started_s = time.monotonic()
         check_disk(self.table, self.out)
-        with locked(self.out) as lock:
-            check_same_run(self.out, self.table)  # before minutes go into the data
-            prepared = {name: self.data.prepare(name) for name in self.dataset_names}
-            claim(self.out, self.table, {name: info for name, (_, info) in prepared.items()}, own_data)
-            zips = {name: path for name, (path, _) in prepared.items()}
-            jobs = make_jobs(self.table, self.rows, self.out, zips)
-            scheduler = self._run_jobs(jobs, prepared, lock)
+        check_owner(self.out, self.table)  # before minutes go into the data
+        for run in self.make_runs({}):
+            TRAINERS[run.trainer].check(run)
+        with locked(self.out):
+            infos = {name: self.data.prepare(name)[1] for name in self.dataset_names}
+            runs = self.make_runs(infos)
+            claim(self.out, self.table, {name: asdict(info) for name, info in infos.items()}, runs)
+            attempts = self._attempts()
+            jobs = [Job(run) for run in runs if not is_finished(run, attempts, self.out)]
+            if len(jobs) < len(runs):
+                click.echo(f"{len(runs) - len(jobs)} of {len(runs)} runs are finished already", err=prepare_only)
+            for job in jobs:
+                for line in others(job.run) if not (job.run.folder / LOG).exists() else []:
+                    click.echo(f"{job.label}: a new run, {job.run.folder.name}; {line}", err=prepare_only)
+            if prepare_only:
+                click.echo("\n".join(shlex.join(row_command(job.run, self.out)) for job in jobs))
+                return 0
+            scheduler = self._run_jobs(jobs)
             if jobs:
                 self._record_call(jobs, scheduler, time.monotonic() - started_s)
             return self._conclude(jobs, scheduler)
 
+    def _attempts(self) -> list[ledger.Attempt]:
+        entries, _ = ledger.read_entries(self.out / ledger.NAME)
+        return [entry for entry in entries if isinstance(entry, ledger.Attempt)]
+
     def _record_call(self, jobs: list[Job], scheduler: Scheduler, wall_s: float) -> None:
-        statuses = {job.row_id: job.status for job in jobs}
-        totals = {"wall_s": round(wall_s, 1), "peak_rss_bytes": scheduler.peak_rss_bytes}
-        entry = {"event": "call", "table": self.table.name, "preset": self.table.preset, "rows": statuses, **totals}
-        ledger.append_entry(self.out / ledger.NAME, entry)
+        entry: dict[str, Any] = {"event": "call", "table": self.table.name, "preset": self.table.preset}
+        entry |= {"runs": {job.label: job.status for job in jobs}, "wall_s": round(wall_s, 1)}
+        ledger.append_entry(self.out / ledger.NAME, entry | {"peak_rss_bytes": scheduler.peak_rss_bytes})
 
-    def _run_jobs(self, jobs: list[Job], prepared: dict[str, tuple[Path, DatasetInfo]], lock: int) -> Scheduler:
-        if len(jobs) < len(self.rows):
-            click.echo(f"{len(self.rows) - len(jobs)} of {len(self.rows)} rows are finished already")
-        progress = make_progress([job.row_id for job in jobs])
-
-        def record(job: Job) -> None:
-            row = self.table.row(job.row_id)
-            entry = ledger_entry(self.table, row, job, self.out, self.data.command(row.dataset), *prepared[row.dataset])
-            ledger.append_entry(self.out / ledger.NAME, entry)
-
-        scheduler = Scheduler(jobs, self.table.parallel, progress, record, keep_open=(lock,))
+    def _run_jobs(self, jobs: list[Job]) -> Scheduler:
+        progress = make_progress([job.label for job in jobs])
+        scheduler = Scheduler(jobs, self.table.parallel, self.out, progress)
         try:
             scheduler.run()
         finally:
@@ -171,21 +163,18 @@ class Run:
         return scheduler
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
-        from experiments.report import render  # matplotlib: only now, so that a dry run and errors are quick
-
-        again = "Run the same command again to go on."
         for job in jobs:
             if job.status == "failed":
-                tail = "\n".join(f"    {line}" for line in job.tail) or "    (it printed nothing)"
-                click.echo(
-                    f"\nrow {job.row_id}: {job.failed_step} ended with {exit_text(job.exit_code)}. Its last lines "
-                    f"(all of them: {job.log}):\n{tail}\n  When that is mended: {again[0].lower()}{again[1:]}",
-                    err=True,
-                )
-        if scheduler.signal is not None:
-            stopped = ", ".join(f"{job.row_id} at {job.kimg:.3g} kimg" for job in jobs if job.status == "interrupted")
-            click.echo(f"\nstopped; kept: {stopped or 'what had finished'}. {again}", err=True)
+                log = f"The whole output: {job.run.folder / LOG}"
+                click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
+        if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
+        if scheduler.signal is not None:
+            stopped = ", ".join(f"{job.label} at {job.kimg:.3g} kimg" for job in jobs if job.status == "interrupted")
+            click.echo(f"\nstopped; kept: {stopped or 'what had finished'}. {AGAIN}", err=True)
+            return 128 + scheduler.signal
+        from experiments.report import render  # matplotlib: only now, so that what comes before is quick
+
         paths = render(self.out)
         click.echo(f"\n{self.table.title}")
         click.echo("\n".join(result_lines(load_results(self.out))))
@@ -193,14 +182,6 @@ class Run:
             click.echo(f"  peak memory of everything together: {scheduler.peak_rss_bytes / 1e9:.2f} GB")
         click.echo("\nreport: " + "\n        ".join(str(path) for path in paths))
         return 1 if any(job.status != "done" for job in jobs) else 0
-
-
-def exit_text(code: int | None) -> str:
-    """'exit code 3', or for a signal 'SIGKILL (was it out of memory?)'."""
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"{name} (was it out of memory?)" if name == "SIGKILL" else name
 
 
 def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
@@ -212,40 +193,66 @@ def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
     return [row for row in table.rows if not only or row.id in only]
 
 
+def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
+    """--data values, NAME=PATH or a path alone, by the data set that they stand for. Raises UserError where a path
+    alone could stand for several."""
+    used = list(dict.fromkeys(row.dataset for row in table.rows))
+    sources: dict[str, Path] = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if equals and name in table.datasets:
+            sources[name] = Path(path)
+        elif len(used) == 1:
+            sources[used[0]] = Path(word)
+        else:
+            raise UserError(
+                f"run: --data must say which data set it stands for; expected NAME=PATH with a name of "
+                f"{', '.join(used)}, got {word!r}."
+            )
+    return sources
+
+
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder; the same one resumes.")
-@click.option("--data", "source", type=click.Path(path_type=Path), help="Your own pictures: a folder or a zip.")
-@click.option("--preset", default="full", show_default=True, help="full, or smoke: minutes, meaningless numbers.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder; the same one resumes.")
+@click.option("--data", "sources", multiple=True, help="Your own images, a folder or a zip: PATH, or DATASET=PATH.")
+@click.option("--preset", default="full", show_default=True, help="full, or smoke: a test of the path, in minutes.")
 @click.option("--row", "only", multiple=True, help="Run only this row (may be given more than once).")
+@click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
-@click.option("--skip-broken", is_flag=True, help="Go on without pictures of --data that cannot be read.")
+@click.option("--skip-broken", is_flag=True, help="Go on without images of --data that cannot be read.")
+@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command, for a cluster.")
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")
 def main(
     name: str,
     out: Path,
-    source: Path | None,
+    sources: tuple[str, ...],
     preset: str,
     only: tuple[str, ...],
+    parallel: int | None,
     cache: Path,
     skip_broken: bool,
+    prepare: bool,
     dry_run: bool,
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
     try:
         table = load_table(name, preset)
-        table = table.with_data("user") if source is not None else table
-        data = Data(table, source, cache, skip_broken)
-        data.check_source()
-        run = Run(table, choose_rows(table, only), out, data)
+        own = own_data(table, sources)
+        table = table.with_data(own)
+        if parallel is not None:
+            table = table.model_copy(update={"parallel": parallel})
+        data = Data(table, own, cache, skip_broken)
+        call = Call(table, choose_rows(table, only), out, data)
         if dry_run:
-            click.echo("\n".join(run.describe()))
+            click.echo("\n".join(call.describe()))
             return
-        raise SystemExit(run.execute(own_data=source is not None))
+        data.check_sources(call.dataset_names)
+        raise SystemExit(call.execute(prepare))
     except UserError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:  # while data is made or the report drawn; training stops by itself, with its snapshot
-        click.echo("\nstopped; nothing half-written was left. Run the same command again to go on.", err=True)
+        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
         raise SystemExit(130) from None
 
 

@@ -1,53 +1,36 @@
 """What a table of experiments is: the TOML files in experiments/tables, checked key by key.
 
-A table has rows; a row is one training run of a host on a dataset with one MTM setting, and the metrics to take of it.
-A preset ("full" is what the paper did, "smoke" the same path in minutes with meaningless numbers) changes options.
+A table has rows; a row is the training of one trainer on a data set with one MTM setting, once for each seed, and the
+metrics to take of it. A preset ("full" is what the paper did, "smoke" the same path in minutes with numbers that mean
+nothing) changes options.
 """
 
 import re
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
+from experiments.checked import Checked, Value, check
+from experiments.datasets import RECIPES
 from experiments.files import UserError
+from experiments.metrics import METRICS, Metric
+from experiments.trainers import TRAINERS
 
 TABLES = Path(__file__).parent / "tables"
-Value = str | int | float | bool
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Host:
-    """A trainer: the commands that train and evaluate a row. "python" stands for this interpreter."""
+class Dataset(Checked):
+    """A data set by its recipe (experiments/datasets; the one of its own name where empty) and its options. Title and
+    credit are the recipe's where empty."""
 
-    train: list[str]
-    evaluate: list[str]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A recipe: the command that makes the zip (--out and the options are added) and the credit that is due."""
-
-    title: str
-    make: list[str]
-    options: dict[str, Value] = field(default_factory=dict)
-    sources: list[str] = field(default_factory=list)  # files whose change makes a cached zip stale
+    recipe: str = ""
+    options: dict[str, Value] = {}
+    title: str = ""
     credit: str = ""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A number to take of every finished row, from metrics.json under this metric's name."""
-
-    title: str
-    lower_is_better: bool = True
-    samples_nimg: int = 5000
-
-
-@dataclass(frozen=True)
-class Cost:
+class Cost(Checked):
     """What a preset is expected to need, for the dry run and the check of the disk."""
 
     hours: float
@@ -56,47 +39,49 @@ class Cost:
     disk_gb: float
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(Checked):
     """Overrides. `meaningless` marks every number that this preset gives, wherever it shows."""
 
     cost: Cost
     meaningless: bool = False
-    options: dict[str, Value] = field(default_factory=dict)
-    dataset_options: dict[str, Value] = field(default_factory=dict)
+    options: dict[str, Value] = {}
+    dataset_options: dict[str, Value] = {}
     samples_nimg: int | None = None
+    seeds: list[int] = []
 
 
-@dataclass(frozen=True)
-class Row:
-    """One training run. `paper` holds the paper's numbers by metric; `baseline` is the row to compare with."""
+class Row(Checked):
+    """Runs that differ in their seed only. `paper` holds the paper's numbers by metric; `baseline` is the row to
+    compare with; what is empty is the table's."""
 
     id: str
     title: str
-    host: str
     mtm: str
-    metrics: list[str]
-    dataset: str = ""  # the table's, unless it is given
-    options: dict[str, Value] = field(default_factory=dict)
-    paper: dict[str, float] = field(default_factory=dict)
+    trainer: str = ""
+    dataset: str = ""
+    metrics: list[str] = []
+    seeds: list[int] = []
+    options: dict[str, Value] = {}
+    paper: dict[str, float] = {}
     baseline: str | None = None
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table, with one preset applied: every row's options are complete."""
+class Table(Checked):
+    """A table, with one preset applied: every row is complete."""
 
     name: str
     title: str
     about: str
-    dataset: str
-    hosts: dict[str, Host]
     datasets: dict[str, Dataset]
-    metrics: dict[str, Metric]
     presets: dict[str, Preset]
     rows: list[Row]
-    options: dict[str, Value] = field(default_factory=dict)
-    parallel: int = 1
+    trainer: str = ""
+    dataset: str = ""
+    metrics: list[str] = []
+    seeds: list[int] = [0]
+    options: dict[str, Value] = {}
+    samples_nimg: int = 50_000  # generated images for each metric that leaves the number open
+    parallel: int = 1  # rows at a time, where there are GPUs enough
     preset: str = "full"
 
     @property
@@ -107,19 +92,30 @@ class Table:
     def meaningless(self) -> bool:
         return self.presets[self.preset].meaningless
 
+    @property
+    def shown_metrics(self) -> Mapping[str, Metric]:
+        """The metrics that any row asks for, in the order in which they are asked for."""
+        return {name: METRICS[name] for row in self.rows for name in row.metrics}
+
     def row(self, row_id: str) -> Row:
         """The row of this id, which must exist."""
         return next(row for row in self.rows if row.id == row_id)
 
-    def with_data(self, dataset: str) -> "Table":
-        """The same table with every row on another dataset."""
-        if dataset not in self.datasets:
-            raise UserError(f"with_data: table {self.name} must have a dataset {dataset!r}; it takes no data of yours.")
-        return replace(self, rows=[replace(row, dataset=dataset) for row in self.rows])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `table_from_dict` reads them back."""
-        return asdict(self)
+    def with_data(self, given: Collection[str]) -> "Table":
+        """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
+        that are rendered. The others take what the user gives for their source."""
+        own = RECIPES["images"]
+        changed = {
+            name: Dataset(
+                recipe=own.name,
+                options={k: v for k, v in self.datasets[name].options.items() if k == "resolution"},
+                title=own.title,
+                credit=own.credit,
+            )
+            for name in given
+            if not RECIPES[self.datasets[name].recipe].takes_source
+        }
+        return self.model_copy(update={"datasets": self.datasets | changed})
 
 
 def load_table(name: str, preset: str = "full") -> Table:
@@ -136,85 +132,84 @@ def load_table(name: str, preset: str = "full") -> Table:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"load_table: {path.name} must be valid TOML; {error}. Correct that line.") from error
-    table = build(Table, {**values, "preset": preset}, path.name)
-    _check_references(table, path.name)
-    return _resolve(table)
+    return _checked({**values, "preset": preset}, path.name)
 
 
-def table_from_dict(values: dict[str, Any]) -> Table:
-    """The table that `Table.as_dict` wrote; presets are applied already."""
-    return build(Table, values, "run.json")
+def table_from_dict(values: Any, where: str) -> Table:
+    """The table that `model_dump` wrote into the file `where`; presets are applied already."""
+    return check(Table, values, where)
 
 
-def build(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Makes the dataclass `cls` from a mapping, checking every key and type; `where` names the place in errors."""
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(
-            f"load_table: {where} must have known keys only; expected some of {', '.join(known)}, "
-            f"got {', '.join(unknown)}. Remove or correct it."
-        )
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    missing = sorted(required - set(values))
-    if missing:
-        raise UserError(f"load_table: {where} must have the keys {', '.join(missing)}; got none. Add them.")
-    hints = get_type_hints(cls)
-    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+def _checked(values: dict[str, Any], where: str) -> Table:
+    try:
+        table = check(Table, values, where)
+    except UserError as error:
+        raise UserError(f"load_table: {error}") from None
+    if table.preset not in table.presets:
+        _refuse(where, "preset", table.preset, table.presets)
+    for name, dataset in table.datasets.items():
+        if (dataset.recipe or name) not in RECIPES:
+            _refuse(where, f"datasets.{name}.recipe", dataset.recipe or name, RECIPES)
+    table = _resolve(table)
+    _check_references(table, where)
+    return table
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, UnionType):
-        kinds: tuple[type, ...] = args
-    elif origin is dict and isinstance(value, dict):
-        return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    elif origin is list and isinstance(value, list):
-        return [_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    elif hasattr(hint, "__dataclass_fields__") and isinstance(value, dict):
-        return build(hint, value, where)
-    else:
-        kinds = (origin or hint,)
-    if type(value) in kinds:
-        return value
-    names = " or ".join(kind.__name__ for kind in kinds)
-    raise UserError(f"load_table: {where} must have the right type; expected {names}, got {value!r}. Correct it.")
+def _refuse(where: str, key: str, name: str, known: Collection[str]) -> None:
+    raise UserError(
+        f"load_table: {where}: {key} must name something that exists; expected one of {', '.join(known)}, "
+        f"got {name!r}. Correct it."
+    )
 
 
 def _check_references(table: Table, where: str) -> None:
-    def check(key: str, name: str, known: Any) -> None:
-        if name not in known:
-            raise UserError(
-                f"load_table: {where}: {key} must name something that exists; expected one of "
-                f"{', '.join(known)}, got {name!r}. Correct it."
-            )
-
     ids = [row.id for row in table.rows]
     if len(set(ids)) != len(ids) or not ids:
         raise UserError(f"load_table: {where}: rows must have distinct ids, at least one; got {ids}. Rename one.")
-    for row_id in ids:  # it becomes the name of a folder
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", row_id):
-            raise UserError(f"load_table: {where}: id must be of a-z, 0-9 and -; got {row_id!r}. Rename it.")
-    check("dataset", table.dataset, table.datasets)
-    check("preset", table.preset, table.presets)
     for row in table.rows:
-        check(f"rows.{row.id}.host", row.host, table.hosts)
-        check(f"rows.{row.id}.dataset", row.dataset or table.dataset, table.datasets)
-        for metric in [*row.metrics, *row.paper]:
-            check(f"rows.{row.id}.metrics", metric, table.metrics)
-        if row.baseline is not None:
-            check(f"rows.{row.id}.baseline", row.baseline, [i for i in ids if i != row.id])
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", row.id):  # it becomes the name of a folder
+            raise UserError(f"load_table: {where}: id must be of a-z, 0-9 and -; got {row.id!r}. Rename it.")
+        if len(set(row.seeds)) != len(row.seeds) or not row.seeds:
+            raise UserError(
+                f"load_table: {where}: rows.{row.id}.seeds must be distinct, at least one; got {row.seeds}. "
+                "Remove what is repeated."
+            )
+        named: list[tuple[str, str, Collection[str]]] = [
+            ("trainer", row.trainer, TRAINERS),
+            ("dataset", row.dataset, table.datasets),
+        ]
+        named += [("metrics", name, METRICS) for name in [*row.metrics, *row.paper]]
+        named += [("baseline", row.baseline, [i for i in ids if i != row.id])] if row.baseline is not None else []
+        for key, name, known in named:
+            if name not in known:
+                _refuse(where, f"rows.{row.id}.{key}", name, known)
 
 
 def _resolve(table: Table) -> Table:
-    preset, values = table.presets[table.preset], table.as_dict()
-    for row in values["rows"]:
-        row["options"] = {"mtm": row["mtm"], **table.options, **preset.options, **row["options"]}
-        row["dataset"] = row["dataset"] or table.dataset
-    for dataset in values["datasets"].values():
-        dataset["options"] |= {k: v for k, v in preset.dataset_options.items() if k in dataset["options"]}
-    for metric in values["metrics"].values():
-        metric["samples_nimg"] = preset.samples_nimg or metric["samples_nimg"]
-    return table_from_dict(values)
+    preset = table.presets[table.preset]
+    rows = [
+        row.model_copy(
+            update={
+                "trainer": row.trainer or table.trainer,
+                "dataset": row.dataset or table.dataset,
+                "metrics": row.metrics or table.metrics,
+                "seeds": row.seeds or preset.seeds or table.seeds,
+                "options": {"mtm": row.mtm, **table.options, **preset.options, **row.options},
+            }
+        )
+        for row in table.rows
+    ]
+    datasets = {name: _resolve_dataset(name, dataset, preset) for name, dataset in table.datasets.items()}
+    samples_nimg = preset.samples_nimg or table.samples_nimg
+    return table.model_copy(update={"rows": rows, "datasets": datasets, "samples_nimg": samples_nimg})
+
+
+def _resolve_dataset(name: str, dataset: Dataset, preset: Preset) -> Dataset:
+    recipe = RECIPES[dataset.recipe or name]
+    changed = {key: value for key, value in preset.dataset_options.items() if key in dataset.options}
+    return Dataset(
+        recipe=recipe.name,
+        options=dataset.options | changed,
+        title=dataset.title or recipe.title,
+        credit=dataset.credit or recipe.credit,
+    )

@@ -4,11 +4,12 @@ StyleGAN's persistence pickles the source of this file into every snapshot. So i
 the top, and what it needs of the op it has itself where the op is not installed.
 """
 
+import contextlib
 import functools
 import math
+import numbers
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class ModulatedTransformation(nn.Module):
             raise ValueError(f"ModulatedTransformation: head must be one of {', '.join(HEADS)}; got {head!r}.")
         self.in_channels, self.w_dim, self.kernel_size, self.head = in_channels, w_dim, kernel_size, head
         self.padding = kernel_size // 2 if padding is None else padding
-        self.enabled = True  # see offsets_disabled
+        self.strength = 1.0  # see offsets_scaled
         self.taps = kernel_size * kernel_size
         channels = HEADS[head] * self.taps
         self.affine_bias = nn.Parameter(torch.ones(in_channels))
@@ -82,7 +83,8 @@ class ModulatedTransformation(nn.Module):
                 f"got {list(w.shape)}."
             )
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        with torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext():
             return self._predict(x.to(dtype), w.to(dtype))
 
     def _predict(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,8 +94,11 @@ class ModulatedTransformation(nn.Module):
         out = F.conv2d(x * style[:, :, None, None], weight, self.bias.to(dtype), padding=self.padding)
         offset, gate = out[:, : 2 * self.taps], out[:, 2 * self.taps :]
         mask = 2 * torch.sigmoid(gate) if self.head == "offset+mask" else None
-        if not self.enabled:
-            return torch.zeros_like(offset), None
+        if self.strength == 0:
+            return torch.zeros_like(offset), None  # plain convolution, whatever the parameters are
+        if self.strength != 1:
+            offset = offset * self.strength
+            mask = None if mask is None else 1 + (mask - 1) * self.strength
         return offset, mask
 
     def at(self, w: Tensor) -> Callable[..., Tensor]:
@@ -139,7 +144,7 @@ class ModulatedTransformation(nn.Module):
             )
         if input_gain is not None:
             # A 0-d gain multiplies half types in float32, as the host's multiplication of the weight does.
-            x = x * (input_gain.expand(len(x), -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
+            x = x * (input_gain.expand(x.shape[0], -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
         if demodulate:
             # As the hosts do before a half-precision product; demodulation cancels these factors.
             weight, style = _unit(weight, (1, 2, 3)), _unit(style, (1,))
@@ -209,31 +214,67 @@ def _sampled_conv2d(
     return y.to(x.dtype)
 
 
-@contextmanager
-def offsets_disabled(module: nn.Module) -> Iterator[None]:
-    """Within the context every ModulatedTransformation of `module` returns offsets of 0 and no mask: plain convolution.
+@contextlib.contextmanager
+def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
+    """Within the context every ModulatedTransformation of `module` returns its offsets times `factor`.
 
-    The switch of the paper's Fig. 4. It nests, and restores what it found, also after an exception.
+    Masks go the same way from 1: they are 1 + factor * (mask - 1). A factor of 0 gives offsets of exactly 0 and no mask
+    (plain convolution), 1 the module's own output to the bit, more than 1 exaggerates. Contexts nest: the innermost
+    factor counts, it is not multiplied. What was found is restored, also after an exception. A network compiled by
+    torch.compile follows the factor: it recompiles for 0, for 1, and once for all others. An exported or traced
+    program keeps the factor of the moment it was made. Not safe against another thread that runs the same network.
+
+    Args:
+        module: a network, unpickled snapshots and compiled networks included.
+        factor: a finite number from 0 up.
 
     Raises:
-        ValueError: if `module` holds no ModulatedTransformation, so that a comparison cannot silently compare nothing.
+        ValueError: for another factor; if `module` holds no ModulatedTransformation, so that a comparison cannot
+            silently compare nothing; or if one is of a version that cannot be scaled.
+
+    >>> head = ModulatedTransformation(8, 4)
+    >>> with offsets_scaled(head, 0.5):
+    ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
+    """
+    if not isinstance(factor, numbers.Real) or not 0 <= factor < math.inf:
+        raise ValueError(
+            f"offsets_scaled: factor must be a finite number from 0 up; got {factor!r}. "
+            "0 turns the offsets off, 1 leaves them as they are."
+        )
+    modules = _modules_of(module)
+    before = [m.strength for m in modules]
+    try:
+        for m in modules:
+            m.strength = float(factor)
+        yield
+    finally:
+        for m, strength in zip(modules, before, strict=True):
+            m.strength = strength
+
+
+def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """`offsets_scaled` by 0: every ModulatedTransformation of `module` becomes plain convolution.
+
+    The switch of the paper's Fig. 4. Errors: those of `offsets_scaled`.
 
     >>> head = ModulatedTransformation(8, 4)
     >>> with offsets_disabled(head):
     ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
     """
-    # By name, not by type: unpickled snapshots carry a class of their own.
-    modules: list[Any] = [m for m in module.modules() if type(m).__name__ == ModulatedTransformation.__name__]
+    return offsets_scaled(module, 0)
+
+
+def _modules_of(network: nn.Module) -> list[Any]:
+    """Its ModulatedTransformations, found by name and not by type: unpickled snapshots carry a class of their own."""
+    modules = [m for m in network.modules() if type(m).__name__ == ModulatedTransformation.__name__]
     if not modules:
         raise ValueError(
-            f"offsets_disabled: module must contain a ModulatedTransformation; {type(module).__name__} has none. "
+            f"offsets_scaled: module must contain a ModulatedTransformation; {type(network).__name__} has none. "
             "Was it built with --mtm none?"
         )
-    before = [m.enabled for m in modules]
-    try:
-        for m in modules:
-            m.enabled = False
-        yield
-    finally:
-        for m, enabled in zip(modules, before, strict=True):
-            m.enabled = enabled
+    if not all(hasattr(m, "strength") for m in modules):
+        raise ValueError(
+            "offsets_scaled: module must hold modules that have a strength; got a snapshot of an older version, which "
+            "carries its own code. Build the network anew and load the snapshot's parameters into it."
+        )
+    return modules

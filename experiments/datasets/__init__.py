@@ -1,1 +1,17 @@
-"""Data sets: from a publisher's files, or rendered, to the zip that every trainer reads."""
+"""The registry of data sets. To add one: one module here with a RECIPE, and one line in MODULES.
+
+A recipe turns what a publisher gives (or nothing, where it renders) into the zip that every trainer reads, with a
+manifest inside. `python -m tools.data NAME [SOURCE] DEST` runs one; `python -m tools.data --help` lists them all.
+"""
+
+from importlib import import_module
+
+from experiments.datasets.recipe import Recipe
+
+MODULES = (
+    "openmoji",
+    "own",
+)
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (import_module(f"{__name__}.{module}").RECIPE for module in MODULES)
+}

@@ -1,13 +1,17 @@
-"""Where images come from: a folder or a zip, and how one picture becomes a square RGB array."""
+"""Where images come from, a folder or a zip, and how one image becomes an RGB array. What is said in messages is
+printable, whatever characters a file's name has."""
 
 import io
 import json
 import os
 import re
+import stat
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,66 +21,107 @@ from PIL import Image, ImageOps
 from experiments.files import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
-# Named, so that no picture can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).
+# Named, so that no image can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
+OUR_FILES = ("dataset.json", "mtm_dataset.json", "ATTRIBUTION.txt")
 HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
 MAX_FILE_BYTES = 1 << 29
+LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
+_BAND_PX = 1 << 22
+# One thread for all of them: it also keeps one arena of freed memory, where every thread of a pool would keep its own.
+_large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures in a fixed order. `read` gives a picture's file as bytes; `labels` maps its name to a class."""
+    """Images in a fixed order. `read` gives an image's file as bytes; `labels` maps its name to a class."""
 
     path: Path
     names: list[str]
     read: Callable[[str], bytes]
     host_format: bool
     labels: dict[str, object] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)  # suffixes of the files that are no pictures
+    others: Counter[str] = field(default_factory=Counter)  # suffixes of the files that are no images
+
+
+def printable(name: object) -> str:
+    """`name` with line breaks, control characters and undecodable bytes escaped."""
+    text = str(name)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def open_source(path: Path) -> Source:
-    """Opens a folder of pictures (any nesting) or a zip of pictures; either may be in the hosts' format.
+    """Opens a folder of images (any nesting, symbolic links followed) or a zip of images; either may be in the hosts'
+    format.
 
-    Raises UserError, naming the path and the next step, for a missing path, a file that is no zip, a damaged zip,
-    a zip with names that lead out of it, and a source without a picture.
+    Raises UserError, naming the path and the next step, for a missing path, a folder that cannot be listed, a file that
+    is no zip, a damaged zip, a zip with names that lead out of it or stand twice, and a source without an image.
     """
     if not path.exists():
         raise UserError(
-            f"open_source: source must be a folder of pictures or a zip; expected a path that exists, "
+            f"open_source: source must be a folder of images or a zip; expected a path that exists, "
             f"got {str(path)!r}. Check the spelling, and that the disk is mounted."
         )
     source = _open_folder(path) if path.is_dir() else _open_zip(path)
     if not source.names:
         found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in source.others.most_common(5)) or "nothing"
+        inner = " Archives inside it are not opened: unpack them first." if source.others[".zip"] else ""
         raise UserError(
-            f"open_source: source must hold pictures; expected {' '.join(SUFFIXES)}, "
-            f"got {found} in {str(path)!r}. Point it at the folder or zip that holds the pictures."
+            f"open_source: source must hold images; expected {' '.join(SUFFIXES)}, "
+            f"got {printable(found)} in {str(path)!r}. Point it at the folder or zip that holds the images.{inner}"
         )
     return source
 
 
 def _open_folder(path: Path) -> Source:
-    files = sorted(
-        Path(folder, name).relative_to(path).as_posix() for folder, _, names in os.walk(path) for name in names
-    )
-    return _make_source(path, files, lambda name: _read_limited(path / name))
+    return _make_source(path, sorted(_walk(path)), lambda name: _read_regular(path / name))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Every file below, as a path from root. A link to a folder that holds it is not entered again."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            status = os.stat(root / folder)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        pending.append((f"{folder}{entry.name}/", above | {identity}))
+                    else:
+                        yield folder + entry.name
+        except OSError as error:
+            raise UserError(
+                f"open_source: every folder of the source must be readable; got {error.strerror} for "
+                f"{str(root / folder)!r}. Correct its permissions, or move it elsewhere."
+            ) from error
 
 
 def _open_zip(path: Path) -> Source:
     if not zipfile.is_zipfile(path):
         raise UserError(
-            f"open_source: source must be a folder of pictures or a zip; expected a zip archive, got {str(path)!r}, "
+            f"open_source: source must be a folder of images or a zip; expected a zip archive, got {str(path)!r}, "
             "which is none (or is cut short). Unpack it yourself and give the folder, or copy the zip again."
         )
-    archive = zipfile.ZipFile(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"Failed to open the zip {str(path)!r}: {error}. Copy or make it again.") from error
     files = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     for name in files:
         if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
             raise UserError(
                 f"open_source: names in a zip must stay inside it; expected a relative path, got {name!r} in "
-                f"{str(path)!r}. Do not trust this archive; make a new zip from the pictures."
+                f"{str(path)!r}. Do not trust this archive; make a new zip from the images."
             )
+    if twice := [name for name, count in Counter(files).items() if count > 1]:
+        raise UserError(
+            f"open_source: a name must stand once in a zip; got {twice[0]!r} more than once in {str(path)!r} "
+            f"({len(twice)} such names). Unpack it, see which of them you want, and give the folder."
+        )
 
     def read(name: str) -> bytes:
         info = archive.getinfo(name)
@@ -90,10 +135,15 @@ def _open_zip(path: Path) -> Source:
 def _make_source(path: Path, files: list[str], read: Callable[[str], bytes]) -> Source:
     visible = [name for name in files if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     names = [name for name in visible if _suffix(name) in SUFFIXES]
-    others = Counter(_suffix(name) for name in visible if _suffix(name) not in SUFFIXES)
+    others = Counter(_suffix(name) for name in visible if _suffix(name) not in SUFFIXES and name not in OUR_FILES)
     has_json = "dataset.json" in visible
     host_format = bool(names) and (has_json or all(HOST_NAME.fullmatch(name) for name in names))
-    labels = _read_labels(path, read("dataset.json")) if has_json else {}
+    labels = _read_labels(path, read) if has_json else {}
+    if labels and (bare := [name for name in names if name not in labels]):
+        raise UserError(
+            f"open_source: dataset.json must label every image or none; got {len(bare)} of {len(names)} images without "
+            f"a label in {str(path)!r}, such as {bare[0]!r}. Add their labels, or remove dataset.json."
+        )
     return Source(path, names, read, host_format, labels, others)
 
 
@@ -101,65 +151,141 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _read_labels(path: Path, text: bytes) -> dict[str, object]:
+def _read_labels(path: Path, read: Callable[[str], bytes]) -> dict[str, object]:
     try:
-        return dict(json.loads(text).get("labels") or [])
-    except (ValueError, TypeError, AttributeError) as error:
+        return dict(json.loads(read("dataset.json")).get("labels") or [])
+    except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
             f'open_source: dataset.json must be the hosts\'; expected {{"labels": null}} or {{"labels": '
             f"[[name, class], ...]}}, got something else in {str(path)!r} ({error}). Correct it, or remove it."
         ) from error
 
 
-def _read_limited(file: Path) -> bytes:
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"has {size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
-    return file.read_bytes()
+def _read_regular(file: Path) -> bytes:
+    """The bytes of a regular file. Anything else could block for ever (a FIFO) or have no end (a device)."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"has {status.st_size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
+        return opened.read()
 
 
-def picture_size_px(data: bytes) -> tuple[int, int]:
+def image_size_px(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels from the file's header, without decoding."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        return picture.size
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
 
 
 def decode_rgb(data: bytes, max_mpx: float) -> Image.Image:
-    """Decodes one picture to an RGB image: upright (EXIF), first frame, transparency over white, 16 bits to 8.
+    """Decodes one image to RGB: upright (EXIF), first frame, transparency over white, at 8 bits.
+
+    Grey values of 16 bits are divided by 257. Float values must lie in 0 to 1, and 32-bit integers in 0 to 255: such
+    files do not say what white is, and no other guess would be right for every image of a set.
 
     Raises ValueError, in words, for whatever cannot be decoded and for more than `max_mpx` megapixels.
     """
+    with _errors_in_words(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _to_rgb(_load(data, max_mpx))
+
+
+def decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray:
+    """decode_rgb, centre-cropped to a square and resized with Lanczos: uint8 [resolution_px, resolution_px, 3].
+
+    Holds twice the decoded image (4 bytes a pixel) at most; images above LARGE_MPX wait for each other, and JPEGs of
+    that size are decoded at 1/2, 1/4 or 1/8 where that leaves at least four times resolution_px. Safe in threads;
+    Pillow's warnings are the caller's to silence.
+    """
+    with _errors_in_words():
+        width, height = image_size_px(data)
+        if width * height > LARGE_MPX * 1e6:
+            return _large.submit(_decode_square, data, resolution_px, max_mpx).result()
+        return _decode_square(data, resolution_px, max_mpx)
+
+
+def _decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray:
+    image = _load(data, max_mpx, 4 * resolution_px)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cropped first: resize(box=...) would let pixels outside the box weigh in, and the hosts' own tool crops.
+    if image.size != (side, side):
+        image = image.crop((left, top, left + side, top + side))
+    image = _to_rgb(image)
+    if side != resolution_px:
+        image = image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.uint8)
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            if picture.width * picture.height > max_mpx * 1e6:
-                raise ValueError(f"{picture.width} x {picture.height} px is more than --max-mpx {max_mpx:g}")
-            picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture))
+        yield
     except Image.UnidentifiedImageError as error:
-        raise ValueError("not a picture that can be read") from error
+        raise ValueError("not an image that can be read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"a decompression bomb ({error})") from error
-    except (OSError, SyntaxError, EOFError, MemoryError) as error:
+    except (OSError, SyntaxError, EOFError, MemoryError, KeyError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+def _load(data: bytes, max_mpx: float, enough_px: int = 0) -> Image.Image:
+    """The image upright, in its own mode."""
+    if not data:
+        raise ValueError("the file is empty")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_mpx * 1e6:
+        raise ValueError(f"{image.width} x {image.height} px is more than --max-mpx {max_mpx:g}")
+    if enough_px and image.width * image.height > LARGE_MPX * 1e6:
+        image.draft(None, (enough_px, enough_px))  # does nothing where the format has no such thing
+    values = _values_mode(image)
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    image.info["values"] = values
+    return image
+
+
+def _values_mode(image: Image.Image) -> str:
+    """How grey values wider than 8 bits are to be read: "16" bits, "8" bits in a wider type, "float", or ""."""
+    if image.mode == "F":
+        return "float"
+    if image.mode.startswith("I"):
+        # Pillow scales PGM to 16 bits; a TIFF of mode I has 32.
+        return "16" if image.mode != "I" or image.format != "TIFF" else "8"
+    return ""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB over white, some rows at a time, so that no second copy of a large image in another mode is made."""
+    values = image.info.get("values", "")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    whole = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PX // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_band_to_rgb(band, values), (0, top))
+    return whole
+
+
+def _band_to_rgb(band: Image.Image, values: str) -> Image.Image:
+    if values:
+        return Image.fromarray(_grey_8_bits(np.asarray(band), values)).convert("RGB")
+    if band.has_transparency_data:
+        rgba = band.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture.convert("RGB")
+    return band.convert("RGB")
 
 
-def square(picture: Image.Image, resolution_px: int) -> np.ndarray:
-    """Centre-crops to a square and resizes with Lanczos: uint8 [resolution_px, resolution_px, 3]."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    # Cropped first: resize(box=...) would let pixels outside the box weigh in, and the hosts' own tool crops.
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != resolution_px:
-        picture = picture.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.uint8)
+def _grey_8_bits(grey: np.ndarray, values: str) -> np.ndarray:
+    if values == "16":
+        return (grey.clip(0, 65535) // 257).astype(np.uint8)
+    low, high, white = grey.min(), grey.max(), 1 if values == "float" else 255
+    if not (low >= 0 and high <= white):  # also where there are NaN
+        kind = "float" if values == "float" else "32-bit integer"
+        raise ValueError(
+            f"{kind} values must lie in 0 to {white}, got {low:g} to {high:g}: what is white? Save it with 8 or 16 bits"
+        )
+    return (grey * (255 / white) + 0.5).astype(np.uint8)

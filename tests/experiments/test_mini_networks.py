@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,34 +18,34 @@ def make_generator(mtm: str, head: str = "offset", resolution: int = 16) -> Gene
 
 @pytest.mark.parametrize("head", ["offset", "offset+mask"])
 def test_every_parameter_outside_the_mtm_has_the_same_bits_with_and_without_it(head: str) -> None:
-    plain, bent = make_generator("none").state_dict(), make_generator("low", head).state_dict()
-    extra = {name for name in bent if ".mtm." in name}
+    plain, deformed = make_generator("none").state_dict(), make_generator("low", head).state_dict()
+    extra = {name for name in deformed if ".mtm." in name}
     assert extra
-    assert set(bent) - extra == set(plain)
-    assert all(torch.equal(plain[name], bent[name]) for name in plain)
+    assert set(deformed) - extra == set(plain)
+    assert all(torch.equal(plain[name], deformed[name]) for name in plain)
 
 
 @pytest.mark.parametrize("head", ["offset", "offset+mask"])
-def test_an_untrained_mtm_changes_no_picture(head: str) -> None:
-    plain, bent, z = make_generator("none"), make_generator("low", head), torch.randn(3, 8)
-    torch.testing.assert_close(bent(z, noise=False), plain(z, noise=False), rtol=1e-4, atol=1e-5)
+def test_an_untrained_mtm_changes_no_image(head: str) -> None:
+    plain, deformed, z = make_generator("none"), make_generator("low", head), torch.randn(3, 8)
+    torch.testing.assert_close(deformed(z, noise=False), plain(z, noise=False), rtol=1e-4, atol=1e-5)
 
 
-def test_trained_offsets_change_the_picture_and_offsets_disabled_undoes_that() -> None:
+def test_trained_offsets_change_the_image_and_offsets_disabled_undoes_that() -> None:
     from mtm_ops import offsets_disabled
 
-    plain, bent, z = make_generator("none"), make_generator("low"), torch.randn(2, 8)
-    for layer in bent.bending_layers().values():
+    plain, deformed, z = make_generator("none"), make_generator("low"), torch.randn(2, 8)
+    for layer in deformed.mtm_layers().values():
         torch.nn.init.normal_(layer.mtm.get_parameter("bias"))
-    assert (bent(z, noise=False) - plain(z, noise=False)).abs().max() > 0.01
-    with offsets_disabled(bent):
-        torch.testing.assert_close(bent(z, noise=False), plain(z, noise=False), rtol=1e-4, atol=1e-5)
+    assert (deformed(z, noise=False) - plain(z, noise=False)).abs().max() > 0.01
+    with offsets_disabled(deformed):
+        torch.testing.assert_close(deformed(z, noise=False), plain(z, noise=False), rtol=1e-4, atol=1e-5)
 
 
-def test_low_bends_the_non_upsampling_convolutions_at_8_and_16_px() -> None:
+def test_low_deforms_the_non_upsampling_convolutions_at_8_and_16_px() -> None:
     generator = make_generator("low", resolution=32)
-    assert list(generator.bending_layers()) == [8, 16]
-    assert not any(layer.up for layer in generator.bending_layers().values())
+    assert list(generator.mtm_layers()) == [8, 16]
+    assert not any(layer.up for layer in generator.mtm_layers().values())
     assert all(layer.mtm is None for layer in generator.synthesis.ups)
 
 
@@ -69,13 +68,44 @@ def test_a_resolution_that_is_no_power_of_two_from_8_is_refused(make) -> None:
         make()
 
 
-def test_modulated_convolution_equals_convolving_each_sample_with_its_own_normalised_weight() -> None:
-    x, weight, style = torch.randn(3, 5, 7, 6), torch.randn(4, 5, 3, 3), torch.randn(3, 5)
-    y = networks.modulated_conv2d(x, weight, style)
-    for sample, scale, result in zip(x, style, y, strict=True):
-        own = weight * scale[None, :, None, None]
+@pytest.mark.parametrize("up", [False, True])
+def test_a_styled_layer_equals_convolving_each_sample_with_its_own_normalised_weight(up: bool) -> None:
+    layer, x, w = networks.StyledConv(5, 4, 6, up=up), torch.randn(3, 5, 8, 8), torch.randn(3, 6)
+    torch.nn.init.normal_(layer.bias)
+    y = layer(x, w, noise=False)
+    for sample, style, result in zip(x, layer.affine(w), y, strict=True):
+        own = layer.weight * style[None, :, None, None]
         own = own / own.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-        torch.testing.assert_close(result, F.conv2d(sample[None], own, padding=1)[0], rtol=1e-4, atol=1e-5)
+        convolved = F.conv2d(sample[None], own, padding=1)
+        convolved = networks.upsample2x(convolved) if up else convolved
+        expected = F.leaky_relu(convolved * networks.GAIN + layer.bias, networks.LEAK)[0]
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rgb_equals_a_modulated_1x1_convolution() -> None:
+    layer, x, w = networks.ToRGB(5, 6), torch.randn(3, 5, 8, 7), torch.randn(3, 6)
+    torch.nn.init.normal_(layer.bias)
+    expected = F.conv2d(x * layer.affine(w)[:, :, None, None], layer.weight * layer.gain) + layer.bias
+    torch.testing.assert_close(layer(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_activations_keep_the_scale_of_features_through_both_networks() -> None:
+    torch.manual_seed(0)
+    generator, discriminator, stds = Generator(64, 64, 32, 16, "none"), Discriminator(32, 16), {}
+    layers = [*generator.synthesis.ups, *generator.synthesis.convs, *generator.mapping.layers, *discriminator.blocks]
+    for layer in layers:
+        layer.register_forward_hook(lambda module, _, y: stds.update({module: y.square().mean().sqrt().item()}))
+    discriminator(generator(torch.randn(16, 64)).clamp(-1, 1))
+    assert len(stds) == len(layers)
+    assert all(0.4 < stds[layer] < 1.6 for layer in layers), list(stds.values())
+
+
+def test_two_batches_in_one_pass_have_the_logits_of_each_alone() -> None:
+    discriminator = Discriminator(16, 4)
+    real, fake = torch.randn(6, 3, 16, 16), 2 * torch.randn(6, 3, 16, 16)
+    together = discriminator(real, fake)
+    for batch, logits in zip((real, fake), together, strict=True):
+        torch.testing.assert_close(logits, discriminator(batch)[0])
 
 
 def test_truncation_draws_latents_to_the_tracked_mean() -> None:
@@ -87,7 +117,7 @@ def test_truncation_draws_latents_to_the_tracked_mean() -> None:
     torch.testing.assert_close(half, (generator.map(z)[:, 0] + generator.mapping.w_avg) / 2)
 
 
-def test_the_latent_of_a_layer_reaches_the_picture() -> None:
+def test_the_latent_of_a_layer_reaches_the_image() -> None:
     generator = make_generator("none")
     ws = generator.map(torch.randn(1, 8)).clone()
     before = generator.synthesis(ws, noise=False)
@@ -107,12 +137,12 @@ def test_minibatch_stddev_tells_a_collapsed_batch() -> None:
     varied, collapsed = torch.randn(8, 3, 4, 4), torch.randn(1, 3, 4, 4).repeat(8, 1, 1, 1)
     assert networks.minibatch_stddev(varied)[:, 3].min() > 0.5
     assert networks.minibatch_stddev(collapsed)[:, 3].max() < 1e-3
-    assert networks.minibatch_stddev(varied[:3]).shape == (3, 4, 4, 4)  # also where no group of four fits
+    assert Discriminator(8, 4)(torch.randn(3, 3, 8, 8))[0].shape == (3,)  # also where no group of four fits
 
 
 def test_r1_is_the_squared_gradient_norm() -> None:
     slope = torch.randn(3, 8, 8)
-    penalty = loss.r1_penalty(lambda x: (x * slope).sum(dim=(1, 2, 3)), torch.randn(2, 3, 8, 8))
+    penalty = loss.r1_penalty(lambda x: ((x * slope).sum(dim=(1, 2, 3)),), torch.randn(2, 3, 8, 8))
     torch.testing.assert_close(penalty, slope.square().sum())
 
 
@@ -137,13 +167,13 @@ def test_style_mixing_changes_latents_from_one_layer_on() -> None:
 @pytest.mark.parametrize("head", ["offset", "offset+mask"])
 def test_path_length_gradient_through_the_mtm_matches_finite_differences(head: str) -> None:
     generator = make_generator("8", head).double()
-    mtm = generator.bending_layers()[8].mtm
+    mtm = generator.mtm_layers()[8].mtm
     for parameter in mtm.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     ws = generator.map(torch.randn(2, 8).double()).detach().requires_grad_(True)
 
     def lengths() -> torch.Tensor:
-        torch.manual_seed(1)  # the same noise and the same direction in picture space
+        torch.manual_seed(1)  # the same noise and the same direction in image space
         return loss.path_lengths(generator, ws).sum()
 
     for parameter in (mtm.get_parameter("weight"), mtm.get_parameter("bias"), mtm.get_parameter("affine_weight")):
@@ -175,36 +205,3 @@ def test_path_penalty_is_the_squared_distance_from_an_average_that_becomes_a_run
     assert mean.item() == 3.0
     loss.path_penalty(torch.tensor([4.0, 4.0]), mean, calls_before=10_000)
     assert mean.item() == pytest.approx(3.01)
-
-
-def test_offset_pictures_show_the_offsets_that_the_layers_got() -> None:
-    from experiments.mini import pictures
-
-    generator, z = make_generator("low"), torch.randn(2, 8)
-    for layer in generator.bending_layers().values():
-        with torch.no_grad():
-            layer.mtm.get_parameter("bias").copy_(torch.tensor([0.25, -0.5]).repeat(9))  # (dy, dx) of every tap
-    shown, offsets = pictures.collect_offsets(generator, z)
-    assert shown.shape == (2, 3, 16, 16)
-    assert {r: tuple(offset.shape) for r, offset in offsets.items()} == {8: (2, 9, 2, 8, 8), 16: (2, 9, 2, 16, 16)}
-    assert all((offset[:, :, 0] == 0.25).all() and (offset[:, :, 1] == -0.5).all() for offset in offsets.values())
-    assert not any(layer.mtm._forward_hooks for layer in generator.bending_layers().values())
-    figure = pictures.offset_fields(generator, z)
-    assert "mean 0.56 px" in figure.axes[0].get_ylabel()  # sqrt(0.25**2 + 0.5**2)
-    assert len(figure.axes) == 4
-
-
-def test_the_switch_picture_has_a_row_with_offsets_one_without_and_their_difference() -> None:
-    from experiments.mini import pictures
-
-    generator, z = make_generator("low"), torch.randn(3, 8)
-    same = torch.from_numpy(np.array(pictures.switch_grid(generator, z))).float()[:, pictures.LABEL_PX :]
-    height = (len(same) - pictures.GAP_PX) // 3
-    on, off, change = (same[pictures.GAP_PX + i * height :][: height - pictures.GAP_PX] for i in range(3))
-    assert torch.equal(on, off)  # an untrained module
-    assert change[:, pictures.GAP_PX : -pictures.GAP_PX].min() > 200
-    for layer in generator.bending_layers().values():
-        torch.nn.init.normal_(layer.mtm.get_parameter("bias"))
-    bent = torch.from_numpy(np.array(pictures.switch_grid(generator, z))).float()[:, pictures.LABEL_PX :]
-    assert not torch.equal(bent[:height], same[:height])
-    assert torch.equal(bent[height : 2 * height], same[height : 2 * height])

@@ -1,77 +1,32 @@
-"""experiments.report: what it says of a run's folder, above all where it must be careful."""
+"""experiments.report: what it says of a table's folder, above all where it must be careful, and how it looks."""
 
-import json
 import re
-from dataclasses import asdict
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import PROGRAM, Browser
 from click.testing import CliRunner
 from matplotlib.figure import SubFigure
 from PIL import Image
+from report_lab import CREDIT, TITLE, draw, finish, make_row, make_run, make_table, start
 
-from experiments import charts, ledger, report
-from experiments.datasets.zips import DatasetInfo
-from experiments.folder import claim
+from experiments import ledger, report
+from experiments.curves import MOST_POINTS, curve_names, panels
+from experiments.images import STRENGTHS
+from experiments.metrics.base import Metric
 from experiments.report import render
-from experiments.results import compare, load_results, number_text, read_stats
-from experiments.table import Cost, Dataset, Host, Metric, Preset, Row, Table
-
-CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
-FINGERPRINT = {"backbone": "random", "weights_sha256": "ab" * 32, "ddof": 0}
-
-
-def make_table(*, paper: bool = False, meaningless: bool = False, credit: str = CREDIT) -> Table:
-    rows = [
-        Row("plain", "Plain", "h", "none", ["frechet"], "d", {"seed": 0}, {"frechet": 4.0} if paper else {}),
-        Row("low", "MTM <Low>", "h", "low", ["frechet"], "d", {"seed": 0}, {"frechet": 3.0} if paper else {}, "plain"),
-    ]
-    preset = Preset(Cost(1, "m", 1, 1), meaningless)
-    return Table(
-        "t",
-        "A <title> & more",
-        "About it.",
-        "d",
-        {"h": Host(["x"], ["y"])},
-        {"d": Dataset("Shapes", ["z"], credit=credit)},
-        {"frechet": Metric("Frechet distance, random embedding")},
-        {"full": preset},
-        rows,
-    )
-
-
-def finish(out: Path, table: Table, row_id: str, value: float, status: str = "done", **fingerprint: object) -> None:
-    folder = out / "rows" / row_id
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"kimg": k, "elapsed_s": k * 9.0, "G_loss": 1 / k, "path_length": 0.2 * k, "odd": 1.0} for k in (1, 2, 3)]
-    (folder / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    names = ["reals", "samples"] + ["fig4", "offsets"] * (row_id == "low")
-    for name in names:
-        Image.new("RGB", (24, 12), "teal").save(folder / f"{name}.png")
-    row = table.row(row_id)
-    entry = {
-        "event": "row",
-        "row": row_id,
-        "status": status,
-        "seed": 0,
-        "wall_s": 27.0,
-        "peak_rss_bytes": 123_000_000,
-        "commands": [["python", "-m", "train", "--outdir", f"OUT/rows/{row_id}"]],
-        "dataset": asdict(DatasetInfo(9, 8, "cd" * 32)),
-        "trainer": {"mtm_impl": "native", "parameters": 12345},
-        "metrics": {"frechet": value, "fingerprint": FINGERPRINT | fingerprint} if status == "done" else {},
-        "paper": row.paper,
-        **ledger.provenance(),
-    }
-    ledger.append_entry(out / ledger.NAME, entry)
+from experiments.results import RowResult, RunResult, compare, load_results, number_text
+from experiments.table import Table
+from experiments.thumbnails import thumbnails
+from experiments.trainers.contract import IMAGES, Tick
 
 
 @pytest.fixture(autouse=True)
 def quick_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second and more: only the tests that look at drawings, by asking for real_charts, wait for it."""
+    """Drawing takes a second: only the tests that look at the drawing, by asking for real_charts, wait for it."""
     if "real_charts" not in request.fixturenames:
-        monkeypatch.setattr(report, "curve_svg", lambda *_: b"<svg/>")
         monkeypatch.setattr(report, "summary_png", lambda _, path: Image.new("RGB", (1, 1)).save(path, "png"))
 
 
@@ -86,85 +41,129 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def make_run(out: Path, table: Table, plain: float | None, low: float | None) -> tuple[str, str]:
-    """A run's folder with these distances (None: not run), rendered: (markdown, html)."""
-    claim(out, table, {"d": DatasetInfo(9, 8, "cd" * 32)}, own_data=False)
-    for row_id, value in (("plain", plain), ("low", low)):
-        if value is not None:
-            finish(out, table, row_id, value)
+def texts(out: Path) -> tuple[str, str]:
+    """The rendered report: (Markdown, HTML)."""
     render(out)
     return (out / "report.md").read_text(), (out / "report.html").read_text()
 
 
+def make_report(out: Path, table: Table, plain: float | None, low: float | None) -> tuple[str, str]:
+    """A table's folder with these distances (None: not run), rendered."""
+    start(out, table)
+    for row_id, value in (("plain", plain), ("low", low)):
+        if value is not None:
+            finish(out, table, row_id, value)
+    return texts(out)
+
+
 class Links(HTMLParser):
-    """Every place that a page would fetch from, and every tag it opens."""
+    """Every place that a page would fetch from, every link that can be followed, and every tag it opens."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.fetched: list[str] = []
         self.links: list[str] = []
         self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "srcset", "href", "data", "action")]
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "srcset", "data", "action")]
+        self.links += [value or "" for name, value in attrs if name == "href"]
 
 
-def test_the_html_fetches_nothing_and_escapes_what_it_is_given(real_charts, out):
-    _, html = make_run(out, make_table(), 4.0, 3.0)
+def test_the_html_fetches_nothing_links_whole_images_and_escapes_what_it_is_given(out):
+    _, html = make_report(out, make_table(), 4.0, 3.0)
     parser = Links()
     parser.feed(html)
-    assert parser.links
-    assert all(link.startswith("data:image/") for link in parser.links)
-    assert not re.search(r"url\(|@import|<script", html)
+    assert parser.fetched
+    assert all(link.startswith("data:image/webp;base64,") for link in parser.fetched)
+    assert {Path(link).name for link in parser.links} == {"samples.png", "reals.png", "fig4.png", "offsets.png"}
+    assert all((out / link).is_file() for link in parser.links)
+    assert not re.search(r"url\(|@import|<script src|fetch\(|https?://", html)
     assert "A &lt;title&gt; &amp; more" in html
     assert "low>" not in parser.tags
 
 
 def test_the_worse_mtm_is_called_worse(out):
-    for text in make_run(out, make_table(), 4.0, 5.0):
+    for text in make_report(out, make_table(), 4.0, 5.0):
         assert "higher by 1 (25%): worse. MTM does not win at this scale." in text
         assert "One seed per row" in text
 
 
 def test_the_better_mtm_is_called_better_with_the_same_caution(out):
-    for text in make_run(out, make_table(), 4.0, 3.0):
+    for text in make_report(out, make_table(), 4.0, 3.0):
         assert "lower by 1 (25%): better" in text
         assert "does not win" not in text
         assert "One seed per row" in text
 
 
 def test_a_small_difference_is_a_tie_and_no_win(out):
-    for text in make_run(out, make_table(), 4.0, 3.96):
+    for text in make_report(out, make_table(), 4.0, 3.96):
         assert "a tie (they differ by 1.0%). MTM does not win at this scale." in text
 
 
 def test_a_row_that_did_not_run_is_shown_as_not_run(out):
-    markdown, html = make_run(out, make_table(), 4.0, None)
+    markdown, html = make_report(out, make_table(), 4.0, None)
     assert "| MTM <Low> | low | not run | – |" in markdown
     assert 'class="status not run"' in html
-    assert "not compared, because not both rows have finished" in html
+    assert "not compared, because MTM &lt;Low&gt; is not run" in html
 
 
-def test_a_failed_row_has_a_status_and_no_number(out):
+def test_a_failed_row_has_a_status_a_reason_and_no_number(out):
     table = make_table()
-    claim(out, table, {"d": DatasetInfo(9, 8, "cd" * 32)}, own_data=False)
+    start(out, table)
     finish(out, table, "plain", 4.0)
-    finish(out, table, "low", 3.0, status="failed")
-    render(out)
-    assert "| MTM <Low> | low | failed | – |" in (out / "report.md").read_text()
+    finish(out, table, "low", 3.0, status="failed", entry={"message": "train ended with exit code 1."})
+    markdown, _ = texts(out)
+    assert "| MTM <Low> | low | failed | – |" in markdown
+    assert "train ended with exit code 1." in markdown
 
 
 def test_the_latest_attempt_counts_and_times_add_up(out):
     table = make_table()
-    claim(out, table, {"d": DatasetInfo(9, 8, "cd" * 32)}, own_data=False)
+    start(out, table)
     finish(out, table, "low", 9.0, status="interrupted")
     finish(out, table, "low", 3.0)
     result = load_results(out).by_id("low")
     assert (result.status, result.metrics, result.wall_s) == ("done", {"frechet": 3.0}, 54.0)
 
 
+def test_several_seeds_show_mean_spread_and_each_run(out):
+    table = make_table(seeds=[0, 1, 2])
+    start(out, table)
+    for seed, (plain, low) in enumerate([(4.0, 3.0), (4.2, 3.3), (4.4, 3.6)]):
+        finish(out, table, "plain", plain, seed=seed)
+        finish(out, table, "low", low, seed=seed)
+    markdown, html = texts(out)
+    assert "| 4.200 ± 0.2 (seed 0: 4.000, seed 1: 4.200, seed 2: 4.400) |" in markdown
+    assert "3.300 ± 0.3<small>(seed 0: 3.000, seed 1: 3.300, seed 2: 3.600)</small>" in html
+    assert "lower by 0.9 (21%): better (mean of 3 seeds)" in markdown
+    assert "One seed per row" not in markdown
+    assert html.count('class="other"') == 8  # two further seeds of two rows in two panels
+
+
+def test_a_row_with_seeds_to_go_says_how_many(out):
+    table = make_table(seeds=[0, 1])
+    start(out, table)
+    finish(out, table, "plain", 4.0)
+    markdown, _ = texts(out)
+    assert "not run (1 of 2 done) | 4.000 (seed 0: 4.000, seed 1: not run) |" in markdown
+
+
+def test_seeds_that_were_measured_in_different_ways_have_no_mean(out):
+    table = make_table(seeds=[0, 1])
+    start(out, table)
+    finish(out, table, "plain", 4.0)
+    finish(out, table, "plain", 5.0, seed=1, ddof=1)
+    for seed in (0, 1):
+        finish(out, table, "low", 3.0, seed=seed)
+    markdown, _ = texts(out)
+    assert "| – (seed 0: 4.000, seed 1: 5.000) |" in markdown
+    assert "not compared, because its runs took it in different ways" in markdown
+
+
 def test_every_number_of_a_meaningless_preset_is_labelled(out):
-    markdown, html = make_run(out, make_table(meaningless=True), 4.0, 3.0)
+    markdown, html = make_report(out, make_table(meaningless=True), 4.0, 3.0)
     for text in (markdown, html):
         assert "every number here is meaningless" in text
         assert "4.000 (meaningless)" in text
@@ -173,130 +172,256 @@ def test_every_number_of_a_meaningless_preset_is_labelled(out):
 
 
 def test_the_paper_columns_appear_with_the_papers_numbers_only(out, tmp_path):
-    markdown, html = make_run(out, make_table(paper=True), 4.1, 3.6)
-    assert "Frechet distance, random embedding: paper" in html
+    rows = [
+        make_row("plain", "Plain", paper={"frechet": 4.0}),
+        make_row("low", "Low", "low", baseline="plain", paper={"frechet": 3.0}),
+    ]
+    markdown, html = make_report(out, make_table(rows=rows), 4.1, 3.6)
+    assert f"{TITLE}: paper" in html
     assert "| 3.600 | 3.000 | +0.6 | higher by 0.6 (20%): worse |" in markdown
     other = tmp_path / "other"
     other.mkdir()
-    assert ": paper" not in make_run(other, make_table(), 4.1, 3.6)[0]
+    assert ": paper" not in make_report(other, make_table(), 4.1, 3.6)[0]
 
 
 def test_fingerprint_cost_versions_and_commands_are_there(out):
-    for text in make_run(out, make_table(), 4.0, 3.0):
+    for text in make_report(out, make_table(), 4.0, 3.0):
         assert "Fingerprint: backbone: random · weights_sha256: abababababababab… · ddof: 0" in text
-        for expected in ("9.000", "27 s", "0.12 GB", "12,345", "torch ", "--outdir OUT/rows/low", "native"):
+        for expected in ("9.000", "27 s", "0.12 GB", "12,345", "torch ", "--outdir OUT/runs/low", "native"):
             assert expected in text
 
 
-def test_rows_with_different_fingerprints_show_both(out):
+def test_rows_of_different_fingerprints_are_not_compared_and_it_says_why(out):
     table = make_table()
-    claim(out, table, {"d": DatasetInfo(9, 8, "cd" * 32)}, own_data=False)
+    start(out, table)
     finish(out, table, "plain", 4.0)
-    finish(out, table, "low", 4.0, ddof=1)
-    render(out)
-    markdown = (out / "report.md").read_text()
+    finish(out, table, "low", 1.0, ddof=1)
+    markdown, _ = texts(out)
+    assert "not compared, because their fingerprints differ in ddof: there 0, here 1" in markdown
+    assert "better" not in markdown.replace("method is better", "")
     assert "Fingerprint: Plain: backbone: random" in markdown
     assert "ddof: 1" in markdown
 
 
-def test_fewer_pictures_than_dimensions_bring_a_caution(out):
+def test_fewer_images_than_dimensions_bring_a_caution(out):
     table = make_table()
-    claim(out, table, {"d": DatasetInfo(9, 8, "cd" * 32)}, own_data=False)
+    start(out, table)
     finish(out, table, "plain", 4.0, dimensions=192, real_nimg=100, generated_nimg=5000)
-    render(out)
-    markdown = (out / "report.md").read_text()
+    markdown, _ = texts(out)
     assert markdown.count("Caution: ") == 1
     assert "Plain: real_nimg is 100, fewer than the 192 dimensions" in markdown
 
 
 def test_time_and_memory_of_all_calls_are_there(out):
-    make_run(out, make_table(), 4.0, 3.0)
-    for wall_s, peak in ((100, 1_500_000_000), (20, 900_000_000)):
+    make_report(out, make_table(), 4.0, 3.0)
+    for wall_s, peak in ((100.0, 1_500_000_000), (20.0, 900_000_000)):
         ledger.append_entry(out / ledger.NAME, {"event": "call", "wall_s": wall_s, "peak_rss_bytes": peak})
-    render(out)
-    assert "everything: 2 min 00 s in 2 calls, at most 1.50 GB" in (out / "report.md").read_text()
+    assert "everything: 2 min 00 s in 2 calls, at most 1.50 GB" in texts(out)[0]
 
 
 def test_no_number_is_called_fid(out):
-    for text in make_run(out, make_table(), 4.0, 3.0):
+    for text in make_report(out, make_table(), 4.0, 3.0):
         assert not re.search(r"\bFID\b", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
 
 
-def test_the_credit_stands_with_every_group_of_pictures(real_charts, out, monkeypatch):
+def test_the_credit_stands_with_every_group_of_images(real_charts, out, monkeypatch):
     drawn: list[str] = []
     real_sub_text = SubFigure.text
     monkeypatch.setattr(SubFigure, "text", lambda *a, **k: (drawn.append(a[3]), real_sub_text(*a, **k))[1])
-    markdown, html = make_run(out, make_table(), 4.0, 3.0)
-    assert html.count("Nobody &amp; Co, CC BY-SA 4.0") == html.count('<div class="grid wide">') == 3
-    assert markdown.count(CREDIT) == 4  # with the summary picture too
+    markdown, html = make_report(out, make_table(), 4.0, 3.0)
+    assert html.count("Nobody &amp; Co, CC BY-SA 4.0") == html.count('<div class="grid wide">') == 4
+    assert markdown.count(CREDIT) == 5  # with the summary image too
     assert CREDIT in drawn
 
 
-def test_pictures_of_ones_own_bring_no_credit(out):
-    for text in make_run(out, make_table(credit=""), 4.0, 3.0):
+def test_images_of_ones_own_bring_no_credit(out):
+    for text in make_report(out, make_table(credit=""), 4.0, 3.0):
         assert "CC BY-SA" not in text
 
 
-def test_the_markdown_links_pictures_that_exist(out):
-    markdown, _ = make_run(out, make_table(), 4.0, 3.0)
+def test_the_markdown_links_images_that_exist(out):
+    markdown, _ = make_report(out, make_table(), 4.0, 3.0)
     links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown)
-    assert len(links) >= 6
+    assert len(links) == 10  # the summary, five images, four strengths
     assert all((out / link).is_file() for link in links)
 
 
-def test_the_summary_picture_holds_the_rows_pictures(real_charts, out):
-    make_run(out, make_table(), 4.0, 3.0)
-    with Image.open(out / "report.png") as picture:
-        assert picture.width > 1200
-        counts = picture.convert("RGB").getcolors(1 << 24)
+def test_the_summary_image_holds_the_rows_images(real_charts, out):
+    make_report(out, make_table(), 4.0, 3.0)
+    with Image.open(out / "report.png") as image:
+        assert image.width > 1200
+        counts = image.convert("RGB").getcolors(1 << 24)
     assert {colour: count for count, colour in counts}[0, 128, 128] > 50_000
 
 
-def test_curves_of_both_rows_are_drawn_for_every_loss(real_charts, out):
-    make_run(out, make_table(), 4.0, 3.0)
-    results = load_results(out)
-    assert charts.curve_names(results) == ["G_loss", "path_length", "odd"]
-    for theme in ("light", "dark"):
-        svg = charts.curve_svg(results, "path_length", theme).decode()
-        assert all(colour in svg for colour in charts.THEMES[theme]["rows"].split()[:2])
-    assert charts.curve_svg(results, "odd", "dark") == charts.curve_svg(results, "odd", "dark")
+def row_result(*runs: dict[str, list[float]]) -> RowResult:
+    """A row of runs with these curves, a tick per kimg."""
+    found = [
+        RunResult(
+            seed,
+            ticks=[
+                Tick(kimg=float(i + 1), curves={name: values[i] for name, values in curves.items()})
+                for i in range(len(next(iter(curves.values()))))
+            ],
+        )
+        for seed, curves in enumerate(runs)
+    ]
+    return RowResult(make_row("a", "A", seeds=list(range(len(runs)))), found)
 
 
-def test_rendering_twice_gives_the_same_files(real_charts, out):
-    first = make_run(out, make_table(), 4.0, 3.0)
-    render(out)
-    assert ((out / "report.md").read_text(), (out / "report.html").read_text()) == first
+def test_curves_that_tell_nothing_are_not_drawn():
+    row = row_result({"r1": [1.0, 2.0], "augment": [0.0, 0.0], "G_loss": [1.0, 0.5], "unheard/of": [1.0, 2.0]})
+    assert curve_names([row]) == ["G_loss", "r1"]
+    every = {name: [1.0, 2.0] for name in ("path_penalty", "r1", "path_length", "augment", "D_loss", "G_loss")}
+    assert curve_names([row_result(every)]) == ["G_loss", "D_loss", "augment", "path_length"]
 
 
-def test_a_run_without_any_result_still_renders(real_charts, out):
-    markdown, _ = make_run(out, make_table(), None, None)
-    assert markdown.count("not run") == 2
+def test_a_panel_draws_every_run_within_its_frame_and_skips_what_is_not_finite():
+    values = [float(i % 7) for i in range(1000)]
+    rows = [
+        row_result({"G_loss": values}, {"G_loss": [*values[:3], float("nan"), float("inf")]}),
+        row_result({"x": []}),
+    ]
+    (panel,) = panels(rows)
+    assert [(line["colour"], line["first"]) for line in panel["lines"]] == [(0, True), (0, False)]
+    points = [[tuple(map(float, point.split(","))) for point in line["points"].split()] for line in panel["lines"]]
+    assert [len(line) for line in points] == [1000 // -(-1000 // MOST_POINTS) + 1, 3]
+    assert all(44 <= x <= 332 and 8 <= y <= 168 for line in points for x, y in line)
+    assert [text for _, text in panel["x_ticks"]] == ["0", "500", "1000"]
+    assert len({text for _, text in panel["y_ticks"]}) == len(panel["y_ticks"]) >= 3
+
+
+def test_rows_are_grouped_by_what_they_are_compared_with(out):
+    rows = [
+        make_row("a", "A"),
+        make_row("b", "B"),
+        make_row("a-low", "A low", "low", baseline="a"),
+        make_row("b-low", "B low", "low", baseline="b"),
+        make_row("alone", "Alone"),
+    ]
+    table = make_table(rows=rows)
+    start(out, table)
+    for row in rows:
+        finish(out, table, row.id, 4.0)
+    _, html = texts(out)
+    summaries = re.findall(r'<details class="group"( open)?><summary>([^<]*)', html)
+    assert summaries == [(" open", "Shapes: A, A low"), (" open", "Shapes: B, B low"), ("", "Shapes: Alone")]
+
+
+def test_rendering_twice_gives_the_same_files(out):
+    first = make_report(out, make_table(), 4.0, 3.0)
+    assert texts(out) == first
+
+
+def test_a_table_without_any_result_still_renders(real_charts, out):
+    markdown, _ = make_report(out, make_table(), None, None)
+    assert markdown.count("| not run |") == 2
+
+
+BROKEN_LINES = {
+    "no wall_s": {"wall_s": ...},
+    "text for wall_s": {"wall_s": "long"},
+    "a list as metric": {"metrics": {"frechet": [1]}},
+    "text as metric": {"metrics": {"frechet": {"value": "abc", "fingerprint": {}}}},
+    "no machine": {"machine": ..., "versions": ..., "git": ..., "trainer": ...},
+}
+
+
+@pytest.mark.parametrize("entry", BROKEN_LINES.values(), ids=BROKEN_LINES)
+def test_a_strange_line_in_the_ledger_does_not_keep_the_report_from_rendering(out, entry):
+    table = make_table()
+    start(out, table)
+    finish(out, table, "plain", 4.0)
+    finish(out, table, "low", 3.0, entry=entry)
+    markdown, _ = texts(out)
+    assert "4.000" in markdown
+    assert ("problem: " in markdown) == ("machine" not in entry)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")], ids=str)
+def test_a_metric_that_is_no_number_is_a_dash(out, value):
+    table = make_table()
+    start(out, table)
+    finish(out, table, "plain", 4.0)
+    finish(out, table, "low", value)
+    markdown, _ = texts(out)
+    assert "| MTM <Low> | low | done | – |" in markdown
+    assert "not compared" in markdown
 
 
 def test_a_torn_ledger_is_mentioned_in_the_report(out):
-    make_run(out, make_table(), 4.0, 3.0)
+    make_report(out, make_table(), 4.0, 3.0)
     with (out / ledger.NAME).open("a") as file:
-        file.write('{"schema": 1, "ro')
-    render(out)
-    assert "problem: ledger.jsonl: line 3 is torn" in (out / "report.md").read_text()
+        file.write('{"schema": 2, "ro')
+    assert "problem: ledger.jsonl: line 3 is torn" in texts(out)[0]
+
+
+def test_a_damaged_image_is_named_and_the_others_are_shown(real_charts, out):
+    table = make_table()
+    make_report(out, table, 4.0, float("nan"))
+    folder = make_run(table, table.row("low"), 0, out).folder / IMAGES
+    for name in ("samples", "strength-0.7"):
+        path = folder / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:90])
+    markdown, html = texts(out)
+    assert "problem: images/samples.png cannot be read as an image" in markdown
+    assert "problem: images/strength-0.7.png cannot be read as an image" in markdown
+    assert 'type="range"' not in html
+    assert "offsets.png" in html
+
+
+def test_a_row_without_all_strengths_has_no_film(out):
+    table = make_table()
+    make_report(out, table, 4.0, 3.0)
+    (make_run(table, table.row("low"), 0, out).folder / IMAGES / "strength-1.5.png").unlink()
+    assert 'type="range"' not in texts(out)[1]
 
 
 def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path):
     result = CliRunner().invoke(report.main, ["--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert "expected run.json in it" in result.output
+    assert "expected table.json in it" in result.output
     assert "make quickstart" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stats_repeated_by_a_resume_count_once_and_damaged_lines_are_reported(tmp_path):
-    lines = ['{"kimg": 1, "a": 1}', '{"kimg": 2, "a": 2}', "{torn", '{"kimg": 1.5, "a": 3}', '{"kimg": 2, "a": 4}']
-    (tmp_path / "stats.jsonl").write_text("\n".join(lines))
-    problems: list[str] = []
-    ticks = read_stats(tmp_path / "stats.jsonl", problems)
-    assert [(tick["kimg"], tick["a"]) for tick in ticks] == [(1, 1), (1.5, 3), (2, 4)]
-    assert len(problems) == 1
-    assert "line 3" in problems[0]
+def test_thumbnails_keep_their_budget_with_images_that_do_not_compress(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.thumbnails.BUDGET_BYTES", 300_000)
+    draw(tmp_path, True, noise_seed=0)
+    stills = [[tmp_path / f"{name}.png"] for name in ("samples", "fig4", "offsets")]
+    film = [tmp_path / f"strength-{s:.1f}.png" for s in STRENGTHS]
+    small, unreadable = thumbnails([*stills, film] * 2)
+    assert unreadable == []
+    sizes = [len(thumbnail.uri) for thumbnail in small.values()]
+    assert len(sizes) == 4
+    assert sum(sizes) <= 300_000 * 4 / 3 + 4 * 30
+    assert 1.5 * min(sizes) < max(sizes)  # the film has two shares
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """42 rows in 14 groups, each with all images."""
+    out = tmp_path_factory.mktemp("many")
+    rows = []
+    for i in range(14):
+        rows.append(make_row(f"plain-{i}", f"Plain {i}"))
+        rows += [make_row(f"{m}-{i}", f"{m.title()} {i}", m, baseline=f"plain-{i}") for m in ("low", "mid")]
+    table = make_table(rows=rows)
+    start(out, table)
+    for i, row in enumerate(rows):
+        finish(out, table, row.id, 4.0 - i % 3 * 0.5)
+        draw(make_run(table, row, 0, out).folder / IMAGES, row.mtm != "none", noise_seed=i if i % 8 == 0 else None)
+    return out
+
+
+def test_42_rows_make_a_small_report_in_a_short_time(real_charts, many):
+    cpu_s = time.process_time()
+    _, html = texts(many)
+    assert time.process_time() - cpu_s < 15  # on any machine; two idle cores take less than 5 s
+    assert len(html) < 5_000_000
+    assert html.count('<details class="group"') == 14
+    assert html.count('<div class="film"') == 28
+    assert "28 comparisons: 28 better, 0 worse, 0 not compared, 0 ties. The table has each." in html
 
 
 @pytest.mark.parametrize(
@@ -307,5 +432,75 @@ def test_numbers_have_four_digits(value, text):
 
 
 def test_where_higher_is_better_higher_is_better():
-    assert compare(0.9, 0.5, Metric("Recall", lower_is_better=False)).endswith("better")
-    assert compare(0.3, 0.5, Metric("Recall", lower_is_better=False)).endswith("worse")
+    recall = Metric("recall", "Recall", None, lower_is_better=False)
+    assert compare(0.9, 0.5, recall).endswith("better")
+    assert compare(0.3, 0.5, recall).endswith("worse")
+
+
+# In headless Chromium, without a network.
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if PROGRAM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+BAR = """(() => {  // where the red bar of the film is, as a share of its width, from the pixels that show
+  const film = document.querySelector(".film"), image = film.querySelector("img");
+  const canvas = document.createElement("canvas"), step = (film.getBoundingClientRect().top
+    - image.getBoundingClientRect().top) / image.getBoundingClientRect().height * 16;
+  canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+  const context = canvas.getContext("2d"); context.drawImage(image, 0, 0);
+  const row = context.getImageData(0, (step + .5) * canvas.height / 16, canvas.width, 1).data;
+  let left = 0; while (row[4 * left] < 160) left++;
+  return left / canvas.width; })()"""
+VALUE = "document.querySelector('.sweep input').value"
+SAID = "document.querySelector('.sweep output').textContent"
+
+
+def shown(browser: Browser) -> tuple[float, str, float]:
+    """The slider's value, what it says, and the strength that the image shows."""
+    return float(browser.run(VALUE)), browser.run(SAID), round(browser.run(BAR) / 0.6, 1)
+
+
+def test_the_slider_moves_the_images_by_keyboard(browser, out):
+    make_report(out, make_table(), 4.0, 3.0)
+    browser.open(out / "report.html", 1200, 900)
+    assert shown(browser) == (1.0, "1.0, as trained", 1.0)
+    for _ in range(20):
+        if browser.run("document.activeElement.type") == "range":
+            break
+        browser.press("Tab")
+    assert browser.run("document.activeElement.labels[0].textContent") == "Strength"
+    browser.press("ArrowRight")
+    assert shown(browser) == (1.1, "1.1", 1.1)
+    browser.press("Home")
+    assert shown(browser) == (0.0, "0.0, offsets off", 0.0)
+    assert browser.run("document.activeElement.getAttribute('aria-valuetext')") == "0.0, offsets off"
+    browser.press("End")
+    assert shown(browser) == (1.5, "1.5", 1.5)
+
+
+def test_the_slider_works_by_touch_on_a_phone_and_nothing_is_wider_than_it(browser, out):
+    make_report(out, make_table(), 4.0, 3.0)
+    browser.open(out / "report.html", 360, 740, mobile=True)
+    assert browser.run("document.documentElement.scrollWidth") == 360
+    browser.run("document.querySelector('.sweep').scrollIntoView()")
+    box = browser.run("JSON.parse(JSON.stringify(document.querySelector('.sweep input').getBoundingClientRect()))")
+    assert box["height"] >= 44
+    assert box["width"] > 200
+    y = box["y"] + box["height"] / 2
+    browser.touch((box["x"] + box["width"] * 2 / 3, y), (box["x"] + box["width"] / 2, y), (box["x"] + 1, y))
+    assert shown(browser) == (0.0, "0.0, offsets off", 0.0)
+
+
+def test_the_page_asks_for_nothing_but_itself(browser, many):
+    browser.open(many / "report.html", 1200, 900)
+    assert [url for url in browser.requests if not url.startswith("data:")] == [(many / "report.html").as_uri()]
+    assert browser.run("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert browser.run("document.querySelectorAll('details[open]').length") == 2
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")

@@ -79,3 +79,10 @@ def make_pictures(folder: Path, size: int = 32, count: int = 12) -> Path:
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def arguments(cfg, pictures, outdir, *more):
+    """train.py's, for a network that is far too small to learn anything."""
+    words = f"--cfg {cfg} --gpus 1 --batch 4 --gamma 1 --cbase 256 --cmax 8 --map-depth 2 --aug noaug --metrics none"
+    words += " --kimg 1 --tick 1 --snap 1 --workers 1 --seed 5"
+    return ["--outdir", str(outdir), "--data", str(pictures), *words.split(), *more]

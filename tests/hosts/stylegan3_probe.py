@@ -4,6 +4,7 @@ The working directory is the checkout. Each probe returns what torch.save keeps;
 checkouts without our patches, so it brings its own stand-ins for what newer libraries lack.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -44,7 +45,9 @@ def build(kind, seed=3, **options):
 
     name, kwargs = KINDS[kind]
     torch.manual_seed(seed)
-    return dnnlib.util.construct_class_by_name(class_name=f"training.networks_{name}.Generator", **kwargs, **options)
+    return dnnlib.util.construct_class_by_name(
+        class_name=f"training.networks_{name}.Generator", **{**kwargs, **options}
+    )
 
 
 def inputs(G, batch=2):
@@ -82,8 +85,15 @@ def networks(kinds, **options):
     return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 
 
-def small_training(iterations):
-    """Let train.py's own main train for a few iterations and draw four samples instead of a thousand."""
+class Stopped(BaseException):
+    """Ends a training in the middle, as a kill does."""
+
+
+def small_training(iterations, tick=None, stop=None, **options):
+    """Let train.py's own main train for a few iterations and draw four samples instead of a thousand.
+
+    tick: iterations per tick; stop: end as if killed once so many are saved; options: of the training loop.
+    """
     import train
 
     loop = train.training_loop
@@ -98,14 +108,34 @@ def small_training(iterations):
         if "stylegan3" in c["G_kwargs"].class_name:
             c["G_kwargs"].update(FEW)
         c["total_kimg"] = iterations * c["batch_size"] / 1000
-        whole(**c)
+        if tick:
+            c["kimg_per_tick"] = tick * c["batch_size"] / 1000
+        whole(**{**c, **options})
 
     def summary(module, arguments, show=loop.misc.print_module_summary):
         initial.setdefault(type(module).__name__, tensors(module))
         return show(module, arguments)
 
     loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
+    if stop:
+        resume = loop.dnnlib.mtm_hosts.resume
+        save = resume.save
+
+        def save_and_stop(names):
+            save(names)
+            if names["batch_idx"] == stop:
+                raise Stopped
+
+        resume.save = save_and_stop
     return train, initial
+
+
+def train_part(arguments, **part):
+    """A training that may stop in the middle: its folder."""
+    with contextlib.suppress(Stopped):
+        small_training(**part)[0].main(arguments, standalone_mode=False)
+    outdir = arguments[arguments.index("--outdir") + 1]
+    return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
 
 
 def train_few(arguments, iterations):
@@ -167,6 +197,27 @@ def snapshot(path, kind, head):
     with open(path, "wb") as f:
         pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
     return {"image": G(z, c, noise_mode="const")}
+
+
+def exported(path, kind, arguments, **options):
+    """A snapshot, exported by tools.export's own command; and what the network itself draws for random latents."""
+    from click.testing import CliRunner
+
+    from tools import export
+
+    G = grow(build(kind, mtm="low", mtm_head="offset+mask", **options)).eval().requires_grad_(False)
+    for n, p in G.named_parameters():
+        if n.endswith("noise_strength"):
+            p += 0.3
+    G.mapping.w_avg.normal_()
+    with open(path, "wb") as f:
+        pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
+    result = CliRunner().invoke(export.main, [path, *arguments, "--host", "."])
+    z = torch.randn([2, G.z_dim])
+    c = torch.eye(2, G.c_dim) if G.c_dim else None
+    draw = {n: t for n, t in G.named_buffers() if n.endswith("noise_const")}
+    return {"output": result.output, "z": z, "c": c, "noise": list(draw.values()),
+            "image": G(z, c, truncation_psi=0.7, noise_mode="const")}  # fmt: skip
 
 
 def load_elsewhere(path):
@@ -295,8 +346,6 @@ def equivalence(kinds):
 
 def options(argument_lists):
     """train.py's dry runs: what it prints, or its complaint."""
-    import contextlib
-
     import click
     import train
 

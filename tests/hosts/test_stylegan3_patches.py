@@ -15,7 +15,7 @@ from overlay.catalog import load_patches
 
 def test_each_concern_inserts_the_lines_that_its_page_says():
     counts = {name: patch.line_count for name, patch in load_patches(HOST).items()}
-    assert counts == {"compat": 1, "cpu": 1, "launch": 3, "mtm": 10, "metrics": 4}
+    assert counts == {"compat": 1, "cpu": 1, "launch": 3, "mtm": 10, "metrics": 4, "resume": 4}
 
 
 @pytest.fixture

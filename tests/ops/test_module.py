@@ -1,4 +1,4 @@
-"""ModulatedTransformation and offsets_disabled."""
+"""ModulatedTransformation, offsets_scaled and offsets_disabled."""
 
 import copy
 import io
@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from op_cases import assert_close
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from mtm_ops import ModulatedTransformation, modulated_deform_conv2d, offsets_disabled
+from mtm_ops import ModulatedTransformation, modulated_deform_conv2d, offsets_disabled, offsets_scaled
 
 
 def trained(head: str = "offset+mask", **given) -> ModulatedTransformation:
@@ -254,7 +255,7 @@ def test_offsets_disabled_restores_after_an_exception():
 
 def test_offsets_disabled_keeps_what_was_off_before():
     network = Network()
-    network.first.enabled = False
+    network.first.strength = 0.0
     with offsets_disabled(network):
         pass
     assert network.moves() == [False, True]
@@ -262,20 +263,97 @@ def test_offsets_disabled_keeps_what_was_off_before():
 
 def test_offsets_disabled_finds_modules_whose_class_was_unpickled_from_elsewhere():
     class ModulatedTransformation(nn.Module):
-        enabled = True
+        strength = 1.0
 
     foreign = ModulatedTransformation()
     with offsets_disabled(foreign):
-        assert foreign.enabled is False
-    assert foreign.enabled is True
+        assert foreign.strength == 0
+    assert foreign.strength == 1
 
 
 def test_offsets_disabled_refuses_a_network_without_modules():
     with (
-        pytest.raises(ValueError, match=r"offsets_disabled: module must contain .*; Linear has none\. .*--mtm none"),
+        pytest.raises(ValueError, match=r"offsets_scaled: module must contain .*; Linear has none\. .*--mtm none"),
         offsets_disabled(nn.Linear(2, 2)),
     ):
         raise AssertionError("the body must not run")
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.5, 3])
+@pytest.mark.parametrize("head", ["offset", "offset+mask"])
+def test_offsets_scaled_multiplies_offsets_and_moves_masks_from_1(head, factor):
+    module = trained(head)
+    offset, mask = module(*inputs())
+    with offsets_scaled(module, factor):
+        scaled, scaled_mask = module(*inputs())
+    assert_close(scaled, offset * factor, torch.float32)
+    if mask is None:
+        assert scaled_mask is None
+    else:
+        assert_close(scaled_mask, (1 - factor) * torch.ones_like(mask) + factor * mask, torch.float32)
+
+
+def test_offsets_scaled_by_1_changes_no_bit_and_by_0_is_exactly_off():
+    module = trained()
+    plain = module(*inputs())
+    with offsets_scaled(module, 1):
+        assert all(torch.equal(a, b) for a, b in zip(module(*inputs()), plain, strict=True))
+    with torch.no_grad():
+        module.bias.fill_(torch.inf)  # 0 * inf would be NaN
+    with offsets_scaled(module, 0):
+        offset, mask = module(*inputs())
+    assert torch.equal(offset, torch.zeros_like(offset))
+    assert mask is None
+
+
+def test_offsets_scaled_nests_the_innermost_factor_counts():
+    network = Network()
+
+    def strengths() -> list[float]:
+        return [head.strength for head in network.heads()]
+
+    with offsets_scaled(network, 0.5):
+        with offsets_scaled(network, 2), offsets_scaled(network.first, 0.25):
+            assert strengths() == [0.25, 2]
+        assert strengths() == [0.5, 0.5]
+        with pytest.raises(KeyError), offsets_scaled(network, 3):
+            raise KeyError("from the body")
+        assert strengths() == [0.5, 0.5]
+    assert strengths() == [1, 1]
+
+
+@pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf"), "1", None, 1j], ids=repr)
+def test_offsets_scaled_refuses_other_factors(factor):
+    with (
+        pytest.raises(ValueError, match=r"offsets_scaled: factor must be a finite number from 0 up; got .*\. 0 turns"),
+        offsets_scaled(trained(), factor),
+    ):
+        raise AssertionError("the body must not run")
+
+
+def test_offsets_scaled_refuses_a_snapshot_whose_own_code_would_not_follow():
+    class ModulatedTransformation(nn.Module):
+        enabled = True
+
+    with (
+        pytest.raises(ValueError, match=r"offsets_scaled: module must .*; got a snapshot of an older version"),
+        offsets_scaled(ModulatedTransformation(), 0.5),
+    ):
+        raise AssertionError("the body must not run")
+
+
+def test_a_compiled_network_follows_the_factor_without_compiling_for_each():
+    module = trained()
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    x, w = inputs()
+    for factor in (1, 0.5, 0, *(i / 10 for i in range(16)), 0.5, 1):
+        with offsets_scaled(compiled, factor):
+            expected, got = module(x, w), compiled(x, w)
+        assert_close(got[0], expected[0], torch.float32)
+        assert (got[1] is None) == (expected[1] is None)
+    assert counter.frame_count <= 4  # 0, 1, the first other factor, and all the rest
 
 
 def same_outputs(a: ModulatedTransformation, b: ModulatedTransformation) -> bool:

@@ -1,4 +1,4 @@
-"""experiments.datasets.zips: what it makes of pictures, and how it refuses what cannot be used."""
+"""The recipe `images`: what it makes of a user's images, and how it refuses what cannot be used."""
 
 import errno
 import io
@@ -12,9 +12,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from experiments.datasets import zips
-from experiments.datasets.zips import convert, describe
+from experiments.datasets import own, zips
+from experiments.datasets.zips import DatasetInfo, describe
 from experiments.files import UserError, atomic_output
+from tools.data import main
+
+
+def convert(source: Path, out: Path, resolution: int = 8, **options: bool | float) -> DatasetInfo:
+    return own.RECIPE.run(source, out, **({"resolution": resolution, "min_nimg": 2} | options))
 
 
 def png(width: int = 40, height: int = 30, colour: object = "red", mode: str = "RGB") -> bytes:
@@ -52,10 +57,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "made" / "out.zip"
 
 
-def refused(source: Path, out: Path, *, resolution_px: int = 8, min_nimg: int = 2, **options: bool | float) -> str:
+def refused(source: Path, out: Path, **options: bool | float) -> str:
     """The message; and nothing may be left where the zip would have been."""
     with pytest.raises(UserError) as caught:
-        convert(source, out, resolution_px, min_nimg=min_nimg, **options)
+        convert(source, out, **options)
     assert not out.parent.exists() or not list(out.parent.iterdir())
     return str(caught.value)
 
@@ -63,9 +68,9 @@ def refused(source: Path, out: Path, *, resolution_px: int = 8, min_nimg: int = 
 def test_a_nested_folder_becomes_a_host_format_zip_in_the_order_of_names(tmp_path, out):
     folder_of(tmp_path / "in" / "b", 2)
     folder_of(tmp_path / "in" / "a" / "deep", 3)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     (tmp_path / "in" / ".hidden.png").write_bytes(b"")
-    info = convert(tmp_path / "in", out, 8, min_nimg=2)
+    info = convert(tmp_path / "in", out)
     assert (info.nimg, info.resolution_px) == (5, 8)
     with zipfile.ZipFile(out) as archive:
         assert archive.namelist()[:5] == [f"00000/img{i:08d}.png" for i in range(5)]
@@ -81,7 +86,7 @@ def test_the_middle_square_is_kept_and_resized_with_lanczos(tmp_path, out):
     (tmp_path / "in").mkdir()
     for name in "ab":
         Image.fromarray(values).save(tmp_path / "in" / f"{name}.png")
-    convert(tmp_path / "in", out, 8, min_nimg=2)
+    convert(tmp_path / "in", out)
     expected = Image.fromarray(values[:, 10:30]).resize((8, 8), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(pixels(out, 0), np.asarray(expected))
 
@@ -97,11 +102,11 @@ def test_the_middle_square_is_kept_and_resized_with_lanczos(tmp_path, out):
         ("I;16", 0x8080, [128, 128, 128]),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, out, mode, colour, expected):
+def test_every_kind_of_image_becomes_rgb(tmp_path, out, mode, colour, expected):
     (tmp_path / "in").mkdir()
     for name in "ab":
         (tmp_path / "in" / f"{name}.png").write_bytes(png(16, 16, colour, mode))
-    convert(tmp_path / "in", out, 8, min_nimg=2)
+    convert(tmp_path / "in", out)
     assert pixels(out, 0).shape == (8, 8, 3)
     assert pixels(out, 0)[4, 4].tolist() == expected
 
@@ -114,34 +119,34 @@ def test_a_photo_is_turned_upright(tmp_path, out):
     exif[0x0112] = 3
     for name in "ab":
         Image.fromarray(values).save(tmp_path / "in" / f"{name}.jpg", exif=exif, quality=95)
-    convert(tmp_path / "in", out, 8, min_nimg=2)
+    convert(tmp_path / "in", out)
     assert pixels(out, 0)[4, 0].max() < 20
     assert pixels(out, 0)[4, 7].min() > 235
 
 
 def test_the_content_hash_knows_pixels_and_their_order_only(tmp_path, out):
     folder_of(tmp_path / "in", 3)
-    first = convert(tmp_path / "in", out, 8, min_nimg=2)
+    first = convert(tmp_path / "in", out)
     first_bytes = out.read_bytes()
-    again = convert(tmp_path / "in", out, 8, min_nimg=2)
+    again = convert(tmp_path / "in", out)
     assert (again, out.read_bytes()) == (first, first_bytes)
     for i in range(3):
-        picture = Image.open(tmp_path / "in" / f"{i:03d}.png")
-        picture.load()
+        image = Image.open(tmp_path / "in" / f"{i:03d}.png")
+        image.load()
         (tmp_path / "in" / f"{i:03d}.png").unlink()
-        picture.save(tmp_path / "in" / f"{i:03d}.bmp")
-    assert convert(tmp_path / "in", out, 8, min_nimg=2).content_sha256 == first.content_sha256
+        image.save(tmp_path / "in" / f"{i:03d}.bmp")
+    assert convert(tmp_path / "in", out).content_sha256 == first.content_sha256
     assert describe(out).content_sha256 == first.content_sha256
     (tmp_path / "in" / "000.bmp").rename(tmp_path / "in" / "zzz.bmp")
-    assert convert(tmp_path / "in", out, 8, min_nimg=2).content_sha256 != first.content_sha256
+    assert convert(tmp_path / "in", out).content_sha256 != first.content_sha256
 
 
-def test_a_zip_of_pictures_equals_the_folder_it_was_made_from(tmp_path, out):
+def test_a_zip_of_images_equals_the_folder_it_was_made_from(tmp_path, out):
     source = folder_of(tmp_path / "in", 3)
     members = {f"photos/{path.name}": path.read_bytes() for path in sorted(source.iterdir())}
     packed = zip_of(tmp_path / "in.zip", members | {"__MACOSX/photos/._000.png": b"junk", "readme.md": b""})
-    from_zip = convert(packed, tmp_path / "b.zip", 8, min_nimg=2)
-    assert from_zip == convert(source, out, 8, min_nimg=2)
+    from_zip = convert(packed, tmp_path / "b.zip")
+    assert from_zip == convert(source, out)
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
@@ -150,7 +155,7 @@ def test_the_hosts_format_is_taken_as_it_is_with_its_labels(tmp_path, out, unpac
     source = host_zip(tmp_path / "host.zip", labels=labels)
     if unpacked:
         zipfile.ZipFile(source).extractall(tmp_path / "host")
-    convert(tmp_path / "host" if unpacked else source, out, 8, min_nimg=2)
+    convert(tmp_path / "host" if unpacked else source, out)
     with zipfile.ZipFile(out) as archive:
         assert json.loads(archive.read("dataset.json"))["labels"] == labels
     np.testing.assert_array_equal(pixels(out, 1), pixels(source, 1))
@@ -161,8 +166,8 @@ def test_the_hosts_format_at_another_size_is_refused_until_asked_to_resample(tmp
     source = host_zip(tmp_path / "host.zip", side=16)
     message = refused(source, out)
     assert "expected 8 x 8 px, got 16 x 16 (3)" in message
-    assert f"--resize --source {source} --out NEW.zip --resolution 8 (or use it at --resolution 16)" in message
-    assert convert(source, out, 8, min_nimg=2, resize=True).resolution_px == 8
+    assert f"tools.data images {source} NEW.zip --resize --resolution 8 (or use it at --resolution 16)" in message
+    assert convert(source, out, resize=True).resolution_px == 8
 
 
 @pytest.mark.parametrize(("sides", "found"), [((8, 16), "8 x 8 (1), 16 x 16 (1)"), ((12, 12), "12 x 12 (2)")])
@@ -174,34 +179,34 @@ def test_the_hosts_format_with_mixed_or_odd_sizes_is_refused(tmp_path, out, side
     assert "or use it at" not in message
 
 
-def test_all_broken_pictures_are_named_at_once(tmp_path, out):
+def test_all_broken_images_are_named_at_once(tmp_path, out):
     source = folder_of(tmp_path / "in", 4)
     (source / "truncated.png").write_bytes(png(64, 64)[:-30])
-    (source / "text.jpg").write_text("not a picture")
+    (source / "text.jpg").write_text("not an image")
     (source / "empty.webp").write_bytes(b"")
     message = refused(source, out)
-    assert "expected 7, got 3 broken" in message
+    assert "3 of 7 are broken" in message
     for name in ("truncated.png", "text.jpg", "empty.webp"):
         assert f"{source}/{name}: " in message
     assert "--skip-broken" in message
 
 
-def test_of_many_broken_pictures_ten_are_listed(tmp_path, out):
+def test_of_many_broken_images_ten_are_listed(tmp_path, out):
     source = folder_of(tmp_path / "in", 4)
     for i in range(23):
         (source / f"bad{i:02d}.png").write_text("bad")
     message = refused(source, out)
-    assert message.count("not a picture that can be read") == 10
+    assert message.count("not an image that can be read") == 10
     assert "... and 13 more" in message
 
 
 def test_skip_broken_goes_on_without_them_and_counts_them(tmp_path, out):
     source = folder_of(tmp_path / "in", 4)
     (source / "001.png").write_text("bad")
-    arguments = ["--source", str(source), "--out", str(out), "--resolution", "8", "--min-nimg", "2", "--skip-broken"]
-    result = CliRunner().invoke(zips.main, arguments)
+    arguments = ["images", str(source), str(out), "--resolution", "8", "--min-nimg", "2", "--skip-broken"]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert "3 pictures of 8 x 8 px, 1 broken ones skipped" in result.output
+    assert "3 images of 8 x 8 px, 1 broken ones skipped" in result.output
     assert pixels(out, 1)[0, 0].tolist() == [2, 4, 6]
 
 
@@ -211,18 +216,18 @@ def test_too_few_left_after_skipping_is_refused(tmp_path, out):
     assert "expected at least 3, got 2" in refused(source, out, skip_broken=True, min_nimg=3)
 
 
-def test_too_few_pictures_are_refused(tmp_path, out):
+def test_too_few_images_are_refused(tmp_path, out):
     assert "expected at least 9, got 3" in refused(folder_of(tmp_path / "in", 3), out, min_nimg=9)
 
 
-def test_a_damaged_member_of_a_zip_is_a_broken_picture(tmp_path, out):
+def test_a_damaged_member_of_a_zip_is_a_broken_image(tmp_path, out):
     source = zip_of(tmp_path / "in.zip", {f"{i}.png": png(colour=(i, 0, 0)) for i in range(3)})
     data = bytearray(source.read_bytes())
     at = data.index(b"IDAT")
     data[at + 8] ^= 0xFF
     source.write_bytes(data)
     message = refused(source, out)
-    assert "1 broken" in message
+    assert "1 of 3 are broken" in message
     assert "0.png: " in message
 
 
@@ -230,15 +235,15 @@ def test_a_missing_path_is_said(tmp_path, out):
     assert "expected a path that exists, got" in refused(tmp_path / "nowhere", out)
 
 
-def test_a_folder_without_pictures_says_what_it_holds(tmp_path, out):
+def test_a_folder_without_images_says_what_it_holds(tmp_path, out):
     (tmp_path / "in").mkdir()
     for name in ("a.mp4", "b.mp4", "c.txt"):
         (tmp_path / "in" / name).write_text("x")
     assert "got 2 x .mp4, 1 x .txt" in refused(tmp_path / "in", out)
 
 
-def test_a_zip_without_pictures_is_refused(tmp_path, out):
-    assert "must hold pictures" in refused(zip_of(tmp_path / "in.zip", {"a.csv": b"1"}), out)
+def test_a_zip_without_images_is_refused(tmp_path, out):
+    assert "must hold images" in refused(zip_of(tmp_path / "in.zip", {"a.csv": b"1"}), out)
 
 
 @pytest.mark.parametrize("content", [b"GIF89a and so on", b"", b"PK\x03\x04 cut short"])
@@ -256,7 +261,7 @@ def test_a_zip_whose_names_lead_out_of_it_is_refused(tmp_path, out, name):
     assert "names in a zip must stay inside it" in refused(source, out)
 
 
-def test_a_decompression_bomb_is_a_broken_picture_and_is_not_decoded(tmp_path, out):
+def test_a_decompression_bomb_is_a_broken_image_and_is_not_decoded(tmp_path, out):
     source = folder_of(tmp_path / "in", 3)
     header = png(1, 1)
     bomb = bytearray(header)
@@ -271,9 +276,9 @@ def test_a_decompression_bomb_is_a_broken_picture_and_is_not_decoded(tmp_path, o
     assert "bomb.png: 2000 x 2000 px is more than --max-mpx 1" in refused(source, out, max_mpx=1.0)
 
 
-@pytest.mark.parametrize("resolution_px", [0, 3, 33, 100])
-def test_a_resolution_that_is_no_power_of_two_is_refused(tmp_path, out, resolution_px):
-    assert "must be a power of two" in refused(folder_of(tmp_path / "in", 3), out, resolution_px=resolution_px)
+@pytest.mark.parametrize("resolution", [0, 3, 33, 100])
+def test_a_resolution_that_is_no_power_of_two_is_refused(tmp_path, out, resolution):
+    assert "must be a power of two" in refused(folder_of(tmp_path / "in", 3), out, resolution=resolution)
 
 
 def test_a_dataset_json_that_is_none_is_refused(tmp_path, out):
@@ -300,18 +305,18 @@ def test_an_out_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     source = folder_of(tmp_path / "in", 3)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \(File exists\)"):
-        convert(source, tmp_path / "file" / "out.zip", 8, min_nimg=2)
+        convert(source, tmp_path / "file" / "out.zip")
     monkeypatch.setattr(zips.zipfile, "ZipFile", failing(errno.EROFS))
     with pytest.raises(UserError, match=r"out.zip: cannot be written \(Read-only file system\)"):
-        convert(source, tmp_path / "out.zip", 8, min_nimg=2)
+        convert(source, tmp_path / "out.zip")
 
 
 def test_an_old_zip_survives_a_conversion_that_fails(tmp_path, out):
-    convert(folder_of(tmp_path / "in", 3), out, 8, min_nimg=2)
+    convert(folder_of(tmp_path / "in", 3), out)
     before = out.read_bytes()
     (tmp_path / "in" / "bad.png").write_text("bad")
     with pytest.raises(UserError):
-        convert(tmp_path / "in", out, 8, min_nimg=2)
+        convert(tmp_path / "in", out)
     assert out.read_bytes() == before
     assert list(out.parent.iterdir()) == [out]
 
@@ -327,18 +332,18 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path):
     assert alive.exists()
 
 
-def test_few_pictures_are_in_memory_at_a_time(tmp_path, out, monkeypatch):
-    source = folder_of(tmp_path / "in", 60)
+def test_few_images_are_in_memory_at_a_time(tmp_path, out, monkeypatch):
+    source = folder_of(tmp_path / "in", 200)
     decoded, written, ahead = [], [], []
-    real_square, real_add = zips.square, zips.ContentHash.add
-    monkeypatch.setattr(zips, "square", lambda *a: (decoded.append(1), real_square(*a))[1])
+    decode, add = own.decode_square, zips.ContentHash.add
+    monkeypatch.setattr(own, "decode_square", lambda *a: (decoded.append(1), decode(*a))[1])
 
-    def add(self: zips.ContentHash, values: np.ndarray) -> None:
+    def count(self: zips.ContentHash, values: np.ndarray) -> None:
         written.append(1)
         ahead.append(len(decoded) - len(written))
-        real_add(self, values)
+        add(self, values)
 
-    monkeypatch.setattr(zips.ContentHash, "add", add)
-    convert(source, out, 8, min_nimg=2)
-    assert len(written) == 60
-    assert max(ahead) <= 9
+    monkeypatch.setattr(zips.ContentHash, "add", count)
+    convert(source, out)
+    assert len(written) == 200
+    assert max(ahead) <= 4 * len(os.sched_getaffinity(0)) + 1

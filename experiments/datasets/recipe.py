@@ -1,0 +1,100 @@
+"""What a data set's recipe is, and the manifest that every data set carries."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.datasets import images, zips
+from experiments.datasets.zips import DatasetInfo, add_member
+from experiments.files import UserError, atomic_output
+
+MANIFEST_NAME = "mtm_dataset.json"
+CREDIT_NAME = "ATTRIBUTION.txt"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a data set is made, and on which terms it may be used.
+
+    `make(source, file, **options)` writes a zip in the hosts' format to `file` and returns what it holds; `source` is
+    what the publisher gives, or None where `takes_source` is False. It raises UserError for whatever the user can
+    put right. It need not care for half-written files, the manifest or the credit: `run` does. `options` are click's,
+    so that a command line checks and documents them. `packages` are those whose version decides the result.
+    """
+
+    name: str
+    title: str
+    make: Callable[..., DatasetInfo]
+    obtain: str
+    licence: str
+    credit: str = ""
+    takes_source: bool = True
+    options: tuple[click.Option, ...] = ()
+    packages: tuple[str, ...] = ("pillow",)
+
+    def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
+        """Makes the data set at `dest`, whole or not at all, with its manifest; options that are not given have their
+        defaults. Raises UserError."""
+        if (source is None) == self.takes_source:
+            rule, got = ("be given", "none") if self.takes_source else ("not be given", repr(str(source)))
+            raise UserError(f"{self.name}: source must {rule}; got {got}. {self.obtain}")
+        complete = self._complete(options)
+        with atomic_output(dest) as partial:
+            info = self.make(source, partial, **complete)
+            with zipfile.ZipFile(partial, "a", zipfile.ZIP_STORED) as archive:
+                if self.credit:
+                    add_member(archive, CREDIT_NAME, f"{self.credit}\nLicence: {self.licence}\n")
+                add_member(archive, MANIFEST_NAME, json.dumps(self._manifest(info, complete), indent=2))
+        return info
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files whose change may change what is made: a cache keeps their hash beside its entries."""
+        own = inspect.getsourcefile(self.make)
+        return [Path(str(file)) for file in dict.fromkeys([own, images.__file__, zips.__file__])]
+
+    def _complete(self, options: dict[str, Any]) -> dict[str, Any]:
+        known = {str(option.name): option for option in self.options}
+        if unknown := sorted(set(options) - set(known)):
+            raise UserError(f"{self.name}: options must be some of {', '.join(known)}; got {', '.join(unknown)}.")
+        context = click.Context(click.Command(self.name))
+        defaults = {name: option.get_default(context) for name, option in known.items() if name not in options}
+        if missing := [name for name in defaults if known[name].required]:
+            raise UserError(f"{self.name}: {', '.join(missing)} must be given.")
+        return {name: options.get(name, defaults.get(name)) for name in known}
+
+    def _manifest(self, info: DatasetInfo, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "schema": 2,
+            **asdict(info),
+            "recipe": self.name,
+            "options": options,
+            "versions": {package: metadata.version(package) for package in self.packages},
+            "licence": self.licence,
+            "credit": self.credit,
+        }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What stands in a data set's manifest. It is what was written when the data set was made; `zips.describe` looks
+    at the images themselves. Raises UserError, naming the file, where there is none that can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(MANIFEST_NAME))
+        if isinstance(manifest, dict):
+            return manifest
+        reason = "it is no JSON object"
+    except KeyError:
+        reason = f"it has no {MANIFEST_NAME}"
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error)
+    raise UserError(f"Failed to read the manifest of {str(path)!r}: {reason}. Make it with python -m tools.data.")

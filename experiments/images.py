@@ -1,0 +1,175 @@
+"""The images of a trained generator, for every trainer alike: sample grids, the offsets switched on and off, a sweep of
+their strength, and the learned offset fields."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from experiments.datasets.images import decode_rgb, open_source
+from experiments.files import UserError, atomic_output
+from experiments.generators import Layer
+from experiments.snapshots import Snapshot
+
+GAP_PX = 2
+LABEL_PX = 84
+CELL_PX = (96, 256)  # an image in a grid is enlarged by whole factors towards the first, reduced to the second
+COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
+STRENGTHS = tuple(i / 10 for i in range(16))
+MAX_MPX = 25.0  # of a real image
+
+Save = Callable[..., None]
+
+
+def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, count: int = 96) -> list[Path]:
+    """Write all images of a snapshot; returns their paths.
+
+    samples.png: `count` images, none selected. reals.png: as many of `data`. With deformable layers also fig4.png
+    (the same latents with the offsets on and off), offsets.png, and strength-0.0.png to strength-1.5.png: the same
+    few latents at each strength of the offsets.
+
+    The latents follow from the seed, and are the same for every snapshot with this z_dim.
+    """
+    saves: dict[str, Save] = {}
+    if data is not None:
+        saves["reals"] = grid(real_images(data, count, seed, snapshot.facts.resolution), COLUMNS).save
+    torch.manual_seed(seed + 1)  # a metric with this seed has other latents
+    z = torch.randn(count, snapshot.facts.z_dim)
+    saves["samples"] = grid(snapshot.generate(z, noise=True), COLUMNS).save
+    if snapshot.facts.layers:
+        saves["fig4"] = switch_grid(snapshot, z[:SWITCHED_NIMG]).save
+        saves["offsets"] = offset_fields(*snapshot.offsets(z[:FIELDS_NIMG])).savefig
+        for strength in STRENGTHS:
+            strip = grid(snapshot.generate(z[:SWEPT_NIMG], strength=strength), SWEPT_NIMG)
+            saves[f"strength-{strength:.1f}"] = strip.save
+    return [_write_png(outdir / f"{name}.png", save) for name, save in saves.items()]
+
+
+def _write_png(path: Path, save: Save) -> Path:
+    buffer = io.BytesIO()
+    save(buffer, format="png")
+    with atomic_output(path) as partial:
+        partial.write_bytes(buffer.getvalue())
+    return path
+
+
+def real_images(data: Path, count: int, seed: int, resolution: int) -> Tensor:
+    """uint8 [at most count, 3, R, R]: images of a data set, drawn by the seed.
+
+    Raises:
+        UserError: for a data set that cannot be read, and images of another size.
+    """
+    source = open_source(data)
+    chosen = np.random.default_rng([seed, 0]).permutation(len(source.names))[:count]
+    images = []
+    for name in (source.names[i] for i in chosen):
+        try:
+            image = decode_rgb(source.read(name), MAX_MPX)
+        except (ValueError, OSError, SyntaxError) as error:
+            raise UserError(f"{data}: {name} cannot be read as an image ({error}). Remove or replace it.") from error
+        if image.size != (resolution, resolution):
+            raise UserError(
+                f"{data}: images must have the generator's size; expected {resolution} x {resolution} px, got "
+                f"{image.width} x {image.height} px in {name}. Give the data set that it was trained on."
+            )
+        images.append(np.asarray(image))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def grid(pixels: Tensor, columns: int, labels: tuple[str, ...] = ()) -> Image.Image:
+    """Images, uint8 [N, 3, R, R], in rows of `columns`; a label left of each row."""
+    cell_px = _cell_px(pixels.shape[-1])
+    resample = Image.Resampling.NEAREST if cell_px >= pixels.shape[-1] else Image.Resampling.LANCZOS
+    columns, side = min(columns, len(pixels)), cell_px + GAP_PX
+    margin = LABEL_PX if labels else 0
+    size = margin + columns * side + GAP_PX, math.ceil(len(pixels) / columns) * side + GAP_PX
+    sheet = Image.new("RGB", size, "#ddd")
+    for i, array in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        image = Image.fromarray(array).resize((cell_px, cell_px), resample)
+        sheet.paste(image, (margin + GAP_PX + i % columns * side, GAP_PX + i // columns * side))
+    draw = ImageDraw.Draw(sheet)
+    for row, label in enumerate(labels):
+        draw.text((6, int((row + 0.5) * side)), label, fill="black", font=ImageFont.load_default(13), anchor="lm")
+    return sheet
+
+
+def _cell_px(resolution: int) -> int:
+    small, large = CELL_PX
+    return min(resolution * max(1, small // resolution), large)
+
+
+def switch_grid(snapshot: Snapshot, z: Tensor) -> Image.Image:
+    """The paper's Fig. 4 for this generator: the same latents with the offsets on, off, and the change.
+
+    Nothing random differs between the two, so that the offsets alone make the difference.
+    """
+    on, off = snapshot.generate(z), snapshot.generate(z, strength=0)
+    change = 255 - (on.int() - off.int()).abs().to(torch.uint8)
+    return grid(torch.cat([on, off, change]), len(z), labels=("offsets on", "offsets off", "difference"))
+
+
+def offset_fields(images: Tensor, offsets: dict[Layer, Tensor]) -> Figure:
+    """A column per latent, a row per deformable layer: arrows of the offset, mean over its taps, over the image.
+
+    Args:
+        images: uint8 [N, 3, R, R].
+        offsets: [N, taps, 2 (dy, dx), h, w] px of the layer, per layer.
+
+    An arrow starts where the plain convolution is centred and ends where the deformed one is; arrows are to scale with
+    the image unless the row's title says how much they are drawn longer.
+    """
+    figure = Figure(figsize=(1.7 * len(images), 2.05 * len(offsets)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(offsets), len(images), squeeze=False)
+    for row, (layer, offset) in zip(axes, offsets.items(), strict=True):
+        r = layer.resolution
+        means = _without_margin(offset.mean(dim=1), r).numpy()
+        lengths_px = np.sqrt((means**2).sum(axis=1))
+        typical_px, stretch = lengths_px.mean(), _readable_stretch(np.quantile(lengths_px, 0.9), r)
+        place = f"{r} x {r} layer" + ", three planes" * layer.planes
+        row[0].set_ylabel(f"{place}\nmean {typical_px:.2f} px\narrows x {stretch:g}", fontsize=8)
+        for axis, image, mean in zip(row, images, means, strict=True):
+            _draw_field(axis, torch.full_like(image, 255) if layer.planes else image, mean, stretch)
+    figure.suptitle("Learned offsets, mean over the taps (lengths in px of the layer)", fontsize=9)
+    return figure
+
+
+def _without_margin(field: Tensor, resolution: int) -> Tensor:
+    """[..., r, r]: the part of a layer's field that becomes the image."""
+    top, left = ((size - resolution) // 2 for size in field.shape[-2:])
+    return field[..., top : top + resolution, left : left + resolution]
+
+
+def _readable_stretch(long_px: float, resolution: int) -> float:
+    """1, or the power of two that brings a long arrow to between one and two cells of the 8 x 8 that are drawn."""
+    cell_px = max(1, resolution // 8)
+    return 1.0 if long_px == 0 else max(1.0, 2.0 ** math.floor(math.log2(2 * cell_px / long_px)))
+
+
+def _draw_field(axis: Axes, image: Tensor, mean: np.ndarray, stretch: float) -> None:
+    """mean [2, r, r], (dy, dx) in px of the layer, over image [3, R, R]."""
+    r, R = mean.shape[-1], image.shape[-1]
+    step = max(1, r // 8)
+    cells = mean.reshape(2, r // step, step, r // step, step).mean(axis=(2, 4)) * (R / r) * stretch
+    centre = (np.arange(r // step) + 0.5) * step * (R / r) - 0.5
+    pale = image.permute(1, 2, 0).numpy() // 2 + 127
+    axis.imshow(pale, interpolation="nearest")
+    axis.quiver(
+        *np.meshgrid(centre, centre),
+        cells[1],
+        cells[0],
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        color="#b00",
+        width=0.012,
+    )
+    axis.set(xticks=[], yticks=[], xlim=(-0.5, R - 0.5), ylim=(R - 0.5, -0.5))

@@ -1,0 +1,8 @@
+"""FID as the official codebases compute it themselves: calc_metrics.py --metrics=fid50k_full.
+
+Their detector is downloaded, or stands in the folder that MTM_DETECTORS names (mtm_hosts/metrics.py).
+"""
+
+from experiments.metrics.base import Metric
+
+METRIC = Metric("fid50k_full", "FID (50k, full)", compute=None)

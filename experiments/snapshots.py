@@ -1,0 +1,327 @@
+"""Open a trained generator, whichever trainer wrote it, and use it in one way.
+
+    with open_snapshot(Path("runs/low/final.pt")) as snapshot:
+        images = snapshot.generate(torch.randn(4, snapshot.facts.z_dim))  # uint8 [4, 3, R, R]
+
+The compact generator's final.pt and snapshot.pt hold tensors only and are opened here. The official codebases write
+pickles. A pickle runs code of its own when it is opened: only open files that you trust. It is opened by the host's
+own loader, with the host's folder on the path, in a process of its own: the codebases share module names. Patched and
+unpatched checkouts both do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import mmap
+import multiprocessing
+import os
+import pickle
+import sys
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from experiments import generators
+from experiments.files import UserError
+from experiments.generators import Facts, Generator, Layer
+
+ROOT = Path(__file__).resolve().parents[1]
+TRUST = "A pickle runs code of its own when it is opened: only open files that you trust."
+
+
+@dataclass(frozen=True)
+class Host:
+    """How the pickles of an official codebase are known and opened.
+
+    `marks`: text that only its network code holds (a pickle carries its source); `paths`: what its own scripts put on
+    sys.path, relative to vendor/<name>; `loader`: the file of its legacy module, for a message where it is absent.
+    """
+
+    marks: tuple[bytes, ...]
+    kind: type[Generator]
+    loader: str = "legacy.py"
+    paths: tuple[str, ...] = (".",)
+
+
+# In this order: EG3D's and the video hosts' pickles hold what marks StyleGAN3's, too.
+HOSTS = {
+    "eg3d": Host((b"class TriPlaneGenerator",), generators.EG3D, "eg3d/legacy.py", ("eg3d",)),
+    "stylesv": Host((b"class SynthesisNetwork3v",), generators.StyleSV, "src/legacy.py", (".", "src")),
+    "stylegan-v": Host((b"class MotionMappingNetwork",), generators.StyleGANV, "src/legacy.py", (".", "src")),
+    "stylegan3": Host((b"class SynthesisNetwork", b"dnnlib.tflib.network"), generators.Official),
+}
+
+
+class Snapshot(ABC):
+    """A trained generator. Close it, or use it in a `with`, to end the process that it may run in."""
+
+    path: Path
+    facts: Facts
+
+    @abstractmethod
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """What the Generator's method of that name returns."""
+
+    def generate(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        frames: Sequence[float] | None = None,
+        *,
+        strength: float = 1.0,
+        truncation: float = 1.0,
+        noise: bool = False,
+    ) -> Tensor:
+        """Images of latents.
+
+        Args:
+            z: [N, z_dim].
+            c: [N, c_dim], labels: classes, or EG3D's cameras; where None, those that `labels` gives.
+            frames: times of a video's frames, for networks that make videos; an image at time 0 where None.
+            strength: of the offsets (mtm_ops.offsets_scaled).
+            truncation: psi; 1 for none.
+            noise: draw whatever is random beside z (noise per pixel, motion, ray positions) from torch's global
+                stream, which moves on. Otherwise it is the same at every call.
+
+        Returns:
+            uint8 [N, 3, R, R], or [N, T, 3, R, R] with `frames`, on the CPU.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a strength without deformable layers.
+            UserError: where the process that holds the network ended.
+        """
+        return self._call(
+            "generate",
+            z,
+            c,
+            None if frames is None else list(frames),
+            strength=strength,
+            truncation=truncation,
+            noise=noise,
+        )
+
+    def offsets(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
+        """Images of z, uint8, and per deformable layer its offsets [N, taps, 2 (dy, dx), h, w] in px of that layer."""
+        return self._call("offsets", z, c)
+
+    def labels(self, count: int) -> Tensor:
+        """c [count, c_dim] where none is given: the classes in turn; for EG3D the camera in front; else empty."""
+        return self._call("labels", count)
+
+    def close(self) -> None:  # noqa: B027 - there may be nothing to close
+        """End the process that holds the network, if there is one."""
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalSnapshot(Snapshot):
+    """A network in this process, which is at `generator.network`."""
+
+    def __init__(self, path: Path, generator: Generator) -> None:
+        self.path, self.generator, self.facts = path, generator, generator.facts()
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return getattr(self.generator, name)(*arguments, **options)
+
+
+class HostSnapshot(Snapshot):
+    """A host's pickle, in a process of its own that ends with this object, or with this process."""
+
+    def __init__(self, path: Path, host: str, folder: Path, device: str) -> None:
+        self.path, self.host = path, host
+        context = multiprocessing.get_context("spawn")  # a forked process has threads and modules of this one
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, host, str(folder)), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self.facts = self._ask("open", str(path), device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return self._ask("call", name, arguments, options)
+
+    def _ask(self, *request: Any) -> Any:
+        """The answer; what the process draws from torch's global stream counts as drawn from this process's."""
+        try:
+            self._pipe.send_bytes(pickle.dumps((torch.get_rng_state(), *request)))
+            error, answer, stream = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as lost:
+            self._process.join(5)
+            raise UserError(
+                f"{self.path}: the process that ran {self.host}'s network ended (exit {self._process.exitcode}). "
+                "What it printed last says why; with nothing printed, memory may have run out."
+            ) from lost
+        torch.set_rng_state(stream)
+        if error is not None:
+            raise error
+        return answer
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def open_snapshot(
+    path: Path, device: str | None = None, host: str | None = None, vendor: Path = ROOT / "vendor"
+) -> Snapshot:
+    """Open a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
+
+    A pickle runs code of its own when it is opened: only open files that you trust. No other file is opened.
+
+    Args:
+        path: the file.
+        device: for torch; a GPU where there is one, if None.
+        host: whose pickle it is; found from the source that the pickle carries, if None.
+        vendor: where the hosts' checkouts are, each under its name.
+
+    Raises:
+        UserError: where the file is absent, empty, cut off or no snapshot, its host cannot be told or is not fetched.
+            One line that names the file.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    start = _first_bytes(path)
+    if start.startswith(b"PK"):  # torch.save's zip
+        return LocalSnapshot(path, _open_mini(path, device))
+    if not start.startswith((b"\x80", b"(", b"c")):
+        raise UserError(f"{path}: is neither a snapshot of experiments/mini nor a pickle. Give a trained generator.")
+    _check_whole(path)
+    name = host or host_of(path)
+    if name not in HOSTS:
+        raise UserError(f"open_snapshot: host must be one of {', '.join(HOSTS)}; got {name!r}.")
+    folder = vendor / name
+    if not (folder / HOSTS[name].loader).is_file():
+        raise UserError(
+            f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: git submodule update --init "
+            f"vendor/{name}"
+        )
+    return HostSnapshot(path, name, folder, device)
+
+
+def host_of(path: Path) -> str:
+    """Whose pickle it is, from the network source that it carries, which is read and not run."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name, host in HOSTS.items():
+            if any(data.find(mark) >= 0 for mark in host.marks):
+                return name
+    raise UserError(
+        f"{path}: no generator of {', '.join(HOSTS)} was found in this pickle. If it is one of theirs, say whose: "
+        "--host NAME."
+    )
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Give a trained generator.") from error
+    if not start:
+        raise UserError(f"{path}: is empty. Give an earlier snapshot.")
+    return start
+
+
+def _check_whole(path: Path) -> None:
+    """A pickle's last byte is its stop code."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != pickle.STOP:
+            raise UserError(f"{path}: is cut off: a whole pickle ends in its stop code. Give an earlier snapshot.")
+
+
+def _open_mini(path: Path, device: str) -> Generator:
+    from experiments.mini.trainer import Options, build_generator
+
+    try:
+        # Tensors and plain values only: nothing in the file can run. Read first, for torch would keep it open.
+        content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: is cut off, damaged or no snapshot of experiments/mini ({_first_line(error)}). "
+            "Give an earlier snapshot."
+        ) from error
+    state = None
+    if isinstance(content, dict) and "options" in content:
+        state = content.get("generator", content.get("G_ema"))
+    if state is None:
+        raise UserError(f"{path}: is not a snapshot of experiments/mini. Give its final.pt or snapshot.pt.")
+    try:
+        network = build_generator(Options(**content["options"]))
+        network.load_state_dict(state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: is of another version of experiments/mini ({_first_line(error)}). Train it again."
+        ) from error
+    return generators.Mini(network, device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+# What follows runs in the process of its own.
+
+
+def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
+    """Answer requests until the pipe closes, which it does when the other process ends, too."""
+    os.dup2(2, 1)  # the hosts print; stdout is for what the command that is running here says
+    sys.path[:0] = [os.path.normpath(os.path.join(folder, part)) for part in HOSTS[host].paths]
+    generator: Generator | None = None
+    while True:
+        try:
+            stream, kind, *request = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            os._exit(0)  # nothing is left to do, and taking down what the host imported can take seconds
+        torch.set_rng_state(stream)
+        answer: Any = None
+        error: Exception | None = None
+        try:
+            if kind == "open":
+                generator = _open_pickle(Path(request[0]), host, request[1])
+                answer = generator.facts()
+            else:
+                name, arguments, options = request
+                answer = getattr(generator, name)(*arguments, **options)
+        except (UserError, ValueError) as expected:
+            error = expected
+        except Exception as unexpected:
+            traceback.print_exc()
+            error = RuntimeError(f"{host}: {type(unexpected).__name__}: {_first_line(unexpected)}")
+        pipe.send_bytes(pickle.dumps((error, answer, torch.get_rng_state())))
+
+
+def _open_pickle(path: Path, host: str, device: str) -> Generator:
+    import mtm_hosts.compat  # noqa: F401 - what an unpatched checkout misses of today's libraries
+
+    try:
+        legacy: Any = importlib.import_module("legacy")
+    except ImportError as error:
+        raise UserError(
+            f"{path}: vendor/{host} cannot be imported ({_first_line(error)}). Install what it needs: make setup"
+        ) from error
+    try:
+        with path.open("rb") as file:
+            network = legacy.load_network_pkl(file)["G_ema"]
+        return HOSTS[host].kind(network, device)
+    except Exception as error:  # whatever a foreign file's content brings about
+        raise UserError(
+            f"{path}: {host}'s loader cannot open it ({type(error).__name__}: {_first_line(error)}). "
+            "Give a whole snapshot of that codebase, or its --host."
+        ) from error

@@ -1,0 +1,13 @@
+"""What can train a run. To add a trainer: one module here with a TRAINER, and one line in MODULES."""
+
+from importlib import import_module
+
+from experiments.trainers.contract import Trainer
+
+MODULES = (
+    "mini",
+    "stylegan3",
+)
+TRAINERS: dict[str, Trainer] = {
+    trainer.name: trainer for trainer in (import_module(f"{__name__}.{module}").TRAINER for module in MODULES)
+}

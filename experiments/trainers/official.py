@@ -1,0 +1,265 @@
+"""A patched official codebase under vendor/, driven as a user would type it: train.py, then calc_metrics.py.
+
+Their train.py makes a new folder NNNNN-... at every start. This adapter resumes from the newest whole snapshot of all
+of them and reads them as one run. Beside a snapshot, patched trainers write a sidecar with the rest of their state
+(mtm_hosts): with it a resumed run continues exactly, counting kimg on. Without one they resume as upstream does, with
+fresh optimisers and from 0 kimg; then only what is left of the training is asked for, and kimg are added up here.
+
+A host is one subclass that says how its command line is spelt; see stylegan3.py.
+"""
+
+import hashlib
+import os
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.checked import Value, check, read_object
+from experiments.files import UserError
+from experiments.metrics import METRICS
+from experiments.trainers.contract import (
+    ROOT,
+    Measured,
+    Progress,
+    Run,
+    Step,
+    Tick,
+    Trainer,
+    first_line,
+    in_order,
+    last_line,
+    read_lines,
+)
+
+CURVES = {
+    "Loss/G/loss": "G_loss",
+    "Loss/D/loss": "D_loss",
+    "Loss/r1_penalty": "r1",
+    "Loss/pl_penalty": "path_penalty",
+    "Progress/augment": "augment",
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole network snapshot; `kimg` counts from the beginning of the run."""
+
+    path: Path
+    kimg: int
+    exact: bool  # its sidecar is there: training continues from it to the bit
+
+
+@dataclass(frozen=True)
+class Part:
+    """One start of train.py: its folder, and what is to add to its kimg."""
+
+    folder: Path
+    offset_kimg: float
+
+
+class Official(Trainer):
+    """What the official trainers have in common. Subclasses give name, host, folder, and what is spelt differently."""
+
+    host: str
+    stats = "stats.jsonl"
+
+    @property
+    def cwd(self) -> str:
+        """The folder to type commands in, relative to the repository."""
+        return f"vendor/{self.host}"
+
+    def spell(self, key: str, value: Value) -> str:
+        """An option as click takes it: a Boolean has a value."""
+        return f"--{key}={int(value) if isinstance(value, bool) else value}"
+
+    def train_argv(self, run: Run, options: dict[str, Value]) -> list[str]:
+        """The training command for options that hold seed, kimg and, where it resumes, resume."""
+        words = {"outdir": str(run.train.resolve()), "data": str(run.data.resolve()), **options}
+        return ["python", "train.py", *[self.spell(key, value) for key, value in words.items()]]
+
+    def metrics_argv(self, run: Run, snapshot: str, missing: list[str]) -> list[str]:
+        """The command that computes metrics of the host's own."""
+        words: dict[str, Value] = {"network": snapshot, "metrics": ",".join(missing), "data": str(run.data.resolve())}
+        words |= {"gpus": self.gpus(run)}
+        return ["python", "calc_metrics.py", *[self.spell(key, value) for key, value in words.items()]]
+
+    # What follows is the same for all.
+
+    def check(self, run: Run) -> None:
+        if not (ROOT / self.cwd / "train.py").is_file():
+            raise UserError(
+                f"run: {self.cwd} must be fetched; got no train.py in it. Run: git submodule update --init "
+                f"vendor/{self.host} && make patch HOST={self.host}"
+            )
+        applied = run.identity.get("host", {}).get("patches", {})
+        if (ROOT / "patches" / self.host / "mtm.patch").is_file() and "mtm" not in applied:
+            raise UserError(
+                f"run: {self.cwd} must be patched with mtm; got {', '.join(applied) or 'no patch'} applied whole. Run: "
+                f"make patch HOST={self.host}"
+            )
+        if "kimg" not in run.options:
+            raise UserError(f"run: row {run.row} must say how long it trains; got no option kimg. Add it.")
+
+    def gpus(self, run: Run) -> int:
+        return int(run.options.get("gpus", 1))
+
+    def train_step(self, run: Run) -> Step:
+        options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
+        options.pop("threads", None)
+        last = self.to_resume(run)
+        if last is not None:
+            options["resume"] = str(last.path.resolve())
+            options["kimg"] = options["kimg"] if last.exact else max(1, int(options["kimg"]) - last.kimg)
+        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=run.environment)
+
+    def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
+        theirs = [name for name in missing if METRICS[name].compute is None]
+        if theirs:
+            yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd, env=run.environment)
+        yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
+
+    def parts(self, run: Run) -> list[Part]:
+        """Every start of train.py in order, with the kimg at which it began where it counts from 0."""
+        folders = sorted(p for p in run.train.glob("*-*") if p.is_dir() and re.match(r"\d{5}-", p.name))
+        parts: list[Part] = []
+        for folder in folders:
+            resumed = self.resumed_from(folder)
+            before = next((p for p in parts if resumed and p.folder.name == resumed.parent.name), None)
+            begun_kimg = (before.offset_kimg + _kimg_of(resumed)) if before and resumed else 0.0
+            first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
+            counts_on = _sidecar(resumed) if first_kimg is None else first_kimg >= begun_kimg
+            parts.append(Part(folder, 0.0 if counts_on else begun_kimg))
+        return parts
+
+    def resumed_from(self, folder: Path) -> Path | None:
+        """The snapshot that this start of train.py resumed from."""
+        value = read_object(folder / "training_options.json").get("resume_pkl")
+        return Path(value) if value else None
+
+    def snapshots(self, run: Run) -> Iterator[Snapshot]:
+        """The whole snapshots of all parts, the newest first."""
+        found = [
+            (part.offset_kimg + _kimg_of(path), part.folder.name, path)
+            for part in self.parts(run)
+            for path in part.folder.glob("network-snapshot-*.pkl")
+        ]
+        for kimg, _, path in sorted(found, reverse=True):
+            if is_whole_pickle(path):
+                yield Snapshot(path, int(kimg), _sidecar(path))
+
+    def to_resume(self, run: Run) -> Snapshot | None:
+        """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
+        is no more than a beginning."""
+        snapshots = list(self.snapshots(run))
+        exact = [snapshot for snapshot in snapshots if snapshot.exact]
+        return next(iter(exact or [snapshot for snapshot in snapshots if snapshot.kimg > 0]), None)
+
+    def snapshot(self, run: Run) -> Path | None:
+        newest = next(self.snapshots(run), None)
+        return newest.path.resolve() if newest else None
+
+    def progress(self, run: Run) -> Progress:
+        total_kimg = float(run.options.get("kimg", 0))
+        parts = self.parts(run)
+        kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
+        ends = [
+            part.offset_kimg + _kimg_of(path)
+            for part in parts
+            for path in part.folder.glob("network-snapshot-*.pkl")
+            if path.stat().st_size
+        ]
+        values = {
+            "kimg": (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0,
+            "total_kimg": total_kimg,
+            "finished": max(ends, default=-1.0) >= total_kimg,
+        }
+        return check(Progress, values, f"{run.label}: {self.stats}")
+
+    def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
+        ticks: list[Tick] = []
+        before_s = 0.0
+        for part in self.parts(run):
+            own = [_tick(line, part, before_s) for line in read_lines(part.folder / self.stats, problems)]
+            ticks = in_order([*ticks, *[tick for tick in own if tick is not None]])
+            before_s = ticks[-1].elapsed_s or 0.0 if ticks else 0.0
+        return ticks
+
+    def planned_snapshot(self, run: Run) -> str:
+        return str(run.train.resolve() / f"00000-*/network-snapshot-{int(run.options['kimg']):06d}.pkl")
+
+    def measure(self, run: Run, name: str) -> Measured | None:
+        """Ours as every trainer's; theirs from the metric-*.jsonl beside the newest snapshot."""
+        if METRICS[name].compute is not None:
+            return super().measure(run, name)
+        snapshot, found = self.snapshot(run), None
+        for line in read_lines(snapshot.parent / f"metric-{name}.jsonl", []) if snapshot else []:
+            if snapshot and line.get("snapshot_pkl") == snapshot.name:
+                fingerprint = {"metric": name, "code": self.host, "num_gpus": line.get("num_gpus")}
+                fingerprint |= {"data_sha256": run.identity.get("data"), "detectors": _detectors()}
+                value = line.get("results", {}).get(name, "absent")
+                found = check(Measured, {"value": value, "fingerprint": fingerprint}, f"metric-{name}.jsonl")
+        return found
+
+    def facts(self, run: Run) -> dict[str, Any]:
+        parts = self.parts(run)
+        if not parts:
+            return {}
+        found = read_object(parts[0].folder / "training_options.json")
+        log = parts[0].folder / "log.txt"
+        total = re.search(r"^Total +(\d+)", log.read_text(errors="replace"), re.MULTILINE) if log.exists() else None
+        return found | ({"generator_parameters": int(total.group(1))} if total else {})
+
+
+def _detectors() -> str:
+    """Which feature extractors the host's metrics use: the official ones, or stand-ins by their content."""
+    folder = os.environ.get("MTM_DETECTORS")
+    if not folder:
+        return "official"
+    files = sorted(path for path in Path(folder).glob("*") if path.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def is_whole_pickle(path: Path) -> bool:
+    """Whether the file is one pickle to its end: read through, without executing anything of it."""
+    try:
+        with path.open("rb") as file:
+            for _ in pickletools.genops(file):
+                pass
+    except (OSError, ValueError, EOFError, KeyError):
+        return False
+    return True
+
+
+def _kimg_of(snapshot: Path) -> int:
+    return int(snapshot.stem.rpartition("-")[2])
+
+
+def _sidecar(snapshot: Path | None) -> bool:
+    """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
+    if snapshot is None:
+        return True
+    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt"))
+
+
+def _mean(line: dict[str, Any], key: str) -> float | None:
+    """A statistic's mean since the tick before; None where it was not reported, or is no finite number."""
+    statistic = line.get(key)
+    mean = statistic.get("mean") if isinstance(statistic, dict) and statistic.get("num") else None
+    return float(mean) if isinstance(mean, float | int) else None
+
+
+def _tick(line: dict[str, Any], part: Part, before_s: float) -> Tick | None:
+    kimg, seconds = _mean(line, "Progress/kimg"), _mean(line, "Timing/total_sec")
+    if kimg is None:
+        return None
+    curves = {name: value for key, name in CURVES.items() if (value := _mean(line, key)) is not None}
+    return Tick(
+        kimg=kimg + part.offset_kimg,
+        elapsed_s=before_s + (seconds or 0.0),
+        s_per_kimg=_mean(line, "Timing/sec_per_kimg"),
+        curves=curves,
+    )

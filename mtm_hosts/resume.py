@@ -1,0 +1,295 @@
+"""Exact resume: what a network pickle does not hold of a training, in a file beside it.
+
+Beside network-snapshot-NNNNNN.pkl lies training-state-NNNNNN.pt, written after the pickle and that tick's metrics, and
+training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
+share. The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of
+Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own
+tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data. What
+data-loader workers draw at random is not: only the video hosts do that.
+
+Environment:
+    MTM_RESUME=weights: pay no attention to these files; --resume does what upstream does.
+"""
+
+import hashlib
+import os
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtm_hosts.hosts import fail
+
+KEEP = 2  # the newest states of a run; they are larger than the pickles, and one spare is for a damaged pickle
+_MODULES = ("G", "D", "G_ema", "augment_pipe")
+_COUNTERS = ("cur_nimg", "cur_tick", "tick_start_nimg", "batch_idx")
+# The arguments of the loops that decide what the next iteration computes.
+_OPTIONS = (
+    *("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "augment_kwargs", "training_set_kwargs"),
+    *("random_seed", "num_gpus", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval"),
+    *("D_reg_interval", "augment_p", "ada_target", "ada_interval", "ada_kimg", "ada_linear"),
+)
+# What the hosts change for any --resume, since it begins anew there: (argument, key in it).
+_CHANGED = (
+    ("ada_kimg", None),
+    ("ema_rampup", None),
+    ("loss_kwargs", "blur_init_sigma"),
+    ("loss_kwargs", "gpc_reg_fade_kimg"),
+)
+
+
+def state_path(pkl: str | Path, rank: int = 0) -> Path:
+    """Where the state that belongs to a pickle lies, for a rank."""
+    pkl = Path(pkl)
+    name = pkl.stem.removeprefix("network-snapshot-") + (f"-rank{rank}" if rank else "")
+    return pkl.with_name(f"training-state-{name}.pt")
+
+
+def configure(c: Any) -> None:
+    """Before a run folder is made: check the state beside c.resume_pkl, and keep its run's options.
+
+    Where there is none, everything stays as upstream has it.
+
+    Raises:
+        SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.
+    """
+    pkl = c.get("resume_pkl")
+    if not pkl:
+        return
+    if not _continues(pkl):
+        print(f"Resume: the weights of {pkl} alone, from kimg 0, as upstream")
+        return
+    state = _read(state_path(pkl))
+    for rank in range(1, state["options"]["num_gpus"]):
+        _read(state_path(pkl, rank))
+    _check_pickle(pkl, state["pickle"])
+    _keep_options(c, state["options"])
+    _refuse_other_options(pkl, state["options"], c)
+    print(f"Resume: exactly as {pkl} was, from kimg {state['counters']['cur_nimg'] / 1e3:g}")
+
+
+def restore(loop: Mapping[str, Any]) -> tuple[Any, ...]:
+    """In the training loop, before its first iteration: continue exactly where there is a state to continue from.
+
+    Args:
+        loop: the loop's locals().
+
+    Returns:
+        cur_nimg, cur_tick, tick_start_nimg, batch_idx, training_set_iterator, for the loop to go on with: as they are
+        where it does not continue.
+    """
+    pkl = loop["resume_pkl"]
+    if not pkl or not _continues(pkl):
+        return (*(loop[name] for name in _COUNTERS), loop["training_set_iterator"])
+    shared = _read(state_path(pkl))
+    mine = _read(state_path(pkl, loop["rank"]))
+    _refuse_other_options(pkl, shared["options"], loop)
+    with torch.no_grad():
+        for name, buffers in mine["buffers"].items():
+            for key, buffer in loop[name].named_buffers():
+                buffer.copy_(buffers[key])
+        for name, tensor in mine["loss"].items():
+            vars(loop["loss"])[name].copy_(tensor)
+        for tensor, kept in zip(_grid(loop), mine["grid"], strict=True):
+            tensor.copy_(kept)
+    for optimiser, kept in zip(_optimisers(loop), shared["optimisers"], strict=True):
+        optimiser.load_state_dict(kept)
+    _restore_statistics(loop, mine["statistics"])
+    iterator = _skipped(loop, mine["counters"]["batch_idx"])
+    _set_random_states(mine["random"], loop["device"])  # last: what is above draws
+    return (*(mine["counters"][name] for name in _COUNTERS), iterator)
+
+
+def save(loop: Mapping[str, Any]) -> None:
+    """In the training loop, at the end of a tick: where it wrote a snapshot, write the state beside it.
+
+    The first rank's file is the last one and is moved into place, so a state that is there is whole. Training goes on
+    as if this were not called.
+    """
+    pkl, rank = loop["snapshot_pkl"], loop["rank"]
+    if pkl is None:
+        return
+    state = {
+        "counters": {name: int(loop[name]) for name in _COUNTERS},
+        "buffers": {name: dict(loop[name].named_buffers()) for name in _MODULES if loop[name] is not None},
+        "loss": {name: value for name, value in vars(loop["loss"]).items() if isinstance(value, torch.Tensor)},
+        "grid": _grid(loop),
+        "statistics": _statistics(loop),
+        "random": _random_states(loop["device"]),
+    }
+    if rank > 0:
+        _write(state, state_path(pkl, rank))
+    if loop["num_gpus"] > 1:
+        torch.distributed.barrier()
+    if rank == 0:
+        state["optimisers"] = [optimiser.state_dict() for optimiser in _optimisers(loop)]
+        state["options"] = _plain({name: loop[name] for name in _OPTIONS if name in loop})
+        state["pickle"] = {"size": os.path.getsize(pkl), "sha256": _sha256(pkl)}
+        _write(state, state_path(pkl))
+        _prune(Path(pkl).parent)
+
+
+def _continues(pkl: str) -> bool:
+    return os.environ.get("MTM_RESUME") != "weights" and state_path(pkl).is_file()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its bytes happen to say
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        fail(
+            f"--resume: cannot read the training state {path}: {type(error).__name__}: {reason} Pass an earlier "
+            "snapshot, or set MTM_RESUME=weights to start anew from the weights alone."
+        )
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _prune(folder: Path) -> None:
+    """Leave the newest states; a pickle without one can still be resumed from as upstream does."""
+    whole = [path for path in folder.glob("training-state-*.pt") if "-rank" not in path.name]
+    for path in sorted(whole, key=lambda p: p.stat().st_mtime_ns)[:-KEEP]:
+        path.unlink()
+        for more in folder.glob(f"{path.stem}-rank*.pt"):
+            more.unlink()
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_pickle(pkl: str, facts: Mapping[str, Any]) -> None:
+    size = os.path.getsize(pkl) if os.path.exists(pkl) else 0
+    if size != facts["size"] or _sha256(pkl) != facts["sha256"]:
+        fail(
+            f"--resume: {pkl} must be the pickle that {state_path(pkl).name} was written for, {facts['size']} bytes; "
+            f"got {size} bytes{' of other content' if size == facts['size'] else ''}. Pass an earlier snapshot."
+        )
+
+
+def _keep_options(c: Any, options: Mapping[str, Any]) -> None:
+    """Undo what the host changed for --resume: the run goes on with what it had."""
+    for name, key in _CHANGED:
+        if key is None:
+            c[name] = options[name]
+        elif key in options[name]:
+            c[name][key] = options[name][key]
+        else:
+            c[name].pop(key, None)
+
+
+def _refuse_other_options(pkl: str, options: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    here = _plain({name: now[name] for name in options if name in now})
+    different = list(_differences({name: options[name] for name in here}, here))
+    if different:
+        fail(
+            f"--resume: {pkl} continues exactly, so its options must stay; got {'; '.join(different)}. Pass the "
+            "options that it was trained with, or set MTM_RESUME=weights to start anew from the weights alone."
+        )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} {now}, which was {before}"
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    """Options as data. Left out: where the data lies, and the video hosts' whole configuration, with its paths."""
+    if isinstance(value, Mapping):
+        left_out = {"training_set_kwargs": "path", "loss_kwargs": "cfg"}.get(name)
+        return {str(key): _plain(v, str(key)) for key, v in value.items() if key != left_out}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _optimisers(loop: Mapping[str, Any]) -> list[torch.optim.Optimizer]:
+    return list({id(phase.opt): phase.opt for phase in loop["phases"]}.values())
+
+
+def _grid(loop: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The latents of the images that show progress: grid_z, or all that the video hosts keep in `vis`."""
+    shown = loop["vis"].values() if "vis" in loop else [loop.get("grid_z")]
+    tensors = [t for value in shown for t in (value if isinstance(value, tuple) else [value])]
+    return [t for t in tensors if isinstance(t, torch.Tensor)]
+
+
+def _statistics(loop: Mapping[str, Any]) -> dict[str, Any]:
+    """The counters of training_stats, and what its collectors have seen of them: ADA's heuristic reads these."""
+    stats = sys.modules[type(loop["stats_collector"]).__module__]
+    collectors = {name: loop[name] for name in ("stats_collector", "ada_stats") if loop[name] is not None}
+    return {
+        "counters": {name: {d.type: t for d, t in found.items()} for name, found in stats._counters.items()},
+        "cumulative": stats._cumulative,
+        "collectors": {name: [seen._cumulative, seen._moments] for name, seen in collectors.items()},
+    }
+
+
+def _restore_statistics(loop: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    stats = sys.modules[type(loop["stats_collector"]).__module__]
+    counters, cumulative = stats._counters, stats._cumulative
+    counters.clear()
+    for name, found in kept["counters"].items():
+        places = {kind: torch.device("cpu") if kind == "cpu" else loop["device"] for kind in found}
+        counters[name] = {places[kind]: tensor.to(places[kind]) for kind, tensor in found.items()}
+    cumulative.clear()
+    cumulative.update(kept["cumulative"])
+    for name, (seen, moments) in kept["collectors"].items():
+        loop[name]._cumulative.update(seen)
+        loop[name]._moments.update(moments)
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _set_random_states(kept: Mapping[str, Any], device: torch.device) -> None:
+    random.setstate(kept["python"])
+    name, keys, *rest = kept["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(kept["torch"])
+    if kept["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(kept["cuda"], device)
+
+
+def _skipped(loop: Mapping[str, Any], batches: int) -> Any:
+    """The loop's data iterator after that many batches: their indices are drawn, their images are not read."""
+    each = loop["batch_size"] // loop["num_gpus"]
+    sampler = _From(loop["training_set_sampler"], batches * each)
+    return iter(torch.utils.data.DataLoader(loop["training_set"], each, sampler=sampler, **loop["data_loader_kwargs"]))
+
+
+class _From(torch.utils.data.Sampler):
+    """Another sampler's indices from the count-th on."""
+
+    def __init__(self, sampler: torch.utils.data.Sampler, count: int) -> None:
+        self.sampler, self.count = sampler, count
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self.sampler), self.count, None)

@@ -1,0 +1,130 @@
+"""Made-up tables in a folder, as the runner leaves them, for the tests of the report."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments import ledger
+from experiments.folder import claim
+from experiments.images import STRENGTHS
+from experiments.provenance import provenance
+from experiments.table import Cost, Dataset, Preset, Row, Table
+from experiments.trainers.contract import IMAGES, Run
+
+CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
+TITLE = "Fréchet distance, random embedding"
+FINGERPRINT = {"backbone": "random", "weights_sha256": "ab" * 32, "ddof": 0}
+DATA = {"nimg": 9, "resolution_px": 8, "content_sha256": "cd" * 32, "skipped": 0}
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """Of this checkout and machine: git is asked once."""
+    return provenance(None)
+
+
+def make_row(id: str, title: str, mtm: str = "none", **given: Any) -> Row:
+    complete = {"trainer": "mini", "dataset": "d", "metrics": ["frechet"], "seeds": [0], "options": {"kimg": 3}}
+    return Row(id=id, title=title, mtm=mtm, **{**complete, **given})
+
+
+def make_table(
+    *, rows: list[Row] | None = None, meaningless: bool = False, credit: str = CREDIT, **given: Any
+) -> Table:
+    """Two rows, plain and low, unless others are given."""
+    rows = rows or [make_row("plain", "Plain", **given), make_row("low", "MTM <Low>", "low", baseline="plain", **given)]
+    cost = Cost(hours=1, machine="m", memory_gb=1, disk_gb=1)
+    return Table(
+        name="t",
+        title="A <title> & more",
+        about="About it.",
+        datasets={"d": Dataset(recipe="own", title="Shapes", credit=credit)},
+        presets={"full": Preset(cost=cost, meaningless=meaningless)},
+        rows=rows,
+    )
+
+
+def make_run(table: Table, row: Row, seed: int, out: Path) -> Run:
+    return Run(
+        table=table.name,
+        preset=table.preset,
+        row=row.id,
+        title=row.title,
+        trainer=row.trainer,
+        mtm=row.mtm,
+        seed=seed,
+        options=row.options,
+        dataset=row.dataset,
+        metrics=row.metrics,
+        samples_nimg=5,
+        identity={},
+        folder=out / "runs" / row.id / f"{seed}-0123abcd",
+    )
+
+
+def start(out: Path, table: Table) -> None:
+    """What the runner notes before anything has run."""
+    runs = [make_run(table, row, seed, out) for row in table.rows for seed in row.seeds]
+    claim(out, table, {"d": DATA}, runs)
+
+
+def finish(
+    out: Path,
+    table: Table,
+    row_id: str,
+    value: float | None,
+    *,
+    seed: int = 0,
+    status: str = "done",
+    entry: dict[str, Any] | None = None,
+    **fingerprint: Any,
+) -> None:
+    """An attempt at a run with one metric, its ticks and images. `entry` replaces keys of the ledger's line."""
+    row = table.row(row_id)
+    folder = make_run(table, row, seed, out).folder
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    ticks = [
+        {"kimg": k, "elapsed_s": k * 9.0, "s_per_kimg": 9.0, "G_loss": 1 / k, "path_length": 0.2 * k + seed, "odd": k}
+        for k in (1.0, 2.0, 3.0)
+    ]
+    (folder / "train" / "stats.jsonl").write_text("".join(json.dumps(tick) + "\n" for tick in ticks))
+    draw(folder / IMAGES, row.mtm != "none")
+    measured = {"frechet": {"value": value, "fingerprint": FINGERPRINT | fingerprint}}
+    line = {
+        "event": "row",
+        "row": row_id,
+        "run": folder.relative_to(out).as_posix(),
+        "status": status,
+        "seed": seed,
+        "wall_s": 27.0,
+        "peak_rss_bytes": 123_000_000,
+        "commands": [f"python -m train --outdir OUT/runs/{row_id}"],
+        "trainer": {"mtm_impl": "native", "generator_parameters": 12345},
+        "metrics": measured if status == "done" else {},
+        **facts(),
+    }
+    ledger.append_entry(out / ledger.NAME, {k: v for k, v in {**line, **(entry or {})}.items() if v is not ...})
+
+
+def draw(folder: Path, mtm: bool, noise_seed: int | None = None) -> None:
+    """A run's images: teal ones, a red bar that moves with the strength; or noise, which compresses worst."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = None if noise_seed is None else np.random.default_rng(noise_seed)
+
+    def save(name: str, width: int, height: int, bar: float | None = None) -> None:
+        pixels = np.full((height, width, 3), (0, 128, 128), dtype=np.uint8)
+        if random is not None:
+            pixels[:] = random.integers(0, 256, pixels.shape, dtype=np.uint8)
+        if bar is not None:
+            pixels[:, int(bar * width * 0.6) : int(bar * width * 0.6) + width // 10] = (255, 0, 0)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+
+    scale = 1 if random is None else 6
+    for name in ["reals", "samples"] + ["fig4", "offsets"] * mtm:
+        save(name, 240 * scale, 100 * scale)
+    for strength in STRENGTHS if mtm else ():
+        save(f"strength-{strength:.1f}", 120 * scale, 20 * scale, strength)

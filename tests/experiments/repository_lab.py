@@ -1,0 +1,66 @@
+"""Copies of this repository's code to change in a test, and its commands run there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from overlay.catalog import load_hosts
+from overlay.git import open_checkout
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("experiments", "overlay", "tools", "mtm_ops", "mtm_hosts", "patches")
+
+
+class Repository:
+    """A copy in `root`, which is the working directory and the only place that its commands import from."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in PACKAGES:
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def add(self, path: str, text: str) -> None:
+        """A new file."""
+        assert not (self.root / path).exists()
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def insert(self, path: str, after: str, line: str) -> None:
+        """One line after the line `after`, which must be there once."""
+        text = (self.root / path).read_text()
+        assert text.count(f"{after}\n") == 1
+        (self.root / path).write_text(text.replace(f"{after}\n", f"{after}\n{line}\n"))
+
+    def patch(self, host: str) -> None:
+        """Fetches the host from this repository's vendor/ and applies every patch; skips where it is not fetched."""
+        known = next(h for h in load_hosts(ROOT) if h.name == host)
+        if open_checkout(known.folder) is None:
+            pytest.skip(f"{known.vendor} is not fetched: git submodule update --init {known.vendor}")
+        vendor = self.root / known.vendor
+        vendor.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["git", "clone", "-q", "--no-checkout", str(known.folder), str(vendor)], check=True)
+        subprocess.run(["git", "-C", str(vendor), "checkout", "-q", known.commit], check=True)
+        self.python("tools/apply_patches.py", "apply", "--host", host)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.root), "CUDA_VISIBLE_DEVICES": ""}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command in a session of its own."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = [sys.executable, *words]
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.environment, text=True, start_new_session=True, **pipes
+        )
+
+    def python(self, *words: str, ok: bool = True) -> str:
+        """What a command printed."""
+        done = self.start(*words)
+        output, _ = done.communicate(timeout=1800)
+        assert not ok or done.returncode == 0, output
+        return output

@@ -1,0 +1,173 @@
+"""--resume continues exactly where a training state lies beside the pickle, and does what upstream does elsewhere."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from stylegan3_lab import arguments
+
+PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"
+WHOLE = {"iterations": 5, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 5; ADA adjusts after 4
+ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
+
+
+def settled(state):
+    """A state without what a clock says."""
+    statistics = state["statistics"]
+    collected = [named for seen in statistics["collectors"].values() for named in seen]
+    for named in (statistics["counters"], statistics["cumulative"], *collected):
+        for name in [n for n in named if n.startswith(("Timing/", "Resources/"))]:
+            del named[name]
+    return {key: value for key, value in state.items() if key != "pickle"}
+
+
+def assert_equal(a, b, where=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def assert_same_training(first, second, states=(STATE,)):
+    for name in states:
+        one, two = (torch.load(Path(run, name), weights_only=True) for run in (first, second))
+        assert_equal(settled(one), settled(two))
+    one, two = (pickle.loads(Path(run, PKL).read_bytes()) for run in (first, second))
+    for name in ("G", "D", "G_ema", "augment_pipe"):
+        if one[name] is not None:
+            assert_equal(one[name].state_dict(), two[name].state_dict(), name)
+
+
+@pytest.fixture(scope="module")
+def importable(stylegan3):
+    """The checkout's modules, which the pickles name."""
+    sys.path.insert(0, str(stylegan3["patched"].folder))
+    yield
+    sys.path.remove(str(stylegan3["patched"].folder))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "more", "options"),
+    [
+        ("stylegan2", ("--aug", "ada"), ADA),
+        pytest.param("stylegan2", ("--mtm", "none", "--workers", "2"), {}, marks=pytest.mark.slow),
+        pytest.param("stylegan3-t", ("--aug", "ada"), ADA, marks=pytest.mark.slow),
+        pytest.param("stylegan3-r", (), {}, marks=pytest.mark.slow),
+    ],
+    ids=["stylegan2-ada", "stylegan2-none", "stylegan3-t-ada", "stylegan3-r"],
+)
+def test_a_stopped_training_goes_on_to_the_bit(stylegan3, importable, pictures, tmp_path, cfg, more, options):
+    def train(name, *also, **part):
+        words = arguments(cfg, pictures, tmp_path / name, *more, *also)
+        return stylegan3["patched"].probe("train_part", arguments=words, **WHOLE, **options, **part)
+
+    straight, stopped = train("straight"), train("stopped", stop=3)
+    assert torch.load(Path(stopped, STATE), weights_only=True)["counters"]["batch_idx"] == 3
+    assert_same_training(straight, train("stopped", "--resume", f"{stopped}/{PKL}"))
+
+
+def test_two_ranks_go_on_to_the_bit(stylegan3, importable, pictures, tmp_path):
+    checkout = stylegan3["patched"]
+
+    def train(name, *also, **part):
+        words = arguments("stylegan2", pictures, tmp_path / name, "--gpus", "2", "--mbstd-group", "2", *also)
+        told = {"arguments": [*words, "--aug", "ada"], **WHOLE, **ADA, **part}
+        probe = checkout.command("train_part", tmp_path / f"{name}-RANK.pt", told)
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
+        checkout.run(*launcher, sys.executable, *probe, OMP_NUM_THREADS="1")
+        return torch.load(tmp_path / f"{name}-1.pt")
+
+    straight, stopped = train("straight"), train("stopped", stop=3)
+    states = (STATE, "training-state-000000-rank1.pt")
+    buffers = [torch.load(Path(stopped, name), weights_only=True)["buffers"]["G"] for name in states]
+    assert not torch.equal(*(b["mapping.w_avg"] for b in buffers)), "ranks differ in what no pickle holds"
+    assert_same_training(straight, train("stopped", "--resume", f"{stopped}/{PKL}"), states)
+
+
+def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, importable, pictures, tmp_path):
+    def train(checkout, name, *also):
+        words = arguments("stylegan2", pictures, tmp_path / name, *also)
+        return stylegan3[checkout].probe("train_part", arguments=words, iterations=2)
+
+    start = f"{train('base', 'start')}/{PKL}"
+    theirs, ours = (
+        train("base", "theirs", "--resume", start),
+        train("patched", "ours", "--resume", start, "--mtm", "none"),
+    )
+    one, two = (pickle.loads(Path(run, PKL).read_bytes()) for run in (theirs, ours))
+    for name in ("G", "D", "G_ema"):
+        assert_equal(one[name].state_dict(), two[name].state_dict(), name)
+
+
+@pytest.fixture(scope="module")
+def saved(stylegan3, pictures, tmp_path_factory):
+    words = arguments("stylegan2", pictures, tmp_path_factory.mktemp("saved"))
+    return Path(stylegan3["patched"].probe("train_part", arguments=words, iterations=1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "more", "complaint"),
+    [
+        ((PKL, 1000), (), f"{PKL} must be the pickle that {STATE} was written for, "),
+        ((STATE, 1000), (), "cannot read the training state "),
+        ((STATE, 0), (), "cannot read the training state "),
+        (None, ("--batch", "8", "--mtm", "low,4"), "its options must stay; got "),
+    ],
+    ids=["pickle", "state", "empty", "options"],
+)
+def test_what_cannot_continue_exactly_is_refused_in_one_line(
+    stylegan3, saved, pictures, tmp_path, damage, more, complaint
+):
+    for name in (PKL, STATE):
+        data = (saved / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: damage[1]] if damage and damage[0] == name else data)
+    words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", str(tmp_path / PKL), *more)
+    if damage and damage[0] == PKL:
+        words += ["--dry-run"]
+    (said,) = stylegan3["patched"].probe("options", argument_lists=[words])
+    line = said.splitlines()[-1]
+    assert line.startswith("Error: --resume: ")
+    assert str(tmp_path / (damage[0] if damage else PKL)) in line
+    assert "Training options" not in said
+    if damage is None:
+        assert "G_kwargs.mtm low,4, which was low" in line
+        assert "batch_size 8, which was 4" in line
+
+
+def test_the_weights_alone_can_be_asked_for(stylegan3, saved, pictures, tmp_path):
+    words = arguments(
+        "stylegan2", pictures, tmp_path / "out", "--resume", str(saved / PKL), "--mtm", "low,4", "--dry-run"
+    )
+    done = stylegan3["patched"].run("train.py", *words, MTM_RESUME="weights")
+    assert "the weights of " in done.stdout
+    assert '"ada_kimg": 100' in done.stdout
+    done = stylegan3["patched"].run("train.py", *words[:-3], "--dry-run")
+    assert "exactly as " in done.stdout
+    assert '"ada_kimg": 500' in done.stdout
+
+
+def test_the_newest_states_are_kept_and_every_pickle(tmp_path):
+    import os
+
+    from mtm_hosts import resume
+
+    for number in range(4):
+        for path in (tmp_path / f"network-snapshot-00000{number}.pkl", tmp_path / f"training-state-00000{number}.pt",
+                     tmp_path / f"training-state-00000{number}-rank1.pt"):  # fmt: skip
+            path.write_bytes(b"")
+            os.utime(path, (number, number))
+    resume._prune(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == [
+        f"training-state-00000{n}{rank}.pt" for n in (2, 3) for rank in ("-rank1", "")
+    ]
+    assert len(list(tmp_path.glob("*.pkl"))) == 4

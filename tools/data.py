@@ -1,0 +1,68 @@
+"""Make a data set: from what its publisher gives, or rendered, to the zip that every trainer reads.
+
+    python -m tools.data --help                         what there is, how to obtain it, on which terms
+    python -m tools.data openmoji faces.zip
+    python -m tools.data images PHOTOS cats32.zip --resolution 32
+
+The registry: experiments/datasets/__init__.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.datasets import RECIPES
+from experiments.datasets.recipe import Recipe
+from experiments.files import UserError
+
+
+class Recipes(click.Group):
+    """A command for each recipe of the registry."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(RECIPES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return make_command(RECIPES[cmd_name]) if cmd_name in RECIPES else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Data sets"):
+            formatter.write_dl([(recipe.name, f"{recipe.title} {terms(recipe)}") for recipe in RECIPES.values()])
+
+
+def terms(recipe: Recipe) -> str:
+    """How to obtain it, and its licence, as one text."""
+    return f"{recipe.obtain} Licence: {recipe.licence}"
+
+
+def make_command(recipe: Recipe) -> click.Command:
+    """The command that runs this recipe."""
+
+    def run(dest: Path, source: Path | None = None, **options: Any) -> None:
+        try:
+            info = recipe.run(source, dest, **options)
+        except UserError as error:
+            raise click.ClickException(str(error)) from None
+        skipped = f", {info.skipped} broken ones skipped" if info.skipped else ""
+        credit = f"\n{recipe.credit}" if recipe.credit else ""
+        click.echo(
+            f"{dest}: {info.nimg} images of {info.resolution_px} x {info.resolution_px} px{skipped}, "
+            f"content {info.content_sha256[:12]}{credit}"
+        )
+
+    path = click.Path(path_type=Path)
+    arguments = [click.Argument(["source"], type=path)] * recipe.takes_source
+    arguments.append(click.Argument(["dest"], type=path))
+    help_text = f"{recipe.title}\n\n{terms(recipe)}"
+    return click.Command(recipe.name, params=[*arguments, *recipe.options], callback=run, help=help_text)
+
+
+@click.group(cls=Recipes)
+def main() -> None:
+    """Make the data set NAME from SOURCE, as its publisher gives it, at DEST: a zip that every trainer reads, with a
+    manifest. Each has a help of its own: python -m tools.data NAME --help."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tools.data")

@@ -1,0 +1,57 @@
+"""The images of a trained generator, for every trainer alike.
+
+    python -m tools.images runs/low/final.pt --outdir runs/low/images --data faces.zip
+    python -m tools.images runs/stylegan2/00000-.../network-snapshot-000200.pkl --outdir images
+
+Writes samples.png, with --data reals.png, and where the generator has deformable layers fig4.png (the offsets on and
+off), offsets.png (the learned offsets) and strength-0.0.png to strength-1.5.png. A pickle runs code of its own when it
+is opened: only open files that you trust.
+"""
+
+from pathlib import Path
+
+import click
+import torch
+
+from experiments.files import UserError
+from experiments.images import make_images
+from experiments.snapshots import HOSTS, TRUST, open_snapshot
+
+
+@click.command(epilog=TRUST)
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data set, for real images beside the generated ones.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the latents.")
+@click.option("--count", type=click.IntRange(min=1), default=96, show_default=True, help="Images in the grids.")
+@click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
+@click.option("--host", type=click.Choice(list(HOSTS)), help="Whose pickle it is, where the file does not tell.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
+def main(
+    snapshot: Path,
+    outdir: Path,
+    data: Path | None,
+    seed: int,
+    count: int,
+    device: str | None,
+    host: str | None,
+    threads: int | None,
+) -> None:
+    """Draw the images of SNAPSHOT: final.pt or snapshot.pt of experiments.mini, or a pickle of an official codebase."""
+    if threads:
+        torch.set_num_threads(threads)
+    if snapshot.suffix == ".pkl":
+        click.echo(TRUST, err=True)
+    try:
+        with open_snapshot(snapshot, device, host) as opened:
+            paths = make_images(opened, outdir, data, seed, count)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    facts = opened.facts
+    layers = ", ".join(layer.name for layer in facts.layers) or "none"
+    click.echo(f"{snapshot}: {facts.trainer}, {facts.resolution} px, deformable layers: {layers}")
+    click.echo(f"{len(paths)} images in {outdir}: {', '.join(path.stem for path in paths)}")
+
+
+if __name__ == "__main__":
+    main()
