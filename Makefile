@@ -89,7 +89,7 @@ count-params: $(READY)  ## Parameters with and without MTM, beside the paper's T
 test: $(READY_DEV)  ## Run the tests
 	$(PY) -m pytest
 
-test-torch: $(READY)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
+test-torch: $(READY_DEV)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
 	@python=$$($(PY) -m tools.torch_env $(TORCH)) && \
 		PYTHONPATH=. "$$python" -m pytest -p no:cacheprovider $(TORCH_TESTS)
 
