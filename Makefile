@@ -7,6 +7,11 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
+# A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line takes it.
+GIVEN     := $(filter command,$(origin PYTHON))
+GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
+GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
@@ -15,6 +20,9 @@ OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 HOST   ?=
 CONCERN ?=
+TORCH  ?= 2.11.0
+# What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
+TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py)
 
 # Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
 export MTM_DATA := $(value DATA)
@@ -25,8 +33,8 @@ RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(i
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart table report patch unpatch audit patch-check count-params test lint bench test-gpu bench-gpu \
-	bench-table4 cuda-report doctor clean
+.PHONY: help setup quickstart table report patch unpatch audit edits patch-check count-params test test-torch lint bench \
+	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -59,14 +67,17 @@ table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$$MTM_OUT"
 
-patch: $(READY)  ## Insert our lines into the official code under vendor/ (HOST=, CONCERN=, DRY_RUN=1)
+patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
 unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Show every inserted line where it goes; make -s audit > audit.diff for a plain file (HOST=, CONCERN=)
+audit: $(READY)  ## Print all that is inserted as one diff per host; make -s audit > audit.diff for a file (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
+
+edits: $(READY)  ## Print what is yours in the patched files, as a diff that git apply -R takes out (HOST=)
+	@$(OVERLAY) edits $(CHOSEN)
 
 patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
@@ -78,23 +89,31 @@ count-params: $(READY)  ## Parameters with and without MTM, beside the paper's T
 test: $(READY_DEV)  ## Run the tests
 	$(PY) -m pytest
 
+test-torch: $(READY_DEV)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
+	@python=$$($(PY) -m tools.torch_env $(TORCH)) && \
+		PYTHONPATH=. "$$python" -m pytest -p no:cacheprovider $(TORCH_TESTS)
+
 lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-bench: $(READY)  ## Time the op beside plain convolution and torchvision's deform_conv2d
+$(BENCH_READY): requirements-bench.txt $(READY)
+	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-bench.txt
+	@touch $@
+
+bench: $(BENCH_READY)  ## Time the op beside plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
 	$(PY) -m tools.bench
 
-test-gpu: $(READY_DEV)  ## Run the tests that need an NVIDIA GPU (fails where there is none)
-	@$(PY) -m tools.gpu "make test-gpu"
-	$(PY) -m pytest tests/gpu
+test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none (PYTHON= instead of .venv)
+	@$(GPU_PY) -m tools.gpu "make test-gpu"
+	$(GPU_PY) -m pytest tests/gpu
 
-bench-gpu: $(READY)  ## Time the op on a GPU beside plain convolution, torchvision and the floor
-	$(PY) -m tools.bench_gpu
+bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torchvision and the roofline (PYTHON=)
+	$(GPU_PY) -m tools.bench --device cuda
 
-bench-table4: $(READY)  ## The paper's Table 4 costs: a training iteration of StyleGAN2 with MTM none, low, mid, high
-	$(PY) -m tools.bench_table4
+bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
+	$(GPU_PY) -m tools.bench_table4
 
 cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report
@@ -102,5 +121,5 @@ cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four ar
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
-clean:  ## Remove .venv and caches; runs/ and data/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove .venv, .torch and caches; runs/ and data/ stay
+	rm -rf $(VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

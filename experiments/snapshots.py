@@ -197,22 +197,38 @@ def open_snapshot(
             One line that names the file.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = _recognise(path, host, vendor)
+    if name is None:
+        return LocalSnapshot(path, _open_mini(path, device))
+    return HostSnapshot(path, name, vendor / name, device)
+
+
+def open_here(path: Path, host: str | None = None, vendor: Path = ROOT / "vendor") -> Generator:
+    """The generator of a snapshot on the CPU, in this process, on whose sys.path a pickle's host then stays: open one
+    only. Arguments, trust and errors: `open_snapshot`."""
+    name = _recognise(path, host, vendor)
+    if name is None:
+        return _open_mini(path, "cpu")
+    return _open_pickle(path, name, vendor / name, "cpu")
+
+
+def _recognise(path: Path, host: str | None, vendor: Path) -> str | None:
+    """Whose pickle the file is; None for mini's snapshot. Raises UserError where it is neither, or cannot be opened."""
     start = _first_bytes(path)
     if start.startswith(b"PK"):  # torch.save's zip
-        return LocalSnapshot(path, _open_mini(path, device))
+        return None
     if not start.startswith((b"\x80", b"(", b"c")):
         raise UserError(f"{path}: is neither a snapshot of experiments/mini nor a pickle. Give a trained generator.")
     _check_whole(path)
     name = host or host_of(path)
     if name not in HOSTS:
         raise UserError(f"open_snapshot: host must be one of {', '.join(HOSTS)}; got {name!r}.")
-    folder = vendor / name
-    if not (folder / HOSTS[name].loader).is_file():
+    if not (vendor / name / HOSTS[name].loader).is_file():
         raise UserError(
             f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: git submodule update --init "
             f"vendor/{name}"
         )
-    return HostSnapshot(path, name, folder, device)
+    return name
 
 
 def host_of(path: Path) -> str:
@@ -276,13 +292,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-# What follows runs in the process of its own.
-
-
 def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
     """Answer requests until the pipe closes, which it does when the other process ends, too."""
     os.dup2(2, 1)  # the hosts print; stdout is for what the command that is running here says
-    sys.path[:0] = [os.path.normpath(os.path.join(folder, part)) for part in HOSTS[host].paths]
     generator: Generator | None = None
     while True:
         try:
@@ -294,7 +306,7 @@ def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
         error: Exception | None = None
         try:
             if kind == "open":
-                generator = _open_pickle(Path(request[0]), host, request[1])
+                generator = _open_pickle(Path(request[0]), host, Path(folder), request[1])
                 answer = generator.facts()
             else:
                 name, arguments, options = request
@@ -307,9 +319,10 @@ def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
         pipe.send_bytes(pickle.dumps((error, answer, torch.get_rng_state())))
 
 
-def _open_pickle(path: Path, host: str, device: str) -> Generator:
+def _open_pickle(path: Path, host: str, folder: Path, device: str) -> Generator:
     import mtm_hosts.compat  # noqa: F401 - what an unpatched checkout misses of today's libraries
 
+    sys.path[:0] = [os.path.normpath(folder / part) for part in HOSTS[host].paths]
     try:
         legacy: Any = importlib.import_module("legacy")
     except ImportError as error:

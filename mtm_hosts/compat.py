@@ -27,18 +27,23 @@ def strtobool(value: str) -> bool:
     return word in _TRUE
 
 
+def _absent(name: str) -> bool:
+    """A module in sys.modules counts, also another package's stand-in without a spec, at which find_spec fails."""
+    return name not in sys.modules and importlib.util.find_spec(name) is None
+
+
 def provide_pkg_resources() -> None:
     """setuptools 82 has no pkg_resources any more; the hosts compare versions with it."""
-    if importlib.util.find_spec("pkg_resources") is None:
+    if _absent("pkg_resources"):
         _provide("pkg_resources", parse_version=torch.torch_version.TorchVersion)
 
 
 def provide_distutils() -> None:
     """Python 3.12 has no distutils any more; the hosts read booleans with it."""
-    if importlib.util.find_spec("distutils") is None:
+    if _absent("distutils"):
         with contextlib.suppress(ImportError):
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
-    if importlib.util.find_spec("distutils") is None:
+    if _absent("distutils"):
         util = _provide("distutils.util", strtobool=strtobool)
         _provide("distutils", util=util, __path__=[])
 

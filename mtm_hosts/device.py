@@ -32,6 +32,14 @@ class _StandIn(type):
     def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, _real)
 
+    # torch.fx asks whether a type is torch.device before it writes a device into a graph's code: torch.export,
+    # torch.compile.
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is _real
+
+    def __hash__(cls) -> int:
+        return hash(_real)
+
 
 def redirect(answer: _Answer) -> None:
     """From now on, pass each device that code outside torch makes with torch.device(...) through `answer`."""

@@ -147,11 +147,11 @@ def _pass_flag_on() -> None:
 
     It says that the gradients that are being taken are not wanted for weights, so that nobody need compute them.
     """
-    ours = vars(mtm_ops).get("no_weight_gradients")  # the op's next version has it
-    found: list[Any] = [module for name, module in sys.modules.items() if name.endswith("ops.conv2d_gradfix")]
-    for gradfix in found:
+    ours = mtm_ops.no_weight_gradients
+    modules: list[Any] = [module for name, module in sys.modules.items() if name.endswith("ops.conv2d_gradfix")]
+    for gradfix in modules:
         theirs = gradfix.no_weight_gradients
-        if ours is None or hasattr(theirs, "reaches_mtm"):
+        if hasattr(theirs, "reaches_mtm"):
             continue
 
         @contextlib.contextmanager

@@ -112,11 +112,14 @@ def find_nvcc() -> str | None:
     return next((path for place in places if (path := shutil.which(place))), None)
 
 
-def cache_dir() -> Path:
-    """Where binaries are kept: $MTM_CACHE_DIR, else mtm_ops in the user's cache folder."""
+def cache_dir() -> Path | None:
+    """Where binaries are kept: $MTM_CACHE_DIR, else mtm_ops in the user's cache folder; None without a home."""
     if named := os.environ.get("MTM_CACHE_DIR"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtm_ops"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtm_ops"
+    except RuntimeError:  # a container's user without an entry among the accounts
+        return None
 
 
 @functools.cache
@@ -141,11 +144,15 @@ def _remembered(capability: tuple[int, int] | None) -> ctypes.CDLL:
 def _load_or_error(capability: tuple[int, int] | None) -> ctypes.CDLL | BuildError:
     try:
         recipe = cpu_recipe() if capability is None else cuda_recipe(capability)
+        folder = cache_dir()
         # A folder that cannot be written, in a container say, may hold the library all the same.
-        ready = _is_whole(_library_file(recipe, cache_dir()))
-        return _load(recipe, cache_dir() if ready else _usable_cache_dir())
+        if folder is None or not _is_whole(_library_file(recipe, folder)):
+            folder = _usable_cache_dir()
+        return _load(recipe, folder)
     except BuildError as error:
         return error
+    except OSError as error:
+        return BuildError(f"the kernel could not be built or loaded: {error}. Set MTM_CACHE_DIR to a folder of yours.")
 
 
 def library_path(library: ctypes.CDLL) -> str:
@@ -163,8 +170,9 @@ def _load(recipe: Recipe, folder: Path) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(library))
         except OSError as error:
-            library.unlink(missing_ok=True)
-            if attempt == "rebuilt":
+            with suppress(OSError):  # of a folder that cannot be written
+                library.unlink(missing_ok=True)
+            if attempt == "rebuilt" or library.exists():
                 raise BuildError(
                     f"{library} was built but cannot be loaded: {error}. If its folder forbids execution, set "
                     "MTM_CACHE_DIR to one that does not."
@@ -214,9 +222,12 @@ def _compiler_version(compiler: Sequence[str]) -> str:
 
 def _usable_cache_dir() -> Path:
     """The cache folder, or one of this user's in the temporary folder where the first cannot be written."""
-    fallback = Path(tempfile.gettempdir()) / f"mtm_ops-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+    try:
+        fallback = Path(tempfile.gettempdir()) / f"mtm_ops-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+    except OSError:  # no temporary folder at all
+        fallback = None
     errors = []
-    for folder in (cache_dir(), fallback):
+    for folder in filter(None, (cache_dir(), fallback)):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Code is loaded from here: nobody else may be able to put it there.
@@ -237,7 +248,13 @@ def _lock(path: Path) -> Iterator[None]:
     except ImportError:  # no such locks on this system; the atomic rename still keeps the cache whole
         yield
         return
-    with open(path, "w") as file:
+    try:
+        opened = path.open("w")
+    except OSError as error:  # another user's, say
+        raise BuildError(
+            f"the lock {path} cannot be opened: {error}. Remove it, or set MTM_CACHE_DIR to a folder of yours."
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

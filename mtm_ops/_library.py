@@ -5,13 +5,18 @@ deform_conv2d_double_backward. Modulation stays outside, in plain torch (functio
 """
 
 import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _build, _native
-from .reference import output_size
+from . import _build, _flops, _native
+from ._checks import check_backward, check_double_backward, check_forward
+from ._matrix import empty_result
 
 NAMESPACE = "mtm_ops"
 KERNEL_DEVICES = ("cpu", "cuda")
@@ -22,8 +27,8 @@ for _schema in (
     f"deform_conv2d_backward(Tensor grad_y, Tensor x, Tensor weight, Tensor offset, Tensor? mask, {_GEOMETRY}, "
     "bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
     "deform_conv2d_double_backward(Tensor? gg_x, Tensor? gg_weight, Tensor? gg_offset, Tensor? gg_mask, "
-    f"Tensor grad_y, Tensor x, Tensor weight, Tensor offset, Tensor? mask, {_GEOMETRY}) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"Tensor grad_y, Tensor x, Tensor weight, Tensor offset, Tensor? mask, {_GEOMETRY}, "
+    "bool[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 ):
     _lib.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
@@ -31,8 +36,12 @@ _ops = torch.ops.mtm_ops
 
 
 @torch.compiler.assume_constant_result
-def why_not_native(device: str) -> str | None:
-    """None where the native kernel runs on this device type, else the reason. Builds the kernel if need be."""
+def why_not_native(device: str, index: int | None = None) -> str | None:
+    """None where the native kernel runs on this device, else the reason. Builds the kernel if need be.
+
+    Args:
+        device, index: a torch.device's type and index; the current device where the index is None.
+    """
     if device == "meta":
         return None  # shapes need no kernel
     if device not in KERNEL_DEVICES:
@@ -40,11 +49,19 @@ def why_not_native(device: str) -> str | None:
     try:
         if device == "cpu":
             _build.load_cpu()
-        else:
-            _build.load_cuda(torch.cuda.get_device_capability())
-    except _build.BuildError as error:
+        elif torch.cuda.is_available():  # else such a tensor is a fake one, whose shapes need no kernel either
+            _try_cuda(torch.cuda.current_device() if index is None else index)
+    except RuntimeError as error:
         return str(error)
     return None
+
+
+@functools.cache
+def _try_cuda(index: int) -> None:
+    """Raises RuntimeError where the kernel cannot be built, or does not start: a driver may be older than it needs."""
+    device = torch.device("cuda", index)
+    _build.load_cuda(torch.cuda.get_device_capability(device))
+    _native.probe(device)
 
 
 def deform_conv2d(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
@@ -65,34 +82,96 @@ def _refuse_forward_mode(*tensors: Tensor | None) -> None:
 
 
 def _fake_forward(x, weight, offset, mask, stride, padding, dilation):
-    size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return x.new_empty(x.shape[0], weight.shape[0], *size).contiguous(memory_format=_native.memory_format(x))
-
-
-def _empty_like(t: Tensor) -> Tensor:
-    return torch.empty_like(t, memory_format=_native.memory_format(t))
+    return empty_result((x.shape[0], weight.shape[0], *offset.shape[2:]), x)
 
 
 def _fake_backward(grad_y, x, weight, offset, mask, stride, padding, dilation, needs):
     return (
-        _empty_like(x) if needs[0] else x.new_empty(0),
-        _empty_like(weight) if needs[1] else weight.new_empty(0),
+        empty_result(x.shape, x) if needs[0] else x.new_empty(0),
+        empty_result(weight.shape, weight) if needs[1] else weight.new_empty(0),
         offset.new_empty(offset.shape) if needs[2] else offset.new_empty(0),
         mask.new_empty(mask.shape) if needs[3] and mask is not None else offset.new_empty(0),
     )
 
 
 def _fake_double_backward(
-    gg_x, gg_weight, gg_offset, gg_mask, grad_y, x, weight, offset, mask, stride, padding, dilation
+    gg_x, gg_weight, gg_offset, gg_mask, grad_y, x, weight, offset, mask, stride, padding, dilation, needs
 ):
-    results = _fake_backward(grad_y, x, weight, offset, mask, stride, padding, dilation, (True,) * 4)
-    return _empty_like(grad_y), *results
+    to_grad_y = empty_result(grad_y.shape, grad_y) if needs[0] else grad_y.new_empty(0)
+    return to_grad_y, *_fake_backward(grad_y, x, weight, offset, mask, stride, padding, dilation, needs[1:])
+
+
+def _checked(check, run):
+    """`run` after `check`, for real and fake kernels. Without autocast, which would cast the products inside: a
+    backward may run within autocast whose forward ran outside."""
+
+    def kernel(*args):
+        check(*args)
+        with torch._C._DisableAutocast():
+            return run(*args)
+
+    return kernel
 
 
 def _save(ctx, tensors, geometry) -> None:
     ctx.set_materialize_grads(False)  # an unused gradient comes as None, and its products are skipped
     ctx.save_for_backward(*tensors)
     ctx.geometry = geometry
+
+
+_weight_gradients_disabled = False  # global, not per thread: autograd runs a backward on threads of its own
+
+
+@contextmanager
+def no_weight_gradients(disable: bool = True) -> Iterator[None]:
+    """Backward passes that run within the context leave out the weight's gradient, and its share of the cost.
+
+    For impl="native"; the gradient is then None, as for a weight that does not require one. The semantics of
+    StyleGAN's conv2d_gradfix.no_weight_gradients. You need it only for `backward()`: `torch.autograd.grad(y, inputs)`
+    forms no gradient that `inputs` do not ask for, with or without it. With demodulation, the weight's gradient
+    through its norm stays.
+
+    Args:
+        disable: False leaves everything as it is, so that an option can be passed on.
+
+    >>> x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    >>> y = deform_conv2d(x, weight, torch.zeros(1, 18, 2, 2), None, (1, 1), (0, 0), (1, 1))
+    >>> with no_weight_gradients():
+    ...     y.sum().backward()
+    >>> weight.grad is None, x.grad is None
+    (True, False)
+    """
+    global _weight_gradients_disabled
+    before = _weight_gradients_disabled
+    _weight_gradients_disabled = before or disable
+    try:
+        yield
+    finally:
+        _weight_gradients_disabled = before
+
+
+def _needs(ctx, count: int, weight: int) -> list[bool]:
+    """Which gradients of the first `count` inputs this backward pass will use; `weight` is the weight's index.
+
+    ctx.needs_input_grad alone tells which inputs require one: autograd.grad(y, inputs) uses fewer, and path-length
+    regularisation asks for the latents' alone.
+    """
+    needs = [bool(n) for n in ctx.needs_input_grad[:count]]
+    for i, (node, _) in enumerate(ctx.next_functions[:count]):  # of tensors; the mask, which may be none, is the last
+        needs[i] = needs[i] and _will_run(node)
+    needs[weight] = needs[weight] and not _weight_gradients_disabled
+    return needs
+
+
+def _will_run(node) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that autograd.grad was asked for
+        return True
+
+
+def _pick(grads, needs) -> tuple[Tensor | None, ...]:
+    return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
 
 
 def _setup_forward(ctx, inputs, output) -> None:
@@ -102,20 +181,20 @@ def _setup_forward(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y):
     if grad_y is None:
         return (None,) * 7
-    needs = [bool(n) for n in ctx.needs_input_grad[:4]]
+    needs = _needs(ctx, 4, weight=1)
     grads = _ops.deform_conv2d_backward(grad_y, *ctx.saved_tensors, *ctx.geometry, needs)
-    return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None
+    return *_pick(grads, needs), None, None, None
 
 
 def _setup_backward(ctx, inputs, output) -> None:
     _save(ctx, inputs[:5], inputs[5:8])
-    ctx.has_mask = inputs[4] is not None
 
 
 def _double_backward(ctx, gg_x, gg_weight, gg_offset, gg_mask):
     cotangents = [None if gg is None or gg.numel() == 0 else gg for gg in (gg_x, gg_weight, gg_offset, gg_mask)]
-    grads = _ops.deform_conv2d_double_backward(*cotangents, *ctx.saved_tensors, *ctx.geometry)
-    return *grads[:4], grads[4] if ctx.has_mask else None, None, None, None, None
+    needs = _needs(ctx, 5, weight=2)
+    grads = _ops.deform_conv2d_double_backward(*cotangents, *ctx.saved_tensors, *ctx.geometry, needs)
+    return *_pick(grads, needs), None, None, None, None
 
 
 def _no_third_order(ctx, *grads):
@@ -136,15 +215,33 @@ def _autocast(device: str, key: torch._C.DispatchKey):
     return rule
 
 
+def _flop_formula(op: str, formula: Callable[..., int]) -> None:
+    log = logging.getLogger("torch.utils.flop_counter")
+    before = log.level
+    log.setLevel(logging.ERROR)  # importing it, torch 2.11 warns of a Triton that is missing
+    from torch.utils.flop_counter import register_flop_formula
+
+    log.setLevel(before)
+    register_flop_formula(getattr(_ops, op))(formula)
+
+
 def _register() -> None:
     name = functools.partial("{}::{}".format, NAMESPACE)
-    for key in ("CPU", "CUDA"):
-        _lib.impl("deform_conv2d", _native.forward, key)
-        _lib.impl("deform_conv2d_backward", _native.backward, key)
-        _lib.impl("deform_conv2d_double_backward", _native.double_backward, key)
-    torch.library.register_fake(name("deform_conv2d"), _fake_forward, lib=_lib)
-    torch.library.register_fake(name("deform_conv2d_backward"), _fake_backward, lib=_lib)
-    torch.library.register_fake(name("deform_conv2d_double_backward"), _fake_double_backward, lib=_lib)
+    kernels: dict[str, tuple[Callable[..., Any], ...]] = {  # op: check, real kernel, fake kernel, FLOPs
+        "deform_conv2d": (check_forward, _native.forward, _fake_forward, _flops.forward),
+        "deform_conv2d_backward": (check_backward, _native.backward, _fake_backward, _flops.backward),
+        "deform_conv2d_double_backward": (
+            check_double_backward,
+            _native.double_backward,
+            _fake_double_backward,
+            _flops.double_backward,
+        ),
+    }
+    for op, (check, real, fake, flops) in kernels.items():
+        for key in ("CPU", "CUDA"):
+            _lib.impl(op, _checked(check, real), key)
+        torch.library.register_fake(name(op), _checked(check, fake), lib=_lib)
+        _flop_formula(op, flops)
     register_autograd = functools.partial(torch.library.register_autograd, lib=_lib)
     register_autograd(name("deform_conv2d"), _backward, setup_context=_setup_forward)
     register_autograd(name("deform_conv2d_backward"), _double_backward, setup_context=_setup_backward)

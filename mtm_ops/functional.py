@@ -1,26 +1,20 @@
 """The public function: argument checks, modulation and demodulation around the deformable convolution."""
 
 import math
+import operator
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _library, reference
+from ._checks import LEAST, Geometry, check_pair, check_shapes, check_types, fail
 
+NAME = "modulated_deform_conv2d"
 IMPLS = ("auto", "native", "reference")
 _DEMODULATION_EPS = 1e-8
 _warned: set[str] = set()
-
-
-class Geometry(NamedTuple):
-    """Stride, padding and dilation, (y, x) each."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 def modulated_deform_conv2d(
@@ -46,15 +40,20 @@ def modulated_deform_conv2d(
 
     Args:
         x: [B, C, H, W].
-        weight: [O, C, kh, kw], of x's dtype.
+        weight: [O, C/n, kh, kw], of x's dtype. n, the number of weight groups (a grouped convolution: output channels
+            O/n*i to O/n*(i+1) see input channels C/n*i to C/n*(i+1) alone), is inferred and must divide C and O.
         offset: [B, 2*G*kh*kw, Ho, Wo] in input pixels, (dy, dx) per tap, taps row-major: torchvision's order. G, the
-            number of offset groups (channel ranges with offsets of their own), is inferred and must divide C.
-        style: [B, C] factors of the input channels, or None: neither modulation nor demodulation.
+            number of offset groups (channel ranges with offsets of their own), is inferred and must divide C. Offset
+            groups and weight groups are independent of each other.
+        style: [B, C] factors of the input channels, or None: neither modulation nor demodulation. With weight groups,
+            an output channel's norm is over its own C/n input channels. StyleGAN's batch folded into groups, x
+            [1, B*C, H, W] with a modulated weight [B*O, C, kh, kw] per sample, is n = G = B without a style.
         mask: [B, G*kh*kw, Ho, Wo] factors of the taps, or None.
         stride, padding, dilation: of the convolution, int or (y, x).
         demodulate: divide by the norm of the modulated weight; only with a style.
         impl: "native" (the compiled kernel), "reference" (plain torch), or "auto": native where it can be built,
-            else the reference, with one warning that says why.
+            else the reference, with one warning that says why. torch.export records the registered op for both
+            of the first two, also where it cannot be built.
 
     Returns:
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
@@ -65,8 +64,11 @@ def modulated_deform_conv2d(
     Border: a corner outside the image is 0. A tap at a non-finite place, or a pixel or more outside, sees 0 and has
         no gradient. A corner of weight 0 is multiplied, not skipped: NaN and infinity in x reach its neighbours.
     Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
-        forward mode NotImplementedError; torch.func's transforms do not take it. "reference" to any order. At whole
-        pixels the offset's gradient is that of the side towards larger coordinates.
+        forward mode NotImplementedError; torch.func's transforms do not take it. "reference" to any order.
+        torch.autograd.functional.hvp is of the third order for torch (it differentiates a double backward): use vhp,
+        which is of the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is
+        that of the side towards larger coordinates. Gradients that a pass does not ask for are not formed; see
+        `no_weight_gradients`.
     Determinism: the same bits on every call on the CPU; sampling and its gradients for any number of threads.
         On CUDA x's gradient adds in any order, unless torch.use_deterministic_algorithms(True); torch's own products
         then ask for CUBLAS_WORKSPACE_CONFIG.
@@ -79,17 +81,18 @@ def modulated_deform_conv2d(
     >>> modulated_deform_conv2d(x, weight, offset, style, padding=1, impl="reference").shape
     torch.Size([2, 4, 16, 16])
     """
-    geometry = Geometry(_pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1))
+    given = zip(Geometry._fields, (stride, padding, dilation), LEAST, strict=True)
+    geometry = Geometry(*(_pair(name, value, least[0]) for name, value, least in given))
     _check(x, weight, offset, style, mask, geometry)
-    native = _use_native(impl, x.device.type)
+    native = _use_native(impl, x.device)
     dtype = reference.accumulation_dtype(x.dtype)
     offset = offset.to(dtype)
     mask = None if mask is None else mask.to(dtype)
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate)
-    if native:
-        # The layout of the matrix product. Converting it here keeps it for the backward.
+    if native and torch.is_grad_enabled():
+        # The layout of the backward's matrix products, kept for them by converting it here.
         weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference
     y = run(x, weight, offset, mask, *geometry)
@@ -108,9 +111,19 @@ def _modulate(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool) -> tup
             limit = 1 / math.sqrt(weight[0].numel())
             weight = weight * (limit / _largest(weight, (1, 2, 3)))
             style = style * (1 / _largest(style, (1,))).to(style.dtype)
-        energy = weight.to(dtype).square().sum((2, 3))
-        gain = (style.to(dtype).square() @ energy.t() + _DEMODULATION_EPS).rsqrt()
+        energy = _norms(weight.to(dtype), style.to(dtype))
+        gain = (energy + _DEMODULATION_EPS).rsqrt()
         return x * style.to(x.dtype)[:, :, None, None], weight, gain
+
+
+def _norms(weight: Tensor, style: Tensor) -> Tensor:
+    """[B, O]: the squared norm of each sample's modulated weight per output channel."""
+    by_channel = weight.square().sum((2, 3))  # [O, C/n]
+    n = style.shape[1] // weight.shape[1]
+    if n == 1:
+        return style.square() @ by_channel.t()
+    styles = style.square().unflatten(1, (n, weight.shape[1])).transpose(0, 1)  # [n, B, C/n]
+    return torch.bmm(styles, by_channel.unflatten(0, (n, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
 def _largest(t: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -124,12 +137,17 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if _in_autocast(device) and x.dtype != torch.float64 else x.dtype
 
 
+@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 cannot trace what it asks
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 def _in_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def _no_autocast(device: str) -> AbstractContextManager:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
 
 
 def _autocast_reference(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, *geometry) -> Tensor:
@@ -138,12 +156,14 @@ def _autocast_reference(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor 
         return reference.deform_conv2d(x.to(dtype), weight.to(dtype), offset, mask, *geometry)
 
 
-def _use_native(impl: str, device: str) -> bool:
+def _use_native(impl: str, device: torch.device) -> bool:
     if impl not in IMPLS:
-        raise ValueError(f"modulated_deform_conv2d: impl must be one of {', '.join(IMPLS)}; got {impl!r}.")
+        fail(NAME, "impl", f"be one of {', '.join(IMPLS)}", repr(impl))
     if impl == "reference":
         return False
-    reason = _library.why_not_native(device)
+    if torch.compiler.is_exporting():
+        return True  # a graph names the op; its kernel is needed where the graph runs
+    reason = _library.why_not_native(device.type, device.index)
     if reason is None:
         return True
     if impl == "native":
@@ -151,7 +171,7 @@ def _use_native(impl: str, device: str) -> bool:
             f"modulated_deform_conv2d: impl='native' cannot run on {device}: {reason} "
             "Run python -m mtm_ops.doctor, or pass impl='reference'."
         )
-    _warn_once(device, reason)
+    _warn_once(device.type, reason)
     return False
 
 
@@ -169,57 +189,23 @@ def _warn_once(device: str, reason: str) -> None:
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
-        raise ValueError(
-            f"modulated_deform_conv2d: {name} must be an int, or two (y, x), of at least {least}; got {value!r}."
-        )
-    return pair
-
-
-def _fail(name: str, rule: str, got: object, error: type[Exception] = ValueError) -> None:
-    raise error(f"modulated_deform_conv2d: {name} must {rule}; got {got}.")
+    """(y, x) as ints; numpy's integers are taken as well."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    try:
+        pair = tuple(map(operator.index, values))
+    except TypeError:
+        pair = ()
+    check_pair(NAME, name, pair, least, value)
+    return pair  # type: ignore[return-value]
 
 
 def _check(
     x: Tensor, weight: Tensor, offset: Tensor, style: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> None:
     """Every rule on the arguments, each error with what was expected and what came."""
-    if x.ndim != 4 or 0 in x.shape[1:]:
-        _fail("x", "be [B, C, H, W] with C, H and W of at least 1", list(x.shape))
-    B, C, H, W = x.shape
-    if weight.ndim != 4 or weight.shape[1] != C or 0 in weight.shape:
-        _fail("weight", f"be [O, {C}, kh, kw] for x of {C} channels", list(weight.shape))
-    kh, kw = weight.shape[2:]
-    Ho, Wo = reference.output_size((H, W), (kh, kw), *geometry)
-    if Ho < 1 or Wo < 1:
-        _fail("x", f"be large enough for a {kh}x{kw} kernel with {geometry}, whose output would be {Ho}x{Wo}", [H, W])
-    per_group = 2 * kh * kw
-    if offset.ndim != 4 or offset.shape[1] == 0 or offset.shape[1] % per_group:
-        got = offset.shape[1] if offset.ndim == 4 else list(offset.shape)
-        _fail("offset", f"have 2*G*kh*kw channels, a multiple of {per_group} for this {kh}x{kw} weight", got)
-    G = offset.shape[1] // per_group
-    if C % G:
-        _fail("offset", f"have a number of groups that divides x's {C} channels", f"{G} groups")
-    if offset.shape != (B, G * per_group, Ho, Wo):
-        _fail("offset", f"be {[B, G * per_group, Ho, Wo]}, one pair per tap and output pixel", list(offset.shape))
-    if mask is not None and mask.shape != (B, G * kh * kw, Ho, Wo):
-        _fail("mask", f"be {[B, G * kh * kw, Ho, Wo]}, one factor per tap and output pixel", list(mask.shape))
-    if style is not None and style.shape != (B, C):
-        _fail("style", f"be {[B, C]}, one factor per sample and input channel", list(style.shape))
-    _check_types(x, weight, {"offset": offset, "style": style, "mask": mask})
-
-
-def _check_types(x: Tensor, weight: Tensor, others: dict[str, Tensor | None]) -> None:
-    supported = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-    if x.dtype not in supported:
-        _fail("x", "be float32, float64, float16 or bfloat16", x.dtype, TypeError)
-    if weight.dtype != x.dtype and not _in_autocast(x.device.type):
-        _fail("weight", f"have x's dtype, {x.dtype}", weight.dtype, TypeError)
-    for name, t in {"weight": weight, **others}.items():
-        if t is None:
-            continue
-        if not t.is_floating_point():
-            _fail(name, "be floating point", t.dtype, TypeError)
-        if t.device != x.device:
-            _fail(name, f"be on x's device, {x.device}", t.device)
+    check_shapes(NAME, x, weight, offset, mask, *geometry)
+    if style is not None and style.shape != x.shape[:2]:
+        rule = f"be {list(x.shape[:2])}, one factor per sample and input channel"
+        fail(NAME, "style", rule, list(style.shape))
+    others = {"offset": offset, "style": style, "mask": mask}
+    check_types(NAME, x, weight, others, mixed=_in_autocast(x.device.type))

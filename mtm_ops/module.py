@@ -4,12 +4,12 @@ StyleGAN's persistence pickles the source of this file into every snapshot. So i
 the top, and what it needs of the op it has itself where the op is not installed.
 """
 
+import contextlib
 import functools
 import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -83,7 +83,8 @@ class ModulatedTransformation(nn.Module):
                 f"got {list(w.shape)}."
             )
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        with torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext():
             return self._predict(x.to(dtype), w.to(dtype))
 
     def _predict(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -143,7 +144,7 @@ class ModulatedTransformation(nn.Module):
             )
         if input_gain is not None:
             # A 0-d gain multiplies half types in float32, as the host's multiplication of the weight does.
-            x = x * (input_gain.expand(len(x), -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
+            x = x * (input_gain.expand(x.shape[0], -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
         if demodulate:
             # As the hosts do before a half-precision product; demodulation cancels these factors.
             weight, style = _unit(weight, (1, 2, 3)), _unit(style, (1,))
@@ -213,7 +214,7 @@ def _sampled_conv2d(
     return y.to(x.dtype)
 
 
-@contextmanager
+@contextlib.contextmanager
 def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     """Within the context every ModulatedTransformation of `module` returns its offsets times `factor`.
 
@@ -251,7 +252,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
             m.strength = strength
 
 
-def offsets_disabled(module: nn.Module) -> AbstractContextManager[None]:
+def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[None]:
     """`offsets_scaled` by 0: every ModulatedTransformation of `module` becomes plain convolution.
 
     The switch of the paper's Fig. 4. Errors: those of `offsets_scaled`.

@@ -106,7 +106,9 @@ def deform_conv2d(
 
     Shapes as in `mtm_ops.modulated_deform_conv2d`; offset and mask in the accumulation dtype. Returns [B, O, Ho, Wo].
     """
-    O, C, kh, kw = weight.shape
-    B, _, Ho, Wo = offset.shape
+    O, width, kh, kw = weight.shape
+    (B, C), (Ho, Wo) = x.shape[:2], offset.shape[2:]
     columns = sample_columns(x, offset, mask, (kh, kw), stride, padding, dilation)
-    return (weight.reshape(O, C * kh * kw) @ columns.reshape(B, C * kh * kw, Ho * Wo)).view(B, O, Ho, Wo)
+    n = C // width  # weight groups
+    y = weight.reshape(n, O // n, width * kh * kw) @ columns.reshape(B, n, width * kh * kw, Ho * Wo)
+    return y.view(B, O, Ho, Wo)

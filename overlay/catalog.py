@@ -2,12 +2,13 @@
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import USAGE, OverlayError, Problem
-from .patchfile import Patch, parse
+from .errors import COMMAND, USAGE, OverlayError, Problem
+from .inserter import blob_hash, insert
+from .patchfile import FilePatch, Patch, parse
 
 _FACTS = ("url", "commit", "licence", "vendor")
 
@@ -114,6 +115,19 @@ def load_patches(host: Host, missing_ok: str | None = None) -> dict[str, Patch]:
 def _not_there(host: Host, concern: str) -> str:
     return (
         f"catalog: {host.patch_name(concern)} must exist, for patches/{host.name}/series lists it; got none. "
-        f"Write it with: python tools/apply_patches.py refresh --host {host.name} --concern {concern} "
+        f"Write it with: {COMMAND} refresh --host {host.name} --concern {concern} "
         "--why '...', or take it off the list"
     )
+
+
+def composed(host: Host, path: str, pristine: bytes, files: Mapping[str, FilePatch]) -> bytes:
+    """The file with these concerns' lines; each must first hash, alone, to what its patch claims."""
+    for concern, file in files.items():
+        got = blob_hash(insert(pristine, {concern: file.insertions}, f"{host.vendor}/{path}"))
+        if got != file.after:
+            raise OverlayError(
+                f"insert: {host.patch_name(concern)} must make {path} into what its index line says; "
+                f"expected {file.after}, got {got}. Undo the edit to the patch (git diff {host.patch_name(concern)}), "
+                f"or write it anew from a checkout: {COMMAND} refresh --host {host.name} --concern {concern}"
+            )
+    return insert(pristine, {c: f.insertions for c, f in files.items()}, f"{host.vendor}/{path}")

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from itertools import combinations
 
 from . import git
-from .catalog import Host, load_patches
+from .catalog import Host, composed, load_patches
 from .errors import OverlayError, Problem
 from .inserter import blob_hash, insert
 from .patchfile import Patch, render
@@ -87,17 +87,14 @@ def _file_hashes(host: Host, patches: dict[str, Patch], path: str, pristine: byt
             continue
         assert pristine is not None
         try:
-            after = blob_hash(insert(pristine, [file.insertions], path))
+            composed(host, path, pristine, {concern: file})
+            good[concern] = file.insertions
         except OverlayError as refusal:
             problems += refusal.problems
-            continue
-        good[concern] = file.insertions
-        if after != file.after:
-            problems.append(Problem(f"check: {name} must give the blob it names; expected {after}, got {file.after}."))
     if pristine is not None:
         seen: dict[str, tuple[str, ...]] = {}
         for chosen in (c for n in range(len(good) + 1) for c in combinations(good, n)):
-            twin = seen.setdefault(blob_hash(insert(pristine, [good[c] for c in chosen])), chosen)
+            twin = seen.setdefault(blob_hash(insert(pristine, {c: good[c] for c in chosen})), chosen)
             if twin != chosen:
                 sets = " and ".join("+".join(s) or "nothing" for s in (twin, chosen))
                 problems.append(

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from . import fs
 from .catalog import Host, load_hosts, select_hosts
 from .check import check as check_hosts
 from .errors import EXIT_CODES, FAILED, OK, USAGE, OverlayError, Problem
+from .fetch import fetch as fetch_hosts
 from .git import Checkout, open_checkout
 from .patchfile import parse, render
-from .plan import Change, plan
+from .plan import Change, plan, where
 from .record import locked
 from .refresh import Refreshed
 from .refresh import refresh as refresh_tree
+from .show import changed_lines
+from .show import edits as edits_of
 from .show import show as show_trees
 from .status import status as status_of
 from .transaction import commit, note
@@ -51,7 +55,10 @@ def cli(context: click.Context, root: Path) -> None:
 @_options(write=True)
 @click.pass_obj
 def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Insert the patches' lines. Repeating it changes nothing; one refusal, of any host, and nothing is written."""
+    """Insert the patches' lines, after fetching what is absent. One refusal, of any host, and nothing is written.
+
+    Repeating it changes nothing. Edits of your own stay, and are named.
+    """
     _write(root, "apply", hosts, concerns, dry_run)
 
 
@@ -59,13 +66,13 @@ def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run
 @_options(write=True)
 @click.pass_obj
 def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Take the patches' lines out again. Files with other edits are left alone and named."""
+    """Take the patches' lines out again. Edits of your own stay, and are named."""
     _write(root, "revert", hosts, concerns, dry_run)
 
 
 def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
     hosts = select_hosts(load_hosts(root), names, concerns)
-    with _opened(hosts, write=not dry_run) as checkouts:
+    with _opened(hosts, write=not dry_run, fetch=verb == "apply" and not dry_run) as checkouts:
         trees = [read_tree(h, checkouts[h.name]) for h in hosts]
         changes = plan(trees, verb, concerns)
         if not dry_run:
@@ -76,17 +83,25 @@ def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, .
 
 
 @contextmanager
-def _opened(hosts: list[Host], *, write: bool) -> Iterator[dict[str, Checkout | None]]:
+def _opened(hosts: list[Host], *, write: bool, fetch: bool = False) -> Iterator[dict[str, Checkout | None]]:
     """The hosts' checkouts by name; locked before anything is read where something may be written."""
-    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    checkouts = _checkouts(hosts, fetch=fetch)
     with locked([c for c in checkouts.values() if c and write]):
         yield checkouts
+
+
+def _checkouts(hosts: list[Host], *, fetch: bool = False) -> dict[str, Checkout | None]:
+    checkouts = {h.name: open_checkout(h.folder) for h in hosts}
+    if absent := [h for h in hosts if fetch and h.series and not checkouts[h.name]]:
+        fetch_hosts(absent)
+        checkouts |= _checkouts(absent)
+    return checkouts
 
 
 def _report(tree: Tree, changes: list[Change], done: str) -> None:
     name = tree.host.name
     for number, change in enumerate(changes, start=1):
-        has = ", ".join(change.concerns) or "pristine"
+        has = ", ".join(change.aim.concerns) or "pristine"
         click.echo(f"* {name} ({number}/{len(changes)}) {tree.host.vendor}/{change.path}: {done}, now {has}")
     if not tree.patches:
         click.echo(f"* {name}: no patches")
@@ -94,6 +109,9 @@ def _report(tree: Tree, changes: list[Change], done: str) -> None:
         click.echo(f"* {name}: not fetched, nothing to restore")
     elif not changes:
         click.echo(f"* {name}: nothing to do")
+    if kept := [v for v in tree.files.values() if v.current is not None and v.edited]:
+        click.echo(f"* {name}: edits of yours were kept, in {', '.join(where(tree.host, v) for v in kept)}:")
+        click.echo("\n".join(f"    {line}" for line in changed_lines(tree.host, kept)))
 
 
 @cli.command()
@@ -123,18 +141,38 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 )
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
-    """Print the readable diff, concern by concern, made from the checkout. Coloured on a terminal, plain in a pipe."""
-    trees = [read_tree(h, open_checkout(h.folder)) for h in select_hosts(load_hosts(root), hosts, concerns)]
-    lines = list(show_trees(trees, concerns, context))
-    for line in lines:
-        click.echo(_coloured(line))
+    """Print all that is inserted as one diff per host, with context, for git apply. Coloured on a terminal."""
+    trees = _trees(root, hosts, concerns, fetch=True)
+    _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
 
-def _coloured(line: str) -> str:
-    colours = {"+": "green", "@": "cyan", "#": "yellow"}
-    if line.startswith(("diff ", "--- ", "+++ ")):
-        return click.style(line, bold=True)
-    return click.style(line, fg=colours[line[0]]) if line[:1] in colours else line
+@cli.command()
+@_options()
+@click.pass_obj
+def edits(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
+    """Print what is yours in the patched files: a diff that git apply -R takes out."""
+    _print(edits_of(_trees(root, hosts, concerns), _colour()))
+
+
+def _trees(root: Path, names: tuple[str, ...], concerns: tuple[str, ...], *, fetch: bool = False) -> list[Tree]:
+    hosts = select_hosts(load_hosts(root), names, concerns)
+    checkouts = _checkouts(hosts, fetch=fetch)
+    return [read_tree(h, checkouts[h.name]) for h in hosts]
+
+
+def _colour() -> str:
+    return "--color=always" if _on_terminal() else "--color=never"
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _print(parts: Iterator[str]) -> None:
+    text = "".join(list(parts))  # all of it, or a refusal
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a file's bytes as they are
+    sys.stdout.write(text)
 
 
 @cli.command()

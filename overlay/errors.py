@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+COMMAND = "python tools/apply_patches.py"
+
 OK = 0
 FAILED = 1  # a patch file or a setting is wrong, or a file could not be written
 USAGE = 2  # click's own

@@ -19,8 +19,12 @@ def staged(target: Path) -> Path:
 
 
 def stage(target: Path, data: bytes, mode: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = step(os.open, staged(target), flags, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = step(os.open, staged(target), flags, 0o600)
+    except FileExistsError:  # left by a killed run whose record is gone too; the lock is held
+        discard(target)
+        handle = step(os.open, staged(target), flags, 0o600)
     try:
         rest = memoryview(data)
         while rest:
@@ -52,7 +56,7 @@ def write_atomic(target: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself must survive a power cut; where folders cannot be opened (Windows), the system orders it.
+    # The rename itself must survive a power cut; some file systems refuse to sync a folder.
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from .inserter import blob_hash
 # Set inside git hooks; with them, `git -C folder` would still speak of the hook's repository.
 _HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 
+_PLAIN_DIFF = ("core.autocrlf=false", "core.quotePath=false", "diff.suppressBlankEmpty=false")
+_DIFF_OPTIONS = ("--no-index", "--no-ext-diff", "--no-textconv", "--no-renames", "--text", "--no-prefix")
+
 
 @dataclass(frozen=True)
 class Checkout:
@@ -19,20 +24,25 @@ class Checkout:
     head: str
 
 
-def _git(folder: Path, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def environment() -> dict[str, str]:
+    """For git's children: no hook's variables, English words, and no lock that a user's own command could meet."""
     env = {k: v for k, v in os.environ.items() if k not in _HOOK_VARIABLES}
-    env |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}  # reading must not race a user's own git commands
+    return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def _git(folder: Path, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(["git", "-C", str(folder), *arguments], input=data, capture_output=True, env=env)
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, input=data, capture_output=True, env=environment())
     except FileNotFoundError:
         raise OverlayError(
             "git: the command must be on PATH; got none. Install git, then run the same again."
         ) from None
 
 
-def _output(folder: Path, *arguments: str, data: bytes | None = None) -> bytes:
+def _output(folder: Path, *arguments: str, data: bytes | None = None, good: Collection[int] = (0,)) -> bytes:
     done = _git(folder, *arguments, data=data)
-    if done.returncode:
+    if done.returncode not in good:
         said = done.stderr.decode(errors="replace").strip()
         raise OverlayError(
             f"git: {arguments[0]} must succeed in {folder.name}; got exit {done.returncode}. git says: {said}"
@@ -41,7 +51,7 @@ def _output(folder: Path, *arguments: str, data: bytes | None = None) -> bytes:
 
 
 def open_checkout(folder: Path) -> Checkout | None:
-    """The checkout in `folder`; None where it is not one of its own (missing, empty, or half cloned)."""
+    """The checkout in `folder`; None where it is not one of its own (missing, empty, half cloned, not checked out)."""
     if not folder.is_dir():
         return None
     done = _git(folder, "rev-parse", "--show-toplevel", "--absolute-git-dir", "HEAD")
@@ -52,7 +62,15 @@ def open_checkout(folder: Path) -> Checkout | None:
     if done.returncode:
         return None
     top, git_dir, head = done.stdout.decode().splitlines()[:3]
-    return Checkout(folder, Path(git_dir), head) if os.path.samefile(top, folder) else None
+    if not os.path.samefile(top, folder) or not Path(git_dir, "index").exists():
+        return None  # the parent answers; or a fetch was cut short before its checkout
+    return Checkout(folder, Path(git_dir), head)
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether `folder` is a repository of its own, with or without a commit."""
+    done = _git(folder, "rev-parse", "--show-toplevel") if folder.is_dir() else None
+    return done is not None and not done.returncode and os.path.samefile(done.stdout.decode().strip(), folder)
 
 
 def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] | None:
@@ -69,14 +87,16 @@ def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] 
     return blobs
 
 
-def read_blobs(checkout: Checkout, hashes: list[str]) -> dict[str, bytes]:
-    """hash -> bytes, each checked against its hash."""
+def read_blobs(checkout: Checkout, hashes: Collection[str], missing_ok: bool = False) -> dict[str, bytes]:
+    """hash -> bytes, each checked against its hash; where `missing_ok`, without those that are not here."""
     request = "".join(f"{h}\n" for h in hashes).encode()
     out = _output(checkout.folder, "cat-file", "--batch", data=request)
     blobs = {}
     for name in hashes:
         heading, _, out = out.partition(b"\n")
         size = heading.split()[-1]
+        if missing_ok and size == b"missing":
+            continue
         data, out = (out[: int(size)], out[int(size) + 1 :]) if size.isdigit() else (b"", out)
         if blob_hash(data) != name:
             raise OverlayError(f"git: blob {name} must be readable in {checkout.folder.name}; got {heading.decode()}.")
@@ -91,11 +111,30 @@ def changed_paths(checkout: Checkout) -> dict[str, str]:
     return {e[3:].decode(errors="surrogateescape"): e[:2].decode() for e in entries}
 
 
+def untracked_paths(checkout: Checkout) -> list[str]:
+    """Files that are neither tracked nor ignored."""
+    entries = _output(checkout.folder, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")[:-1]
+    return [e.decode(errors="surrogateescape") for e in entries]
+
+
+def diff_files(pairs: Mapping[str, tuple[bytes, bytes]], *options: str) -> str:
+    """git's unified diff of path -> (old, new), whatever the user's configuration says of diffs."""
+    settings = [word for setting in _PLAIN_DIFF for word in ("-c", setting)]
+    with tempfile.TemporaryDirectory(prefix="mtm-diff-") as name:
+        folder = Path(name)
+        for path, versions in pairs.items():
+            for side, data in zip("ab", versions, strict=True):
+                (folder / side / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / side / path).write_bytes(data)
+        arguments = ("diff", *_DIFF_OPTIONS, *options, "--", "a", "b")
+        out = _output(folder, *settings, *arguments, good=(0, 1)) if pairs else b""
+    return out.decode(errors="surrogateescape")
+
+
 def gitlinks(root: Path) -> dict[str, str] | None:
     """folder -> commit that the repository at `root` records for its submodules; None where it is no repository."""
     done = _git(root, "ls-files", "-s", "-z")
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if done.returncode or top.returncode or not os.path.samefile(top.stdout.decode().strip(), root):
+    if done.returncode or not is_repository(root):
         return None
     links = {}
     for entry in done.stdout.split(b"\0")[:-1]:

@@ -9,6 +9,8 @@ from .errors import OverlayError
 from .patchfile import Insertion
 
 BOM = b"\xef\xbb\xbf"
+UPSTREAM = ""  # where a concern's name would stand
+Place = tuple[str, int]  # whose line it is, and its number in the pristine file; of ours, the number it goes after
 
 
 def blob_hash(data: bytes) -> str:
@@ -23,24 +25,30 @@ def split_lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
-def insert(pristine: bytes, concerns: Sequence[Sequence[Insertion]], name: str = "file") -> bytes:
-    """Insert every concern's lines; all line numbers are the pristine file's.
+def compose(
+    pristine: bytes, concerns: Mapping[str, Sequence[Insertion]], name: str = "file"
+) -> list[tuple[Place, list[bytes]]]:
+    """The file with every concern's lines, in pieces: upstream's lines one by one, ours an insertion at a time.
 
-    Where two concerns insert after the same line, the earlier in `concerns` (the series' order) comes first.
-    Refuses what git would not call an insertion (after a last line that has no newline), or what would move a
-    byte-order mark off the file's first bytes.
+    All line numbers are the pristine file's. Where two concerns insert after the same line, the earlier in `concerns`
+    (the series' order) comes first. Refuses what git would not call an insertion (after a last line that has no
+    newline), or what would move a byte-order mark off the file's first bytes.
     """
     lines = split_lines(pristine)
-    at: dict[int, list[bytes]] = defaultdict(list)
-    for insertions in concerns:
+    at: dict[int, list[tuple[Place, list[bytes]]]] = defaultdict(list)
+    for concern, insertions in concerns.items():
         for insertion in insertions:
             _check_place(lines, insertion.after, name)
-            at[insertion.after].extend(insertion.lines)
-    out = at[0]
+            at[insertion.after].append(((concern, insertion.after), list(insertion.lines)))
+    pieces = at[0]
     for number, line in enumerate(lines, start=1):
-        out.append(line)
-        out.extend(at.get(number, ()))
-    return b"".join(out)
+        pieces += [((UPSTREAM, number), [line]), *at.get(number, ())]
+    return pieces
+
+
+def insert(pristine: bytes, concerns: Mapping[str, Sequence[Insertion]], name: str = "file") -> bytes:
+    """The bytes of what `compose` puts together."""
+    return b"".join(line for _, lines in compose(pristine, concerns, name) for line in lines)
 
 
 def _check_place(lines: list[bytes], after: int, name: str) -> None:
@@ -69,6 +77,6 @@ def recognise(data: bytes, pristine: bytes, concerns: Mapping[str, Sequence[Inse
     for count in range(len(names) + 1):
         for chosen in combinations(names, count):
             # Lengths first: comparing them is free, building the bytes is not.
-            if sum(sizes[n] for n in chosen) == grown and insert(pristine, [concerns[n] for n in chosen]) == data:
+            if sum(sizes[n] for n in chosen) == grown and insert(pristine, {n: concerns[n] for n in chosen}) == data:
                 return frozenset(chosen)
     return None

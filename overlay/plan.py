@@ -5,12 +5,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import Host
-from .errors import ABSENT, MODIFIED, STALE, OverlayError, Problem
-from .inserter import blob_hash, insert
-from .tree import FileView, Tree
+from .catalog import Host, composed
+from .errors import ABSENT, COMMAND, MODIFIED, STALE, OverlayError, Problem
+from .fetch import fetch_message
+from .inserter import blob_hash
+from .locate import Concerns, NoPlaceError, exchange
+from .record import Written
+from .show import changed_lines
+from .tree import FileView, Tree, linked_folder
 
-COMMAND = "python tools/apply_patches.py"
+_SHOWN = 20  # lines of a user's edits in a message
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Change:
     after: bytes
     mode: int
     blobs: tuple[str, str]  # the same two as git hashes them
-    concerns: tuple[str, ...]
+    aim: Written  # what it has then
 
 
 def plan(trees: list[Tree], verb: str, selected: Collection[str]) -> list[Change]:
@@ -45,47 +49,38 @@ def plan(trees: list[Tree], verb: str, selected: Collection[str]) -> list[Change
 
 
 def _host_problems(trees: list[Tree], verb: str) -> list[Problem]:
+    problems = [Problem(committed_message(t, verb), STALE) for t in trees if t.committed]
     if verb == "revert":
-        return []  # nothing is applied in an absent tree, and our lines may always leave
+        return problems  # nothing is applied in an absent tree, and our lines may always leave
     absent = [t.host for t in trees if t.checkout is None and t.patches]
-    problems = [Problem(fetch_message(absent, verb), ABSENT)] if absent else []
+    problems += [Problem(fetch_message(absent, verb), ABSENT)] if absent else []
     for tree in trees:
-        if tree.checkout is not None and tree.patches and not tree.at_pin:
+        if tree.checkout is not None and tree.patches and not tree.at_pin and not tree.committed:
             problems.append(Problem(_wrong_commit(tree, verb), STALE))
     return problems
 
 
-def fetch_message(hosts: list[Host], verb: str) -> str:
-    """How to fetch submodules, in one message for all of them."""
-    folders = " ".join(h.vendor for h in hosts)
-    got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
-    mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
+def committed_message(tree: Tree, verb: str) -> str:
+    """What to do about a commit inside vendor/ that has our lines in it; nothing of it is lost."""
+    assert tree.checkout is not None
+    host, head = tree.host, tree.checkout.head
+    files = ", ".join(f"{host.vendor}/{p}" for p in tree.committed)
     return (
-        f"{verb}: {folders} must be fetched; {got}. Fetch with:\n"
-        f"    git submodule update --init {folders}\n"
-        "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
-        f"{mirrors}\n"
-        "    git config --global protocol.file.allow always    (only where the mirror is a folder)\n"
-        f"  Or leave it out: {COMMAND} {verb} --host <another host>"
+        f"{verb}: {host.vendor} must have our lines beside its commits, not in them; commit {head[:10]} has them in "
+        f"{files}. Keep a name for that commit, and go back to upstream's with every file as it is now:\n"
+        f"    git -C {host.vendor} branch mine-{head[:10]} && git -C {host.vendor} reset {host.commit}\n"
+        f"  Then: {COMMAND} {verb} --host {host.name}"
     )
 
 
-def _what_is_there(folder: Path) -> str:
-    if not folder.exists():
-        return "missing"
-    if not any(folder.iterdir()):
-        return "an empty folder"
-    return "a folder that is no finished checkout (move it away if it holds your own files)"
-
-
 def _wrong_commit(tree: Tree, verb: str) -> str:
-    head = tree.checkout.head if tree.checkout else "nothing"
     host = tree.host
-    ours = any(v.current for v in tree.files.values())
+    head = tree.checkout.head if tree.checkout else "none"
+    ours = any(v.current or v.current is None for v in tree.files.values())
     first = f"{COMMAND} revert --host {host.name}, then: " if ours else ""
     return (
         f"{verb}: {host.vendor} must be at the commit the patches were made for; expected {host.commit}, got {head}. "
-        f"Run: {first}git -C {host.vendor} checkout {host.commit}"
+        f"Run: {first}git submodule update --init {host.vendor}"
     )
 
 
@@ -93,14 +88,10 @@ def _change(tree: Tree, view: FileView, verb: str, selected: Collection[str]) ->
     wanted = set(selected) or view.concerns | set(tree.patches)
     if not wanted & view.concerns and not view.interrupted:
         return []
-    if view.current is None or view.pristine is None:
+    if view.current is None or view.base is None or view.found is None:
         raise OverlayError(_unknown_file(tree.host, view, verb))
-    target = view.current | (wanted & view.concerns) if verb == "apply" else view.current - wanted
-    if stale := target & set(view.stale):
-        raise OverlayError(_stale_file(tree, view, verb, sorted(stale)))
-    chosen = [c for c in view.patches if c in target]
-    content = composed(tree.host, view, chosen)
-    after = view.on_disk(content)
+    want = _want(tree, view, verb, wanted)
+    after = _exchanged(tree.host, view, verb, want)
     if after == view.raw:
         return []
     if not view.mode & stat.S_IWUSR:
@@ -108,23 +99,35 @@ def _change(tree: Tree, view: FileView, verb: str, selected: Collection[str]) ->
         raise OverlayError(f"{verb}: {name} must be writable; got a read-only file. Run: chmod u+w {name}")
     assert view.raw is not None
     assert view.content is not None
-    blobs = (blob_hash(view.content), blob_hash(content))
-    return [Change(tree, view.path, view.target, view.raw, after, view.mode, blobs, tuple(chosen))]
+    new = after.replace(b"\r\n", b"\n") if view.crlf else after
+    blobs = (blob_hash(view.content), blob_hash(new))
+    return [Change(tree, view.path, view.target, view.raw, after, view.mode, blobs, Written(view.base_blob, want))]
 
 
-def composed(host: Host, view: FileView, concerns: Collection[str]) -> bytes:
-    """The file with these concerns' lines; each must first hash, alone, to what its patch claims."""
-    assert view.pristine is not None
-    for concern in concerns:
-        file = view.patches[concern]
-        got = blob_hash(insert(view.pristine, [file.insertions], where(host, view)))
-        if got != file.after:
-            raise OverlayError(
-                f"insert: {host.patch_name(concern)} must make {view.path} into what its index line says; "
-                f"expected {file.after}, got {got}. Undo the edit to the patch (git diff {host.patch_name(concern)}), "
-                f"or write it anew from a checkout: {COMMAND} refresh --host {host.name} --concern {concern}"
-            )
-    return insert(view.pristine, [view.patches[c].insertions for c in concerns], where(host, view))
+def _want(tree: Tree, view: FileView, verb: str, wanted: Collection[str]) -> Concerns:
+    """What the file shall have. Renewed by apply; revert leaves what stays as it is, whatever the patches say now."""
+    assert view.current is not None
+    if verb == "revert":
+        return {c: insertions for c, insertions in view.current.items() if c not in wanted}
+    target = set(view.current) | (set(wanted) & view.concerns)
+    if stale := target & set(view.stale):
+        raise OverlayError(_stale_file(tree, view, verb, sorted(stale)))
+    chosen = {c: file for c, file in view.patches.items() if c in target}
+    if view.base is not None:
+        composed(tree.host, view.path, view.base, chosen)  # every hash must hold
+    return {c: file.insertions for c, file in chosen.items()}
+
+
+def _exchanged(host: Host, view: FileView, verb: str, want: Concerns) -> bytes:
+    assert view.base is not None
+    assert view.found is not None
+    try:
+        return exchange(view.found, view.base, want, b"\r\n" if view.crlf else b"\n")
+    except NoPlaceError as refusal:
+        name, after = where(host, view), refusal.after
+        text = f"{verb}: {name} must have upstream's lines {after} and {after + 1} as they are, for lines of "
+        text += f"{refusal.concern} go between them; got an edit there. Nothing was written. {_ways_out(host, view)}"
+        raise OverlayError(Problem(text, MODIFIED)) from None
 
 
 def where(host: Host, view: FileView) -> str:
@@ -133,19 +136,29 @@ def where(host: Host, view: FileView) -> str:
 
 def _unknown_file(host: Host, view: FileView, verb: str) -> Problem:
     name = where(host, view)
-    if view.pristine is None:
+    if link := linked_folder(host.folder, view.path):
+        text = f"{verb}: {name} must lie inside the checkout; got a link in its way, {host.vendor}/{link}. "
+        return Problem(f"{text}Move the link away, then: git -C {host.vendor} checkout -- {link}", MODIFIED)
+    if view.base is None:
         got = "nothing of that name at this commit"
         return Problem(f"{verb}: {name} must be a file of the checkout; got {got}. {_renew(host, view)}", STALE)
     if view.raw is None:
         text = f"{verb}: {name} must be a regular file; got none. Run: git -C {host.vendor} checkout -- {view.path}"
         return Problem(text, MODIFIED)
-    concern = next(iter([*view.recorded, *view.patches, *view.stale]), "<name>")
-    return Problem(
-        f"{verb}: {name} must hold upstream's lines and our patches' only; got other edits. Nothing was written. "
-        f"See them: git -C {host.vendor} diff {view.path}. "
-        f"Keep them: {COMMAND} refresh --host {host.name} --concern {concern}, or save that diff. "
-        f"Drop them: git -C {host.vendor} checkout -- {view.path}",
-        MODIFIED,
+    rule = f"hold the lines of {', '.join(view.damaged)} whole and in their places; got them edited"
+    return Problem(f"{verb}: {name} must {rule}. Nothing was written. {_ways_out(host, view)}", MODIFIED)
+
+
+def _ways_out(host: Host, view: FileView) -> str:
+    """What the user can do about edits that we cannot go around; only what is theirs is shown."""
+    lines = changed_lines(host, [view])[2:]
+    yours = "".join(f"    {line}\n" for line in lines[:_SHOWN])
+    yours += f"    (and {len(lines) - _SHOWN} lines more)\n" if len(lines) > _SHOWN else ""
+    return (
+        f"This is what was edited:\n{yours}"
+        f"  Save it, then take it out: {COMMAND} edits --host {host.name} > mine.diff && git apply -R mine.diff\n"
+        f"  Or undo your edits to these lines in an editor. Then run the same again.\n"
+        f"  Or make it part of a patch: {COMMAND} refresh --host {host.name} --concern <the patch it belongs to>"
     )
 
 
@@ -155,7 +168,7 @@ def _stale_file(tree: Tree, view: FileView, verb: str, concerns: list[str]) -> P
     expected = ", ".join(f.before for c in concerns for f in tree.patches[c].files if f.path == view.path)
     return Problem(
         f"{verb}: {name} must be the file that {', '.join(concerns)} was made for; expected {expected}, "
-        f"got {view.pristine_blob or 'none'}. {_renew(host, view)}",
+        f"got {view.base_blob or 'none'}. {_renew(host, view)}",
         STALE,
     )
 

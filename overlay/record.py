@@ -1,40 +1,41 @@
 """What we wrote into a checkout, and what we were about to write: one JSON file in the checkout's git directory.
 
-Which concerns a file has is read off its bytes. The record is for what bytes cannot tell: that an unknown file is our
-own work from an older version of the patches (so nothing of the user's is in it), and where a killed run was going.
+Bytes tell which of today's concerns a file has. The record is for what they cannot tell: which lines are ours when the
+patches have changed since, or when a user has edited the file, and where a killed run was going.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 from . import fs
 from .errors import OverlayError
 from .git import Checkout
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks; two runs at once are the user's to avoid
-    fcntl = None  # type: ignore[assignment]
+from .locate import Concerns
+from .patchfile import Insertion
 
 _NAME = "mtm-overlay.json"
 
 
 @dataclass(frozen=True)
 class Written:
-    blob: str
-    concerns: tuple[str, ...]
+    """What we put into a file: on which upstream blob, and every inserted line."""
+
+    base: str
+    concerns: Concerns
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A file of a run that has not finished: its hash before, its hash after, the concerns it is to have then."""
+    """A file of a run that has not finished: its hash before and after, and what it is to have then."""
 
     before: str
     after: str
-    concerns: tuple[str, ...]
+    aim: Written
 
 
 @dataclass
@@ -42,29 +43,41 @@ class Record:
     written: dict[str, Written] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
 
-    def ours(self, path: str) -> set[str]:
-        """Hashes that this file can have without holding anything but upstream's lines and ours."""
-        hashes = {self.written[path].blob} if path in self.written else set()
-        if path in self.pending:
-            hashes |= {self.pending[path].before, self.pending[path].after}
-        return hashes
 
-
-def load(checkout: Checkout) -> Record:
+def load(checkout: Checkout) -> Record | None:
+    """None where there is no record: files are then still known by their bytes."""
     try:
         stored = json.loads((checkout.git_dir / _NAME).read_bytes())
         return Record(
-            {p: Written(w["blob"], tuple(w["concerns"])) for p, w in stored["written"].items()},
-            {p: Pending(w["before"], w["after"], tuple(w["concerns"])) for p, w in stored["pending"].items()},
+            {p: _read(w) for p, w in stored["written"].items()},
+            {p: Pending(w["before"], w["after"], _read(w["aim"])) for p, w in stored["pending"].items()},
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return Record()  # the record only helps: without it, files are still known by their bytes
+        return None
 
 
 def save(checkout: Checkout, record: Record) -> None:
+    stored = {
+        "written": {p: _stored(w) for p, w in record.written.items()},
+        "pending": {p: vars(w) | {"aim": _stored(w.aim)} for p, w in record.pending.items()},
+    }
     path = checkout.git_dir / _NAME
     fs.discard(path)  # what a killed run left; the lock is held
-    fs.write_atomic(path, json.dumps(asdict(record), indent=1, sort_keys=True).encode() + b"\n")
+    fs.write_atomic(path, json.dumps(stored, indent=1).encode() + b"\n")
+
+
+def _stored(written: Written) -> dict[str, Any]:
+    # latin-1 carries any bytes through JSON
+    concerns = {c: [[i.after, *(n.decode("latin-1") for n in i.lines)] for i in w] for c, w in written.concerns.items()}
+    return {"base": written.base, "concerns": concerns}
+
+
+def _read(stored: dict[str, Any]) -> Written:
+    concerns = {
+        c: tuple(Insertion(int(after), tuple(n.encode("latin-1") for n in lines)) for after, *lines in insertions)
+        for c, insertions in stored["concerns"].items()
+    }
+    return Written(str(stored["base"]), concerns)
 
 
 @contextmanager
@@ -83,8 +96,6 @@ def locked(checkouts: list[Checkout]) -> Iterator[None]:
 
 
 def _lock(handle: int, checkout: Checkout) -> None:
-    if fcntl is None:
-        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

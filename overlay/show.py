@@ -1,72 +1,66 @@
-"""The readable diff: each concern's lines among upstream's, which come from the checkout and are never stored."""
+"""Diffs to read: what is inserted (the audit), and what is the user's. Upstream's lines are printed, never stored."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator
 
+from . import git
+from .catalog import Host, composed
 from .errors import ABSENT, STALE, OverlayError, Problem
-from .inserter import split_lines
-from .patchfile import FilePatch, Insertion
-from .plan import composed, fetch_message
+from .fetch import fetch_message
+from .inserter import insert
+from .patchfile import FilePatch, Patch
 from .tree import FileView, Tree
 
 
-def show(trees: Sequence[Tree], selected: Sequence[str], context: int) -> Iterator[str]:
-    """Lines of one unified diff per concern, against the pristine files, under the reason for it."""
+def show(trees: Collection[Tree], selected: Collection[str], *options: str) -> Iterator[str]:
+    """For each host the reason of every concern, then one diff of all of them that `git apply` takes in the repository.
+
+    It is made from the pinned commit's files, whatever state the checkout is in.
+    """
     shown = [t for t in trees if t.patches]
     if absent := [t.host for t in shown if t.checkout is None]:
         raise OverlayError(Problem(fetch_message(absent, "show"), ABSENT))
     for tree in shown:
-        for concern, patch in tree.patches.items():
-            if selected and concern not in selected:
-                continue
-            name = f"{tree.host.name}/{concern}"
-            yield f"# ==== {name}: {len(patch.files)} files, {patch.line_count} lines inserted"
-            yield from (f"# {text}".rstrip() for text in patch.why)
-            for file in patch.files:
-                view = tree.files[file.path]
-                yield from _file(tree, view, file, concern, context)
-            yield ""
+        patches = {c: p for c, p in tree.patches.items() if not selected or c in selected}
+        for concern, patch in patches.items():
+            yield f"# ==== {tree.host.name}/{concern}: {len(patch.files)} files, {patch.line_count} lines inserted\n"
+            yield from (f"# {text}".rstrip() + "\n" for text in patch.why)
+        yield git.diff_files(_versions(tree, patches), *options)
 
 
-def _file(tree: Tree, view: FileView, file: FilePatch, concern: str, context: int) -> Iterator[str]:
-    if view.pristine is None or concern not in view.patches:
-        name = f"{tree.host.vendor}/{file.path}"
-        text = f"show: {name} must be the file that {concern} was made for; expected {file.before}, got "
-        raise OverlayError(Problem(f"{text}{view.pristine_blob or 'none'}. See: status --host {tree.host.name}", STALE))
-    composed(tree.host, view, [concern])  # the hash must hold before anyone reads it
-    yield f"diff --git a/{file.path} b/{file.path}"
-    yield f"--- a/{file.path}"
-    yield f"+++ b/{file.path}"
-    yield from _hunks(split_lines(view.pristine), file.insertions, context)
+def _versions(tree: Tree, patches: dict[str, Patch]) -> dict[str, tuple[bytes, bytes]]:
+    """path in the repository -> (upstream's file, with the patches' lines)."""
+    assert tree.checkout is not None
+    host, pinned = tree.host, git.tree_blobs(tree.checkout, tree.host.commit) or {}
+    files: dict[str, dict[str, FilePatch]] = {}
+    for concern, patch in patches.items():
+        for file in patch.files:
+            files.setdefault(file.path, {})[concern] = file
+            if pinned.get(file.path, ("", ""))[1] != file.before:
+                text = f"show: {host.vendor}/{file.path} must be the file that {concern} was made for; expected "
+                got = pinned[file.path][1] if file.path in pinned else "none at the pinned commit"
+                raise OverlayError(Problem(f"{text}{file.before}, got {got}. See: status --host {host.name}", STALE))
+    blobs = git.read_blobs(tree.checkout, sorted({f.before for of in files.values() for f in of.values()}))
+    pristine = {path: blobs[next(iter(of.values())).before] for path, of in files.items()}
+    return {f"{host.vendor}/{p}": (pristine[p], composed(host, p, pristine[p], of)) for p, of in files.items()}
 
 
-def _hunks(lines: list[bytes], insertions: Sequence[Insertion], context: int) -> Iterator[str]:
-    shift = 0
-    for group in _grouped(insertions, context):
-        first = max(group[0].after - context, 0)
-        last = min(group[-1].after + context, len(lines))
-        added = sum(len(i.lines) for i in group)
-        kept = last - first
-        start = first + 1 if kept else first
-        yield f"@@ -{start},{kept} +{first + 1 + shift},{kept + added} @@"
-        at = first
-        for insertion in group:
-            yield from (_text(" ", line) for line in lines[at : insertion.after])
-            yield from (_text("+", line) for line in insertion.lines)
-            at = insertion.after
-        yield from (_text(" ", line) for line in lines[at:last])
-        shift += added
+def edits(trees: Collection[Tree], *options: str) -> Iterator[str]:
+    """The diff of every file that some concern has a part in; other files are git's own business."""
+    for tree in trees:
+        yield file_edits(tree.host, list(tree.files.values()), *options)
 
 
-def _grouped(insertions: Sequence[Insertion], context: int) -> list[list[Insertion]]:
-    groups: list[list[Insertion]] = []
-    for insertion in insertions:
-        if groups and insertion.after - groups[-1][-1].after <= 2 * context:
-            groups[-1].append(insertion)
-        else:
-            groups.append([insertion])
-    return groups
+def changed_lines(host: Host, views: Collection[FileView]) -> list[str]:
+    """What is the user's in these files, as short as can be told: where, and the lines added (+) and removed (-)."""
+    lines = file_edits(host, views, "--unified=0").splitlines()
+    return [re.sub(r"^(@@ .*? @@).*", r"\1", line) for line in lines if line.startswith(("+", "-", "@@"))]
 
 
-def _text(mark: str, line: bytes) -> str:
-    text = mark + line.decode("utf-8", "replace").rstrip("\n")
-    return text if line.endswith(b"\n") else text + "\n\\ No newline at end of file"
+def file_edits(host: Host, views: Collection[FileView], *options: str) -> str:
+    pairs = {}
+    for view in views:
+        if view.found is not None and view.base is not None and view.raw is not None and view.edited:
+            here = {c: i for c, i in view.found.concerns.items() if c in view.damaged or c in view.present}
+            pairs[f"{host.vendor}/{view.path}"] = (view.on_disk(insert(view.base, here)), view.raw)
+    return git.diff_files(pairs, *options)

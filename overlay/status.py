@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .errors import ABSENT, MODIFIED, NOT_APPLIED, OK, STALE
+from .errors import ABSENT, COMMAND, MODIFIED, NOT_APPLIED, OK, STALE
 from .git import changed_paths
 from .plan import where
-from .tree import Tree
+from .tree import FileView, Tree
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ def _stale(tree: Tree) -> list[str]:
     lines = []
     if tree.patches and not tree.at_pin and tree.checkout is not None:
         lines.append(f"  at commit {tree.checkout.head}, patches are for {tree.host.commit}")
+    if tree.committed and tree.checkout is not None:
+        lines.append(f"  commit {tree.checkout.head[:10]} has lines of ours in it (apply and revert say what to do)")
     for view in tree.files.values():
         if view.stale:
             lines.append(f"  {where(tree.host, view)}: not the file that {', '.join(view.stale)} was made for")
@@ -67,7 +69,19 @@ def _stale(tree: Tree) -> list[str]:
 
 
 def _modified(tree: Tree) -> list[str]:
-    unknown = [v.path for v in tree.files.values() if v.current is None]
+    lines = []
+    for view in tree.files.values():
+        name = where(tree.host, view)
+        if view.current is None:
+            lines.append(f"  {name}: edits that no patch explains{_damage(view)}")
+        elif view.edited:
+            lines.append(f"  {name}: edits of yours beside our lines, which apply and revert keep")
+    if lines:
+        lines.append(f"  see what is yours: {COMMAND} edits --host {tree.host.name}")
     # Files that no patch touches stand in nobody's way, but whoever audits a tree wants to know of them.
     others = [p for p in changed_paths(tree.checkout) if p not in tree.files] if tree.checkout else []
-    return [f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in [*unknown, *others]]
+    return [*lines, *(f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in others)]
+
+
+def _damage(view: FileView) -> str:
+    return f", to lines of {', '.join(view.damaged)} too" if view.damaged else ""

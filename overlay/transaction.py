@@ -6,12 +6,11 @@ A run killed at any point leaves each file with its old bytes or its new ones, a
 from contextlib import suppress
 
 from . import fs
-from .errors import MODIFIED, OverlayError, Problem
+from .errors import COMMAND, MODIFIED, OverlayError, Problem
 from .git import Checkout
-from .inserter import blob_hash
-from .plan import COMMAND, Change
+from .plan import Change
 from .record import Pending, Record, Written, save
-from .tree import Tree
+from .tree import Tree, linked_folder
 
 
 def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
@@ -20,7 +19,7 @@ def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
     try:
         _clear_litter(trees)
         for tree in _touched(trees, changes):
-            save(_checkout(tree), Record(tree.record.written, _pending(tree, changes)))
+            save(_checkout(tree), Record(_written(tree, []), _pending(tree, changes)))
         for change in changes:
             fs.stage(change.target, change.after, change.mode)
         for change in changes:
@@ -29,7 +28,7 @@ def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
             fs.promote(change.target)
         for tree in trees:
             record = Record(_written(tree, changes))
-            if tree.checkout is not None and (record != tree.record or tree in _touched(trees, changes)):
+            if tree.checkout is not None and (record != _known(tree) or tree in _touched(trees, changes)):
                 save(tree.checkout, record)
     except BaseException as error:  # also Ctrl-C
         _undo(trees, changes, done, verb, error)
@@ -38,14 +37,19 @@ def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
 
 def note(tree: Tree, written: dict[str, Written]) -> None:
     """Remember what these files, which somebody else wrote, are now known to be."""
-    known = {p: w for p, w in (tree.record.written | written).items() if w.concerns}
+    known = {p: w for p, w in (_known(tree).written | written).items() if w.concerns}
     save(_checkout(tree), Record(known))
 
 
 def _clear_litter(trees: list[Tree]) -> None:
     for tree in trees:
-        for path in tree.record.pending:
-            fs.discard(_checkout(tree).folder / path)
+        for path in _known(tree).pending:
+            if not linked_folder(_checkout(tree).folder, path):
+                fs.discard(_checkout(tree).folder / path)
+
+
+def _known(tree: Tree) -> Record:
+    return tree.record or Record()
 
 
 def _touched(trees: list[Tree], changes: list[Change]) -> list[Tree]:
@@ -58,18 +62,16 @@ def _checkout(tree: Tree) -> Checkout:
 
 
 def _pending(tree: Tree, changes: list[Change]) -> dict[str, Pending]:
-    return {c.path: Pending(*c.blobs, c.concerns) for c in changes if c.tree is tree}
+    return {c.path: Pending(*c.blobs, c.aim) for c in changes if c.tree is tree}
 
 
 def _written(tree: Tree, changes: list[Change]) -> dict[str, Written]:
-    """What each of this tree's files is known to be from now on; pristine files need no entry."""
-    written = dict(tree.record.written)
+    """What each of this tree's files is known to have from now on; files without lines of ours need no entry."""
+    written = dict(_known(tree).written)
     for view in tree.files.values():
-        if view.current is not None and view.content is not None and not view.older:
-            written[view.path] = Written(blob_hash(view.content), tuple(c for c in view.patches if c in view.current))
-    for change in changes:
-        if change.tree is tree:
-            written[change.path] = Written(change.blobs[1], change.concerns)
+        if view.current is not None:
+            written[view.path] = Written(view.base_blob, view.present)
+    written |= {c.path: c.aim for c in changes if c.tree is tree}
     return {p: w for p, w in written.items() if w.concerns}
 
 
@@ -101,7 +103,7 @@ def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: st
         ) from error
     with suppress(OSError):  # a record of a run that changed nothing does no harm: every file has its old hash
         for tree in _touched(trees, changes):
-            save(_checkout(tree), tree.record)
+            save(_checkout(tree), tree.record or Record(_written(tree, [])))
     if isinstance(error, OSError):
         at = f" ({error.filename})" if error.filename else ""
         raise OverlayError(

@@ -1,16 +1,18 @@
-"""What state each file of a checkout is in: which concerns it has, or why nobody can tell."""
+"""What state each file of a checkout is in: which concerns it has, what of it is the user's, or why nobody can tell."""
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import git
 from .catalog import Host, load_patches
 from .git import Checkout
-from .inserter import blob_hash, recognise
+from .inserter import blob_hash, insert, recognise
+from .locate import Concerns, Found, locate
 from .patchfile import FilePatch, Patch
-from .record import Record
+from .record import Record, Written
 from .record import load as load_record
 
 
@@ -20,15 +22,17 @@ class FileView:
 
     path: str
     target: Path
-    pristine: bytes | None  # at the checkout's HEAD; None: not there, or no regular file
-    pristine_blob: str
-    patches: dict[str, FilePatch]  # those made for this pristine blob, in the series' order
+    base: bytes | None  # upstream's file, which ours go into; None: not there, or no regular file
+    base_blob: str
+    patches: dict[str, FilePatch]  # those made for this blob, in the series' order
     stale: tuple[str, ...]  # concerns made for another blob
-    raw: bytes | None  # on disk; None: no regular file
-    mode: int
-    crlf: bool  # the checkout turned every line ending into CRLF
-    current: frozenset[str] | None = None  # None: edits that nothing explains
-    older: bool = False  # written by us from other patches than today's: holds nothing of the user's
+    raw: bytes | None  # on disk; None: no regular file inside the checkout
+    mode: int = 0
+    crlf: bool = False  # the checkout turned every line ending into CRLF
+    found: Found | None = None
+    current: Concerns | None = None  # what it has, or (interrupted) is about to have; None: ours are not intact
+    damaged: tuple[str, ...] = ()  # concerns whose lines were changed, removed in part, or moved
+    older: bool = False  # has lines of patches that have changed since
     interrupted: bool = False  # belongs to a run that was killed on its way to `current`
     recorded: tuple[str, ...] = ()  # concerns it had when last written
 
@@ -38,11 +42,22 @@ class FileView:
         return set(self.patches) | set(self.stale) | set(self.current or ()) | set(self.recorded)
 
     @property
+    def present(self) -> Concerns:
+        """The concerns that are there, whole, with their lines."""
+        found = self.found
+        return {c: i for c, i in found.concerns.items() if found.state(c) == "whole"} if found else {}
+
+    @property
     def content(self) -> bytes | None:
         return self.raw if self.raw is None or not self.crlf else self.raw.replace(b"\r\n", b"\n")
 
     def on_disk(self, content: bytes) -> bytes:
         return content.replace(b"\n", b"\r\n") if self.crlf else content
+
+    @property
+    def edited(self) -> bool:
+        """Whether there is anything of the user's: a line added, changed or removed."""
+        return self.base is None or self.content != insert(self.base, self.present)
 
 
 @dataclass
@@ -52,8 +67,9 @@ class Tree:
     host: Host
     patches: dict[str, Patch]
     checkout: Checkout | None  # None: not fetched
-    record: Record = field(default_factory=Record)
+    record: Record | None = None
     files: dict[str, FileView] = field(default_factory=dict)
+    committed: tuple[str, ...] = ()  # files that have lines of ours in HEAD itself: somebody committed a patched tree
 
     @property
     def at_pin(self) -> bool:
@@ -65,53 +81,163 @@ def read_tree(host: Host, checkout: Checkout | None, missing_ok: str | None = No
     if checkout is None:
         return Tree(host, patches, None)
     record = load_record(checkout)
-    paths = {f.path: None for p in patches.values() for f in p.files} | dict.fromkeys(record.written)
-    paths |= dict.fromkeys(record.pending)
-    files = {v.path: v for v in _views(checkout, list(paths), patches)}
-    for view in files.values():
-        _classify(view, record)
-    _mark_interrupted(files, record)
-    return Tree(host, patches, checkout, record, files)
+    tree = Tree(host, patches, checkout, record)
+    known = record or Record()
+    reader = _Reader(tree, [*(f.path for p in patches.values() for f in p.files), *known.written, *known.pending])
+    exact = {p: v for p in reader.paths if (v := reader.exact(p)).current is not None}
+    # Without a record, what the host's other files have is expected here: else a spoilt line would count as absent.
+    elsewhere = {c for v in exact.values() for c in v.current or ()} if record is None else set()
+    tree.files = {p: exact.get(p) or reader.edited(p, elsewhere) for p in reader.paths}
+    tree.committed = tuple(reader.committed)
+    _mark_interrupted(tree.files, known)
+    return tree
 
 
-def view_file(checkout: Checkout, path: str, patches: dict[str, Patch]) -> FileView:
+def view_file(tree: Tree, path: str) -> FileView:
     """One file, patched by some concern or not."""
-    return _views(checkout, [path], patches)[0]
+    if path in tree.files:
+        return tree.files[path]
+    reader = _Reader(tree, [path])
+    view = reader.exact(path)
+    return view if view.current is not None else reader.edited(path, ())
 
 
-def _views(checkout: Checkout, paths: list[str], patches: dict[str, Patch]) -> list[FileView]:
-    blobs = git.tree_blobs(checkout, checkout.head) or {}
-    regular = {p: blob for p in paths for mode, blob in [blobs.get(p, ("", ""))] if mode.startswith("100")}
-    contents = git.read_blobs(checkout, sorted(set(regular.values())))
-    views = []
-    for path in paths:
-        pristine = contents.get(regular.get(path, ""))
-        of_path = {c: f for c, p in patches.items() for f in p.files if f.path == path}
-        fresh = {c: f for c, f in of_path.items() if f.before == regular.get(path)}
-        raw, mode = _read(checkout.folder / path)
-        crlf = raw is not None and pristine is not None and _is_crlf(raw, pristine)
-        view = FileView(
+class _Reader:
+    """What is on the disk, in the commit, in the patches and in the record, for the paths in question."""
+
+    def __init__(self, tree: Tree, paths: list[str]):
+        assert tree.checkout is not None
+        self.tree, self.checkout, self.paths = tree, tree.checkout, list(dict.fromkeys(paths))
+        self.record = tree.record or Record()
+        tracked = git.tree_blobs(tree.checkout, tree.checkout.head) or {}
+        regular = {p: tracked.get(p, ("", "")) for p in self.paths}
+        self.heads = {p: blob for p, (mode, blob) in regular.items() if mode.startswith("100")}
+        self.of_path = {p: {c: f for c, h in tree.patches.items() for f in h.files if f.path == p} for p in self.paths}
+        bases = {w.base for p in self.paths for w in self._writings(p)}
+        bases |= {f.before for files in self.of_path.values() for f in files.values()}
+        self.blobs = git.read_blobs(tree.checkout, sorted({*self.heads.values(), *bases} - {""}), missing_ok=True)
+        self.committed: dict[str, str] = {}
+        if not tree.at_pin:
+            self.committed = {p: base for p in self.heads if (base := self._base_of_committed(p))}
+
+    def _writings(self, path: str) -> list[Written]:
+        pending, written = self.record.pending.get(path), self.record.written.get(path)
+        return [w for w in (pending and pending.aim, written) if w]
+
+    def _today(self, path: str, base: str) -> dict[str, FilePatch]:
+        return {c: f for c, f in self.of_path[path].items() if f.before == base}
+
+    def _base_of_committed(self, path: str) -> str | None:
+        """The upstream blob under HEAD's file, where HEAD's file is that with lines of ours; else None."""
+        head = self.heads[path]
+        tries = [(w.base, w.concerns) for w in self._writings(path)]
+        for base in dict.fromkeys(f.before for f in self.of_path[path].values()):
+            tries.append((base, {c: f.insertions for c, f in self._today(path, base).items()}))
+        for base, concerns in tries:
+            if base != head and base in self.blobs and head in self.blobs:
+                found = locate(self.blobs[head], self.blobs[base], concerns)
+                if any(found.state(c) == "whole" for c in concerns):
+                    return base
+        return None
+
+    def _view(self, path: str, base: str) -> FileView:
+        fresh = self._today(path, base)
+        raw, mode = _read(self.checkout.folder, path)
+        pristine = self.blobs.get(base)
+        return FileView(
             path=path,
-            target=checkout.folder / path,
-            pristine=pristine,
-            pristine_blob=regular.get(path, ""),
+            target=self.checkout.folder / path,
+            base=pristine,
+            base_blob=base if pristine is not None else "",
             patches=fresh,
-            stale=tuple(c for c in of_path if c not in fresh),
+            stale=tuple(c for c in self.of_path[path] if c not in fresh),
             raw=raw,
             mode=mode,
-            crlf=crlf,
+            crlf=raw is not None and pristine is not None and _is_crlf(raw, pristine),
+            recorded=tuple(self.record.written[path].concerns) if path in self.record.written else (),
         )
-        views.append(view)
-    return views
+
+    def exact(self, path: str) -> FileView:
+        """The file where it is, to the byte, upstream's with lines of ours; else with `current` None."""
+        view = self._view(path, self.committed.get(path, self.heads.get(path, "")))
+        if view.raw is None or view.base is None:
+            return view
+        content = view.content or b""
+        today: Concerns = {c: f.insertions for c, f in view.patches.items()}
+        chosen = recognise(content, view.base, today)
+        if chosen is not None:
+            return _found(view, {c: today[c] for c in today if c in chosen})
+        for written in self._writings(path):
+            base = self.blobs.get(written.base)
+            if base is not None and insert(base, written.concerns) == content:
+                return _found(self._view(path, written.base), written.concerns)
+        return view
+
+    def edited(self, path: str, expected: Collection[str]) -> FileView:
+        """The file with a user's edits in it: seen from the upstream blob that leaves the fewest of them."""
+        head = self.committed.get(path, self.heads.get(path, ""))
+        view = self._view(path, head)
+        if view.raw is None or view.base is None:
+            return view
+        written = self._last_written(path, blob_hash(view.content or b""))
+        had = set(written.concerns) if written else set()
+        views = [self._located(view, {}, had | set(expected))]
+        if written and written.base in self.blobs:
+            views = [] if written.base == head else views
+            views.append(self._located(self._view(path, written.base), written.concerns, had))
+        return min(views, key=lambda v: (v.current is None, _edits(v)))
+
+    def _last_written(self, path: str, blob: str) -> Written | None:
+        pending = self.record.pending.get(path)
+        return pending.aim if pending and blob != pending.before else self.record.written.get(path)
+
+    def _located(self, view: FileView, written: Concerns, expected: Collection[str]) -> FileView:
+        assert view.raw is not None
+        assert view.base is not None
+        known = {c: f.insertions for c, f in view.patches.items()} | dict(written)
+        order = [c for c in [*self.tree.host.series, *known] if c in known]
+        found = locate(view.raw, view.base, {c: known[c] for c in dict.fromkeys(order)}, view.path)
+        strange = {found.lines[i].strip() for i in found.strangers}
+        damaged = []
+        for concern, insertions in found.concerns.items():
+            state = found.state(concern)
+            lines = {line.strip() for i in insertions for line in i.lines} - {b""}
+            spoilt = concern in expected and not found.removed(concern)
+            if state == "damaged" or (state == "none" and (spoilt or lines & strange)):
+                damaged.append(concern)
+        view.found, view.damaged = found, tuple(damaged)
+        return view if damaged else _found(view, view.present, found)
 
 
-def _read(target: Path) -> tuple[bytes | None, int]:
-    # A link is not followed: replacing it would change something outside the checkout, or turn it into a file.
+def _found(view: FileView, current: Concerns, found: Found | None = None) -> FileView:
+    assert view.raw is not None
+    assert view.base is not None
+    view.current, view.found = current, found or locate(view.raw, view.base, current)
+    view.older = any(c not in view.patches or view.patches[c].insertions != tuple(i) for c, i in current.items())
+    return view
+
+
+def _edits(view: FileView) -> int:
+    assert view.found is not None
+    return len(view.found.strangers) + sum(None in found for found in view.found.at.values())
+
+
+def _read(folder: Path, path: str) -> tuple[bytes | None, int]:
+    # A link is not followed, on the way or at the end: writing would change something outside the checkout.
+    target = folder / path
+    if linked_folder(folder, path):
+        return None, 0
     try:
         facts = os.lstat(target)
         return (target.read_bytes() if stat.S_ISREG(facts.st_mode) else None), stat.S_IMODE(facts.st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return None, 0
+
+
+def linked_folder(folder: Path, path: str) -> str | None:
+    """The first folder on the way from the checkout to a file that is a link; None where there is none."""
+    ways = [str(p) for p in reversed(Path(path).parents)][1:]
+    return next((way for way in ways if (folder / way).is_symlink()), None)
 
 
 def _is_crlf(raw: bytes, pristine: bytes) -> bool:
@@ -121,27 +247,13 @@ def _is_crlf(raw: bytes, pristine: bytes) -> bool:
     return raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r")
 
 
-def _classify(view: FileView, record: Record) -> None:
-    if view.path in record.written:
-        view.recorded = record.written[view.path].concerns
-    content = view.content
-    if content is None or view.pristine is None:
-        return
-    view.current = recognise(content, view.pristine, {c: f.insertions for c, f in view.patches.items()})
-    if view.current is None and blob_hash(content) in record.ours(view.path):
-        view.older = True
-        view.current = frozenset(view.recorded)
-
-
 def _mark_interrupted(files: dict[str, FileView], record: Record) -> None:
     """Take a killed run's aim as the state, so that the next run finishes it; unless it had not begun, or ended."""
     hashes = {p: blob_hash(files[p].content or b"") for p in record.pending}
     begun = any(hashes[p] != w.before for p, w in record.pending.items())
     ended = all(hashes[p] == w.after for p, w in record.pending.items())
-    for path, aim in record.pending.items():
+    for path, pending in record.pending.items():
         view = files[path]
-        if begun and not ended and view.current is not None and hashes[path] in (aim.before, aim.after):
+        if begun and not ended and view.current is not None and hashes[path] in (pending.before, pending.after):
             view.interrupted = True
-            view.current = frozenset(aim.concerns)
-        elif ended and view.older:
-            view.current = frozenset(aim.concerns)
+            view.current = pending.aim.concerns

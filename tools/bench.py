@@ -1,169 +1,228 @@
-"""make bench: ours beside plain convolution (the floor) and torchvision's deform_conv2d (the peer), in one run.
+"""make bench, make bench-gpu: ours beside plain convolution, torchvision, onnxruntime and the roofline, in one run.
 
-Times are medians over rounds in which all candidates take turns, so that a machine whose speed drifts does not favour
-one. Read the ratios; the milliseconds are this machine's, now.
+The roofline is the larger of two times: each tensor's bytes moved once at the bandwidth that a copy reaches here, and
+the matmuls' operations at the rate that a large matmul reaches here. On a GPU, times are the GPU's own, over inputs
+that rotate so that none of them is still in the cache. tools/timing.py says how the candidates take turns.
 """
 
-import ctypes
-import functools
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import click
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from mtm_ops import _native, modulated_deform_conv2d
+from tools import gpu, timing
+from tools.layer import PASSES, Problem, can, why_not
 
-# The layers of StyleGAN that MTM replaces: (batch, channels in and out, height and width), 3x3 kernels.
-SHAPES = ((4, 512, 8), (4, 512, 16), (4, 512, 32), (8, 128, 32), (8, 64, 32))
-OFFSET_STD_PX = 2.0
-GEOMETRY = ((1, 1), (1, 1), (1, 1))  # stride, padding, dilation
-
-
-class Problem:
-    """Inputs of one layer, and what each candidate computes from them."""
-
-    def __init__(self, shape: tuple[int, int, int], memory_format: torch.memory_format) -> None:
-        B, C, H = shape
-        generator = torch.Generator().manual_seed(0)
-        new = functools.partial(torch.randn, generator=generator)
-        self.x = new(B, C, H, H).contiguous(memory_format=memory_format).requires_grad_()
-        self.weight = new(C, C, 3, 3).contiguous(memory_format=memory_format).requires_grad_()
-        self.offset = (new(B, 18, H, H) * OFFSET_STD_PX).requires_grad_()
-        self.grad_y = new(B, C, H, H).contiguous(memory_format=memory_format)
-
-    def plain(self) -> Tensor:
-        return F.conv2d(self.x, self.weight, padding=1)
-
-    def ours(self) -> Tensor:
-        return modulated_deform_conv2d(self.x, self.weight, self.offset, padding=1, impl="native")
-
-    def peer(self) -> Tensor:
-        from torchvision.ops import deform_conv2d
-
-        return deform_conv2d(self.x, self.offset, self.weight, padding=1)
-
-    def backward(self, y: Tensor) -> None:
-        """As training does: gradients accumulate in the leaves, in the leaves' layouts."""
-        self.x.grad = self.weight.grad = self.offset.grad = None
-        torch.autograd.backward(y, self.grad_y)
-
-    def keep_columns(self) -> None:
-        """Forward and backward of a version that keeps the columns for the backward, as the memory table's contrast."""
-        x, weight, offset = (t.detach() for t in (self.x, self.weight, self.offset))
-        s = _native.Sampling(x, offset, None, weight.shape[2:], *GEOMETRY)
-        s.chunk_rows = s.rows
-        columns = s.gather(0, s.rows, s.new_columns())
-        W = _native.weight_matrix(weight)
-        y = _native.from_rows(_native.product(columns, W).view(*_rows_shape(self.grad_y)), x)
-        gy = _native.to_rows(self.grad_y).view(s.rows, -1)
-        grad_w = _native.add_weight_gradient(None, gy, columns, s.dtype)
-        s.bind_gradients()
-        s.backward(0, s.rows, _native.grad_columns(gy, W, s.dtype))
-        del y, grad_w
+CANDIDATES = ("plain", "ours", "torchvision", "onnxruntime")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+Shape = tuple[int, int, int]  # batch, channels in and out, height and width
 
 
-def _rows_shape(t: Tensor) -> tuple[int, int, int, int]:
-    B, C, H, W = t.shape
-    return B, H, W, C
+@dataclass(frozen=True)
+class Suite:
+    """What is timed on one kind of device, and how."""
+
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[str, ...]
+    layouts: tuple[str, ...]
+    passes: tuple[str, ...]
+    clock: timing.Clock
+    warm_up: int
+    rotating_bytes: int  # of inputs in rotation, together
+    # What measures the roofline's rates. On a CPU there is none: torch's matmul is slower than its convolution there.
+    copy_bytes: int = 0
+    matmul_size: int = 0
+    # Forward+backward: at most so many times plain, and at those shapes also faster than torchvision, and in memory.
+    most_times_plain: dict[Shape, float] = field(default_factory=dict)
+    least_times_torchvision: float | None = None
+    most_memory: float | None = None
+    faster_than_onnxruntime: bool = False  # in the forward
 
 
-def why_no_peer() -> str | None:
-    """None where torchvision's op can be imported, else why not."""
-    try:
-        from torchvision.ops import deform_conv2d
-    except Exception as error:  # beside a CPU torch its import fails in many ways
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return None if callable(deform_conv2d) else "it has no deform_conv2d"
+# CPU: layers of StyleGAN that MTM replaces. GPU: several times any L2 cache rotates.
+SUITES = {
+    "cpu": Suite(
+        ((4, 512, 8), (4, 512, 16), (4, 512, 32), (8, 128, 32), (8, 64, 32)),
+        ("fp32",), ("nchw",), ("forward", "forward+backward"),
+        timing.wall_ms, warm_up=1, rotating_bytes=0,
+        most_times_plain={
+            (4, 512, 8): 1.3, (4, 512, 16): 1.3, (4, 512, 32): 1.3, (8, 128, 32): 2.2, (8, 64, 32): 2.2
+        },
+        faster_than_onnxruntime=True,
+    ),
+    "cuda": Suite(
+        ((32, 512, 8), (32, 512, 16), (32, 512, 32), (32, 512, 64), (64, 256, 64)),
+        ("fp16", "fp32"), ("nchw", "nhwc"), ("forward", "forward+backward", "double backward"),
+        timing.event_ms, warm_up=3, rotating_bytes=256 << 20, copy_bytes=1 << 30, matmul_size=8192,
+        most_times_plain={(32, 512, 32): 1.5}, least_times_torchvision=4.0, most_memory=1.15,
+    ),
+}  # fmt: skip
 
 
-def medians_ms(candidates: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median time of each candidate in ms, over rounds of all of them, for about `seconds`."""
-    for run in candidates.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    end_s = time.perf_counter() + seconds
-    while time.perf_counter() < end_s or len(times[next(iter(times))]) < 5:
-        for name, run in candidates.items():
-            start_s = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - start_s) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+@dataclass(frozen=True)
+class Rates:
+    """What this machine reaches."""
+
+    bytes_per_s: float
+    flops_per_s: dict[torch.dtype, float]
 
 
-def time_shape(problem: Problem, with_peer: bool, seconds: float) -> dict[str, dict[str, float]]:
-    """{"forward" or "forward+backward": {"plain" | "ours" | "peer": ms}}."""
-    runs = {"plain": problem.plain, "ours": problem.ours, **({"peer": problem.peer} if with_peer else {})}
+def measure_rates(device: str, suite: Suite) -> Rates:
+    """A copy and square matmuls, best of ten."""
 
-    def both(run: Callable[[], Tensor]) -> Callable[[], None]:
-        return lambda: problem.backward(run())
+    def best_s(run: timing.Run) -> float:
+        return timing.turns_ms({"run": run}, suite.clock, rounds=10, statistic="min")["run"] / 1e3
 
-    return {
-        "forward": medians_ms({name: torch.no_grad()(run) for name, run in runs.items()}, seconds),
-        "forward+backward": medians_ms({name: both(run) for name, run in runs.items()}, seconds),
-    }
-
-
-def peak_mib(run: Callable[[], object]) -> float:
-    """How far a call's peak resident memory rises above what was resident before it, in MiB (Linux)."""
-    run()  # libraries, thread pools and caches that stay
-    ctypes.CDLL(None).malloc_trim(0)  # what is freed but still held would hide as much of the next call
-    Path("/proc/self/clear_refs").write_text("5")  # peak := current
-    before = _status_mib("VmRSS")
-    run()
-    return _status_mib("VmHWM") - before
+    a = torch.empty(suite.copy_bytes, dtype=torch.uint8, device=device)
+    copy_s = best_s(partial(torch.empty_like(a).copy_, a))
+    flops = {}
+    for dtype in map(DTYPES.__getitem__, suite.dtypes):
+        m = torch.randn(suite.matmul_size, suite.matmul_size, device=device).to(dtype)
+        flops[dtype] = 2 * suite.matmul_size**3 / best_s(partial(torch.mm, m, m))
+    return Rates(2 * suite.copy_bytes / copy_s, flops)
 
 
-def _status_mib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+def roofline_ms(shape: Shape, dtype: torch.dtype, what: str, rates: Rates) -> float:
+    """No implementation of the pass can be faster than this: bytes and matmuls counted once."""
+    B, C, H = shape
+    x, weight, offset = B * C * H * H * dtype.itemsize, 9 * C * C * dtype.itemsize, B * 18 * H * H * 4
+    once = 2 * x + weight + offset  # x in, y out
+    moved = {"forward": once, "forward+backward": 3 * once, "double backward": 5 * once}[what]
+    matmuls = 1 if what == "forward" else 3  # y; gradients of the columns and the weight
+    flops = matmuls * 2 * 9 * B * C * C * H * H
+    return 1e3 * max(moved / rates.bytes_per_s, flops / rates.flops_per_s[dtype])
 
 
-def _memory_table(shape: tuple[int, int, int], memory_format: torch.memory_format) -> list[str]:
-    problem = Problem(shape, memory_format)
-    rows = {
-        "plain": lambda: problem.backward(problem.plain()),
-        "ours": lambda: problem.backward(problem.ours()),
-        "keeping the columns": problem.keep_columns,
-    }
-    lines = [f"\nPeak memory of forward+backward above its inputs, {list(shape)}, MiB:"]
-    return lines + [f"  {name:20} {peak_mib(run):8.0f}" for name, run in rows.items()]
+def rotate(problems: list[Problem], what: str, name: str) -> Iterator[timing.Run]:
+    """Calls of a pass on one problem after the other, for ever."""
+    while True:
+        for problem in problems:
+            yield partial(PASSES[what], problem, name)
+
+
+def verdicts(suite: Suite, shape: Shape, ms: dict[str, dict[str, float]], mib: dict[str, float]) -> list[str]:
+    """What misses the suite's targets, from times by pass and candidate and from peaks of forward+backward."""
+    missed = []
+    forward, both = ms["forward"], ms["forward+backward"]
+    limit = suite.most_times_plain.get(shape)
+    if limit and both["ours"] > limit * both["plain"]:
+        missed.append(f"forward+backward is {both['ours'] / both['plain']:.2f}x plain; at most {limit}x")
+    least = suite.least_times_torchvision
+    if limit and least and "torchvision" in both and both["torchvision"] < least * both["ours"]:
+        missed.append(f"{both['torchvision'] / both['ours']:.2f}x faster than torchvision; at least {least}x")
+    if limit and suite.most_memory and mib["ours"] > suite.most_memory * mib["plain"]:
+        missed.append(f"peak memory is {mib['ours'] / mib['plain']:.2f}x plain's; at most {suite.most_memory}x")
+    if suite.faster_than_onnxruntime and forward.get("onnxruntime", float("inf")) < forward["ours"]:
+        missed.append(f"forward is {forward['ours'] / forward['onnxruntime']:.2f}x onnxruntime's; must be faster")
+    return missed
+
+
+class Bench:
+    """The benchmark on one device, and how its table is written."""
+
+    def __init__(self, device: str, suite: Suite, seconds: float, statistic: str) -> None:
+        self.device, self.suite, self.seconds, self.statistic = device, suite, seconds, statistic
+        self.rates = measure_rates(device, suite) if suite.copy_bytes else None
+
+    def rows(self, shape: Shape, kind: str, layout: str) -> Iterator[str]:
+        """Lines of one layer, as they are measured; the targets that it misses, at the end."""
+        dtype, made = DTYPES[kind], partial(Problem, shape, DTYPES[kind], LAYOUTS[layout], self.device)
+        names = [n for n in CANDIDATES if why_not(n, self.device, dtype) is None]
+        problems = [made()]
+        size = sum(t.nbytes for t in vars(problems[0]).values() if isinstance(t, torch.Tensor))
+        problems += [made(seed) for seed in range(1, max(1, min(32, self.suite.rotating_bytes // size)))]
+        ms: dict[str, dict[str, float]] = {}
+        for what in self.suite.passes:
+            turns = {n: rotate(problems, what, n) for n in names if can(n, what)}
+            ms[what] = timing.turns_ms(
+                turns, self.suite.clock, seconds=self.seconds, warm_up=self.suite.warm_up, statistic=self.statistic
+            )
+            roofline = roofline_ms(shape, dtype, what, self.rates) if self.rates else None
+            yield row(shape, kind, layout, what, ms[what], roofline)
+        able = [n for n in names if can(n, "forward+backward")]
+        peaks = {n: timing.peak_mib(partial(problems[0].forward_backward, n), self.device) for n in able}
+        mib = {n: peak for n, peak in peaks.items() if peak is not None}
+        yield f"{'':28}{'peak MiB above inputs':22}{_cells(mib, '.0f')}"
+        yield from (f"  MISSED: {line}" for line in verdicts(self.suite, shape, ms, mib))
+
+
+def heading() -> str:
+    columns = "".join(f"{name:>13}" for name in (*CANDIDATES, "roofline"))
+    return f"{'[B, C, H, W]':28}{'ms':22}{columns}{'ours/plain':>12}"
+
+
+def row(shape: Shape, kind: str, layout: str, what: str, ms: dict[str, float], roofline: float | None) -> str:
+    layer = f"{[*shape, shape[2]]} {kind} {layout}"
+    shown = "-" if roofline is None else f"{roofline:.2f}"
+    return f"{layer:28}{what:22}{_cells(ms, '.2f')}{shown:>13}{ms['ours'] / ms['plain']:11.2f}x"
+
+
+def _cells(values: dict[str, float], form: str) -> str:
+    return "".join(f"{values[n]:>13{form}}" if n in values else f"{'-':>13}" for n in CANDIDATES)
+
+
+def describe(device: str, suite: Suite) -> Iterator[str]:
+    """The machine, and what is compared."""
+    yield (
+        gpu.require("bench-gpu")
+        if device == "cuda"
+        else (f"CPU, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    )
+    yield "plain: F.conv2d of the same shape"
+    for name in ("torchvision", "onnxruntime"):
+        reason = why_not(name, device, DTYPES[suite.dtypes[0]])
+        yield f"{name}: " + (f"not run ({reason})" if reason else "its deformable convolution")
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(min=1), default=None, help="Of torch; all cores when not given.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Per cell of the table.")
-@click.option("--channels-last", is_flag=True, help="Inputs in channels_last instead of contiguous layout.")
-@click.option("--check", is_flag=True, help="Exit 1 where a ratio is over the project's limit.")
-def main(threads: int | None, seconds: float, channels_last: bool, check: bool) -> None:
-    """Time forward and forward+backward of one layer, float32, 3x3, offsets of 2 px."""
+@click.option("--device", type=click.Choice(list(SUITES)), default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=None, help="Of the CPU; all cores when not given.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Per row, at least.")
+@click.option("--shape", "shapes", type=(int, int, int), multiple=True, help="B C H; the suite's when not given.")
+@click.option("--dtype", "dtypes", type=click.Choice(list(DTYPES)), multiple=True, help="The suite's when not given.")
+@click.option("--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Of x; likewise.")
+@click.option("--statistic", type=click.Choice(list(timing.STATISTICS)), default="median", show_default=True)
+@click.option("--cpu-time", is_flag=True, help="One thread's processor time: for a CPU that other work keeps busy.")
+@click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
+def main(
+    device: str,
+    threads: int | None,
+    seconds: float,
+    shapes,
+    dtypes,
+    layouts,
+    statistic: str,
+    cpu_time: bool,
+    check: bool,
+):
+    """Time one layer, 3x3, offsets of 2 px: forward, forward+backward and, on a GPU, double backward."""
+    suite, missed = SUITES[device], 0
+    if cpu_time and device == "cpu":
+        suite, threads = replace(suite, clock=timing.cpu_ms), 1
     if threads is not None:
         torch.set_num_threads(threads)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    no_peer = why_no_peer()
-    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {layout}")
-    click.echo("plain: F.conv2d, the floor. torchvision: " + (f"not run ({no_peer})" if no_peer else "deform_conv2d"))
-    click.echo(f"\n{'[B, C, H, W]':18}{'':18}{'plain ms':>9}{'ours ms':>9}{'torchvision ms':>16}   ours/plain  limit")
-    over = []
-    for shape in SHAPES:
-        limit = 1.3 if shape[1] >= 512 else 2.2
-        for what, ms in time_shape(Problem(shape, layout), no_peer is None, seconds).items():
-            ratio = ms["ours"] / ms["plain"]
-            limited = what == "forward+backward"
-            if limited and ratio > limit:
-                over.append(shape)
-            shown_limit = f"{limit}x" if limited else ""
-            peer = f"{ms['peer']:16.2f}" if "peer" in ms else f"{'not run':>16}"
-            size = str([shape[0], shape[1], shape[2], shape[2]])
-            click.echo(f"{size:18}{what:18}{ms['plain']:9.2f}{ms['ours']:9.2f}{peer}   {ratio:9.2f}x  {shown_limit}")
-    if Path("/proc/self/clear_refs").exists():
-        click.echo("\n".join(_memory_table((4, 512, 32), layout)))
-    if check and over:
-        raise SystemExit(f"bench: over the limit at {', '.join(map(str, over))}; run again on an idle machine.")
+    click.echo("\n".join(describe(device, suite)))
+    torch.backends.cudnn.benchmark = True  # as the hosts do
+    torch.backends.cudnn.allow_tf32 = False  # as the hosts do: fp32 is fp32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    bench = Bench(device, suite, seconds, statistic)
+    if bench.rates:
+        flops = ", ".join(f"{k} {bench.rates.flops_per_s[DTYPES[k]] / 1e12:.2f} TFLOP/s" for k in suite.dtypes)
+        click.echo(f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}")
+    click.echo(f"{statistic} of {'processor' if cpu_time else 'wall-clock'} times\n\n{heading()}")
+    for kind in dtypes or suite.dtypes:
+        for layout in layouts or suite.layouts:
+            for shape in shapes or suite.shapes:
+                for line in bench.rows(tuple(shape), kind, layout):
+                    missed += "MISSED" in line
+                    click.echo(line)
+                if device == "cuda":
+                    torch.cuda.empty_cache()
+    if check and missed:
+        raise SystemExit(f"bench: {missed} targets missed; run again on an idle machine.")
 
 
 if __name__ == "__main__":

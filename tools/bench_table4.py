@@ -5,8 +5,6 @@ a cycle is 16 iterations, with R1 once and path length four times. Settings take
 """
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from mtm_hosts.layers import LAYER_GROUPS
 from mtm_ops.module import HEADS
 from tools.gpu import require
 from tools.hosts import imported
+from tools.timing import turns_ms
 
 # Table 4 of arXiv 2308.15472: training time relative to the baseline. Its inference ratio is 1.0 throughout.
 PAPER_TRAINING = {"none": 1.0, "low": 1.2, "low,mid": 2.1, "low,mid,high": 3.2}
@@ -126,28 +125,10 @@ def _bend(G: nn.Module) -> None:
             nn.init.normal_(p)
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
-    _wait(device)
-    start_s = time.perf_counter()
-    run()
-    _wait(device)
-    return time.perf_counter() - start_s
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def measure(trainers: dict[str, Trainer], what: str, rounds: int, device: str) -> dict[str, float]:
+def measure(trainers: dict[str, Trainer], what: str, rounds: int) -> dict[str, float]:
     """Median seconds of a method of each, over rounds in which all take turns, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(rounds + 1):
-        for name, trainer in trainers.items():
-            taken_s = seconds(getattr(trainer, what), device)
-            if turn:
-                times[name].append(taken_s)
-    return {name: statistics.median(values) for name, values in times.items()}
+    runs = {name: getattr(trainer, what) for name, trainer in trainers.items()}
+    return {name: ms / 1e3 for name, ms in turns_ms(runs, rounds=rounds).items()}
 
 
 def peak_mib(trainer: Trainer, device: str) -> str:
@@ -217,8 +198,8 @@ def main(
     with imported("stylegan3") as module:
         host = enabled(module)
         trainers = {n: Trainer(host, n, head, resolution, batch, width, map_depth, device) for n in names}
-        training = measure(trainers, "cycle", rounds, device)
-        inference = measure(trainers, "infer", 4 * rounds, device)
+        training = measure(trainers, "cycle", rounds)
+        inference = measure(trainers, "infer", 4 * rounds)
         click.echo("\n".join(rows(trainers, training, inference)))
         click.echo(
             "peak MiB (all settings' networks included): "

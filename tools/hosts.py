@@ -49,11 +49,11 @@ def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS
     tree = tree_blobs(checkout, host.commit) or {}
     code = {path: blob for path, (_, blob) in tree.items() if Path(path).suffix in _CODE}
     blobs = read_blobs(checkout, list(code.values()))
-    insertions: dict[str, list] = {}
+    insertions: dict[str, dict] = {}
     for concern, patch in load_patches(host).items():
         for file in patch.files if concern in concerns else ():
-            insertions.setdefault(file.path, []).append(file.insertions)
+            insertions.setdefault(file.path, {})[concern] = file.insertions
     for path, blob in code.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(insert(blobs[blob], insertions.get(path, [])))
+        target.write_bytes(insert(blobs[blob], insertions.get(path, {})))

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import stat
-import threading
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -28,7 +28,8 @@ HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
 MAX_FILE_BYTES = 1 << 29
 LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
 _BAND_PX = 1 << 22
-_one_large = threading.Lock()
+# One thread for all of them: it also keeps one arena of freed memory, where every thread of a pool would keep its own.
+_large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
 
 
 @dataclass(frozen=True)
@@ -200,17 +201,22 @@ def decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray
     """
     with _errors_in_words():
         width, height = image_size_px(data)
-        with _one_large if width * height > LARGE_MPX * 1e6 else nullcontext():
-            image = _load(data, max_mpx, 4 * resolution_px)
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            # Cropped first: resize(box=...) would let pixels outside the box weigh in, and the hosts' own tool crops.
-            if image.size != (side, side):
-                image = image.crop((left, top, left + side, top + side))
-            image = _to_rgb(image)
-            if side != resolution_px:
-                image = image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS)
-            return np.asarray(image, dtype=np.uint8)
+        if width * height > LARGE_MPX * 1e6:
+            return _large.submit(_decode_square, data, resolution_px, max_mpx).result()
+        return _decode_square(data, resolution_px, max_mpx)
+
+
+def _decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray:
+    image = _load(data, max_mpx, 4 * resolution_px)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cropped first: resize(box=...) would let pixels outside the box weigh in, and the hosts' own tool crops.
+    if image.size != (side, side):
+        image = image.crop((left, top, left + side, top + side))
+    image = _to_rgb(image)
+    if side != resolution_px:
+        image = image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.uint8)
 
 
 @contextmanager

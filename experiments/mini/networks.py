@@ -206,7 +206,7 @@ class Synthesis(nn.Module):
 
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
         latents = iter(ws.unbind(dim=1))
-        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.constant.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.convs[0](x, w := next(latents), noise)
         image = self.to_rgbs[0](x, w)
         for up, conv, to_rgb in zip(self.ups, self.convs[1:], self.to_rgbs[1:], strict=True):

@@ -28,7 +28,7 @@ struct SampleParams {
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
     int64_t row_begin, row_end;         // this call's rows
     int64_t deterministic;              // CUDA: no atomics in grad_x. On the CPU there are none anyway
-    int64_t slices;                     // CPU: pieces that a group's channels are cut into; depends on shapes only
+    int64_t channels_first;             // CPU: gather's columns are [rows, C, kh*kw], the order of a weight [O, C, kh, kw]
     // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
     // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;
@@ -41,7 +41,6 @@ struct SampleParams {
     const void* gg_x;                   // cotangents of grad_x, grad_offset, grad_mask (double backward)
     const void* gg_offset;
     const void* gg_mask;
-    void* dots;                         // scratch [rows, kh*kw, G*slices, 4 or 8]
 };
 
 // Where one tap samples: the pixel and weight of each corner. Weights of corners outside the image are zero.

@@ -5,6 +5,7 @@ checkouts without our patches, so it brings its own stand-ins for what newer lib
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import pickle
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -45,7 +47,9 @@ def build(kind, seed=3, **options):
 
     name, kwargs = KINDS[kind]
     torch.manual_seed(seed)
-    return dnnlib.util.construct_class_by_name(class_name=f"training.networks_{name}.Generator", **kwargs, **options)
+    return dnnlib.util.construct_class_by_name(
+        class_name=f"training.networks_{name}.Generator", **{**kwargs, **options}
+    )
 
 
 def inputs(G, batch=2):
@@ -108,7 +112,7 @@ def small_training(iterations, tick=None, stop=None, **options):
         c["total_kimg"] = iterations * c["batch_size"] / 1000
         if tick:
             c["kimg_per_tick"] = tick * c["batch_size"] / 1000
-        whole(**c, **options)
+        whole(**{**c, **options})
 
     def summary(module, arguments, show=loop.misc.print_module_summary):
         initial.setdefault(type(module).__name__, tensors(module))
@@ -195,6 +199,28 @@ def snapshot(path, kind, head):
     with open(path, "wb") as f:
         pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
     return {"image": G(z, c, noise_mode="const")}
+
+
+def exported(path, kind, arguments, **options):
+    """A snapshot, exported by tools.export's own command; and what the network itself draws for random latents."""
+    from click.testing import CliRunner
+
+    from tools import export
+
+    G = grow(build(kind, mtm="low", mtm_head="offset+mask", **options)).eval().requires_grad_(False)
+    for n, p in G.named_parameters():
+        if n.endswith("noise_strength"):
+            p += 0.3
+    G.mapping.w_avg.normal_()
+    with open(path, "wb") as f:
+        pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
+    export.open_here = functools.partial(export.open_here, vendor=Path.cwd().parent)
+    result = CliRunner().invoke(export.main, [path, *arguments])
+    z = torch.randn([2, G.z_dim])
+    c = torch.eye(2, G.c_dim) if G.c_dim else None
+    draw = {n: t for n, t in G.named_buffers() if n.endswith("noise_const")}
+    return {"output": result.output, "z": z, "c": c, "noise": list(draw.values()),
+            "image": G(z, c, truncation_psi=0.7, noise_mode="const")}  # fmt: skip
 
 
 def load_elsewhere(path):

@@ -49,6 +49,13 @@ def test_stand_ins_read_versions_and_booleans():
         compat.strtobool("maybe")
 
 
+@pytest.mark.parametrize("name", ["pkg_resources", "distutils"])
+def test_another_packages_stub_without_a_spec_is_left_alone(name):
+    code = f"import sys, types; stub = sys.modules[{name!r}] = types.ModuleType({name!r}); stub.__spec__ = None\n"
+    code += f"from mtm_hosts import compat; compat.provide_{name}(); assert sys.modules[{name!r}] is stub"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("new_scipy", [False, True])
 def test_sqrtm_answers_disp_under_old_and_new_scipy(new_scipy):
     import scipy.linalg
@@ -81,6 +88,16 @@ def test_without_a_gpu_the_hosts_cuda_is_the_cpu_and_torchs_own_is_not_touched()
         "print(start.elapsed_time(end), torch.zeros(2, device=gpu).pin_memory().device)\n"
     )
     assert said.split("\n")[:4] == ["cpu meta True True", "cpu cpu False", "cuda", "250.0 cpu"]
+
+
+def test_torch_still_writes_devices_into_the_code_of_graphs():
+    """What torch.export and torch.compile run is such code."""
+    child(
+        "import torch, torch.fx, mtm_hosts.cpu\n"
+        "graph = torch.fx.Graph()\n"
+        "graph.output(graph.call_function(torch.zeros, (2,), {'device': torch.device('cpu')}))\n"
+        "assert torch.fx.GraphModule(torch.nn.Module(), graph)().shape == (2,)"
+    )
 
 
 def test_with_a_gpu_nothing_is_replaced():

@@ -5,14 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mtm_ops import _native
-
-
-@pytest.fixture(autouse=True)
-def narrow_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices of 128 channels, so that a few hundred are cut."""
-    monkeypatch.setattr(_native, "SLICE_CHANNELS", 128)
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -78,6 +78,7 @@ def sample_inputs(
     size: tuple[int, int] = (5, 4),
     kernel: tuple[int, int] = (3, 2),
     groups: int = 1,
+    weight_groups: int = 1,
     style: bool = True,
     mask: bool = True,
     dtype: torch.dtype = torch.float64,
@@ -98,7 +99,7 @@ def sample_inputs(
     taps = kernel[0] * kernel[1]
     case = Case(
         x=randn(B, C, *size),
-        weight=randn(O, C, *kernel),
+        weight=randn(O, C // weight_groups, *kernel),
         offset=offset_between_pixels((B, 2 * groups * taps, Ho, Wo), g),
         style=randn(B, C) + 2 if style else None,
         mask=torch.rand((B, groups * taps, Ho, Wo), generator=g, dtype=torch.float64) * 2 if mask else None,
@@ -136,15 +137,17 @@ def oracle(case: Case) -> np.ndarray:
     )
     (B, C, _, _), (O, _, kh, kw), (_, channels, Ho, Wo) = x.shape, weight.shape, offset.shape
     per_group = C // (channels // (2 * kh * kw))
+    C_w, O_w = weight.shape[1], O // (C // weight.shape[1])  # channels of a weight group
     y = np.zeros((B, O, Ho, Wo))
     for b in range(B):
         w = textbook_weight(weight, None if style is None else style[b], case.options.get("demodulate", True))
-        for o, oy, ox, c, ky, kx in itertools.product(*map(range, (O, Ho, Wo, C, kh, kw))):
+        for o, oy, ox, i, ky, kx in itertools.product(*map(range, (O, Ho, Wo, C_w, kh, kw))):
+            c = o // O_w * C_w + i
             tap = (c // per_group) * kh * kw + ky * kw + kx
             at_y = oy * stride_y - pad_y + ky * dil_y + offset[b, 2 * tap, oy, ox]
             at_x = ox * stride_x - pad_x + kx * dil_x + offset[b, 2 * tap + 1, oy, ox]
             factor = 1.0 if mask is None else mask[b, tap, oy, ox]
-            y[b, o, oy, ox] += w[o, c, ky, kx] * factor * bilinear(x[b, c], at_y, at_x)
+            y[b, o, oy, ox] += w[o, i, ky, kx] * factor * bilinear(x[b, c], at_y, at_x)
     return y
 
 
@@ -152,7 +155,9 @@ def textbook_weight(weight: np.ndarray, style: np.ndarray | None, demodulate: bo
     """w'' of Karras et al. 2020, Eqs. (1) and (3), for one sample."""
     if style is None:
         return weight
-    modulated = weight * style[None, :, None, None]
+    groups = len(style) // weight.shape[1]
+    factors = np.repeat(style.reshape(groups, -1), len(weight) // groups, axis=0)  # [O, C/groups]
+    modulated = weight * factors[:, :, None, None]
     if demodulate:
         modulated = modulated / np.sqrt((modulated**2).sum((1, 2, 3), keepdims=True) + DEMODULATION_EPS)
     return modulated

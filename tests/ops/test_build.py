@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from mtm_ops import _build, doctor
+from mtm_ops import _build, _library, _native, doctor, functional, modulated_deform_conv2d
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in compilers are shell scripts")
 
@@ -445,6 +446,144 @@ def test_disk_that_fills_during_the_build_is_told(cache, stand_in, monkeypatch):
         _build._load(_build.cpu_recipe(), cache)
     assert not list(cache.glob("*.so"))
     assert not list(cache.glob(".build-*"))
+
+
+def reason_of(impl_auto: subprocess.Popen[str]) -> str:
+    """The one warning of FALL_BACK's process, whose results are the reference's."""
+    count, warning, *errors = finish(impl_auto)[0].splitlines()
+    assert count == "1 RuntimeWarning"
+    assert len(errors) == 2
+    assert "reference" in warning
+    return warning
+
+
+def test_a_lock_that_cannot_be_opened_falls_back_with_its_name(cache):
+    """Another user's in a shared cache; a folder in its place is as closed to root."""
+    lock = cache / f"cpu-{_build._cache_key(_build.cpu_recipe())}.lock"
+    lock.mkdir()
+    warning = reason_of(start(FALL_BACK, cache))
+    assert f"the lock {lock} cannot be opened" in warning
+    assert "MTM_CACHE_DIR" in warning
+
+
+def test_another_users_lock_falls_back_with_its_name(cache, stand_in, monkeypatch):
+    inner = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self.suffix == ".lock":
+            raise PermissionError(13, "Permission denied", str(self))
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        _build.BuildError, match=r"the lock .*\.lock cannot be opened: .*Permission denied.*MTM_CACHE_DIR"
+    ):
+        _build._load(_build.cpu_recipe(), cache)
+
+
+NO_EXECUTION = """
+import ctypes, pathlib
+def refuse_load(name, *args, **kwargs):
+    raise OSError(f"{name}: failed to map segment from shared object: Operation not permitted")
+def refuse_unlink(self, **kwargs):
+    raise OSError(30, "Read-only file system", str(self))
+import torch, mtm_ops
+ctypes.CDLL, pathlib.Path.unlink = refuse_load, refuse_unlink
+"""
+
+
+def test_a_whole_library_in_a_read_only_folder_without_execution_falls_back(cache, stand_in):
+    library = Path(_build._load(_build.cpu_recipe(), cache)._name)
+    warning = reason_of(start(NO_EXECUTION + FALL_BACK, cache))
+    assert f"{library} was built but cannot be loaded" in warning
+    assert "failed to map segment" in warning
+    assert library.exists()
+    assert len(stand_in.calls()) == 1
+
+
+NO_HOME = """
+import pathlib
+def refuse(*args):
+    raise RuntimeError("Could not determine home directory.")
+pathlib.Path.home = refuse
+"""
+
+
+def test_a_user_without_a_home_builds_in_the_temporary_folder(tmp_path, stand_in):
+    environment = {"MTM_CACHE_DIR": "", "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)}
+    out, _ = finish(start(NO_HOME + RUN_ONCE, tmp_path, **environment))
+    assert out == "sum 4.0\n"
+    (library,) = tmp_path.glob("mtm_ops-*/cpu-*.so")
+    assert library.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_user_without_home_and_temporary_folder_falls_back(tmp_path, stand_in):
+    broken = NO_HOME + "import tempfile\ndef none(): raise FileNotFoundError('No usable temporary directory')\n"
+    environment = {"MTM_CACHE_DIR": "", "XDG_CACHE_HOME": ""}
+    warning = reason_of(start(broken + "tempfile.gettempdir = none\n" + FALL_BACK, tmp_path, **environment))
+    assert "no folder for the built kernel can be written" in warning
+
+
+def test_a_source_that_cannot_be_read_falls_back(cache, monkeypatch):
+    monkeypatch.setattr(_build, "CSRC", cache / "gone")
+    result = _build._load_or_error.__wrapped__(None)
+    assert isinstance(result, _build.BuildError)
+    assert "gone" in str(result)
+
+
+@pytest.mark.skipif(
+    torch.version.cuda is None or torch.cuda.is_available(),
+    reason="needs a torch with CUDA, and no GPU (make test-torch)",
+)
+@pytest.mark.parametrize("style", [False, True])
+def test_fake_cuda_tensors_without_a_gpu_give_shapes(style):
+    with FakeTensorMode():
+        shapes = (1, 2, 4, 4), (3, 2, 3, 3), (1, 18, 2, 2), (1, 2)
+        y = modulated_deform_conv2d(*(torch.empty(shape, device="cuda") for shape in shapes[: 3 + style]))
+    assert (y.device.type, y.shape) == ("cuda", (1, 3, 2, 2))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> Iterator[list[torch.device]]:
+    """torch says that there are two GPUs, of which the first is current; yields the devices that are asked about."""
+    asked: list[torch.device] = []
+
+    def capability(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 8, device.index
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    monkeypatch.setattr(_build, "load_cuda", lambda capability: capability)
+    _library._try_cuda.cache_clear()
+    yield asked
+    _library._try_cuda.cache_clear()
+
+
+def test_a_driver_too_old_for_the_linked_runtime_is_found_by_a_launch_and_falls_back(two_gpus, monkeypatch):
+    def refuse(name, storage, device, params) -> None:
+        raise RuntimeError(f"mtm_ops: {name} did not start on {device}: CUDA driver version is insufficient.")
+
+    monkeypatch.setattr(_native, "launch", refuse)
+    monkeypatch.setattr(functional, "_warned", set())
+    reason = _library.why_not_native("cuda", 1)
+    assert reason == "mtm_ops: gather did not start on cuda:1: CUDA driver version is insufficient."
+    with pytest.warns(RuntimeWarning, match=r"reference .* on cuda.*driver version is insufficient"):
+        assert not functional._use_native("auto", torch.device("cuda", 1))
+    assert not functional._use_native("auto", torch.device("cuda", 1))  # a second warning would be an error
+    with pytest.raises(RuntimeError, match=r"impl='native' cannot run on cuda:1: .*driver version is insufficient"):
+        functional._use_native("native", torch.device("cuda", 1))
+
+
+def test_the_kernel_is_built_for_the_tensors_device_and_probed_once(two_gpus, monkeypatch):
+    launched = []
+    monkeypatch.setattr(_native, "launch", lambda name, storage, device, params: launched.append(device))
+    for _ in range(3):
+        assert _library.why_not_native("cuda", 1) is None
+    assert two_gpus == launched == [torch.device("cuda", 1)]
+    assert _library.why_not_native("cuda") is None  # the current device
+    assert launched[1:] == [torch.device("cuda", 0)]
 
 
 def test_doctor_tells_what_is_used_and_by_its_exit_code(cache, tmp_path):

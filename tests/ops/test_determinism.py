@@ -45,6 +45,15 @@ def test_sampling_and_its_gradients_have_the_same_bits_on_any_number_of_threads(
             assert torch.equal(value, one[name]), f"{name} on {threads} threads"
 
 
+def test_a_large_map_of_few_channels_has_the_same_bits_on_any_number_of_threads():
+    """One image of 64x64, which is cut by blocks of pixels alone."""
+    case = one_by_one(B=1, C=16, size=(64, 64), kernel=(3, 3), padding=(1, 1), style=False, dtype=torch.float32)
+    one = sample(case, 1)
+    for threads in (2, 7):
+        for name, value in sample(case, threads).items():
+            assert torch.equal(value, one[name]), f"{name} on {threads} threads"
+
+
 def test_the_order_of_sums_would_show():
     """The case above can fail: its gradient has other bits when the rows come in another order."""
     case = crowded()

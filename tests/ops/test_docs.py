@@ -12,7 +12,7 @@ import mtm_ops
 
 ROOT = Path(__file__).parents[2]
 MODULES = ["mtm_ops", *(f"mtm_ops.{m.name}" for m in pkgutil.iter_modules(mtm_ops.__path__))]
-WITH_EXAMPLES = {"mtm_ops.functional", "mtm_ops.module", "mtm_hosts.layers"}
+WITH_EXAMPLES = {"mtm_ops.functional", "mtm_ops.module", "mtm_ops.onnx", "mtm_hosts.layers"}
 SETUP = "from mtm_ops import *\nimport torch\n"
 
 

@@ -30,9 +30,14 @@ def test_the_call_that_the_cases_start_from_is_right():
 SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"x": ones(6, 5, 4)}, "x must be [B, C, H, W] with C, H and W of at least 1; got [6, 5, 4]."),
     ({"x": ones(2, 6, 0, 4)}, "x must be [B, C, H, W] with C, H and W of at least 1; got [2, 6, 0, 4]."),
-    ({"weight": ones(3, 5, 3, 3)}, "weight must be [O, 6, kh, kw] for x of 6 channels; got [3, 5, 3, 3]."),
-    ({"weight": ones(3, 6, 3)}, "weight must be [O, 6, kh, kw] for x of 6 channels; got [3, 6, 3]."),
-    ({"weight": ones(0, 6, 3, 3)}, "weight must be [O, 6, kh, kw] for x of 6 channels; got [0, 6, 3, 3]."),
+    *(
+        (
+            {"weight": ones(shape)},
+            "weight must be [O, 6/n, kh, kw] for x of 6 channels, the number n of weight groups dividing both 6 and O; "
+            f"got {list(shape)}.",
+        )
+        for shape in [(3, 5, 3, 3), (3, 4, 3, 3), (3, 3, 3, 3), (3, 12, 3, 3), (3, 6, 3), (0, 6, 3, 3), (3, 0, 3, 3)]
+    ),
     ({"weight": ones(3, 6, 7, 3)}, "x must be large enough for a 7x3 kernel with"),
     ({"weight": ones(3, 6, 7, 3)}, "whose output would be -1x2; got [5, 4]."),
     ({"dilation": 3}, "large enough for a 3x3 kernel with Geometry(stride=(1, 1), padding=(0, 0), dilation=(3, 3))"),
@@ -66,9 +71,9 @@ DTYPES: list[tuple[dict[str, Any], str]] = [
         "x must be float32, float64, float16 or bfloat16; got torch.complex64.",
     ),
     ({"weight": ones(3, 6, 3, 3).half()}, "weight must have x's dtype, torch.float32; got torch.float16."),
-    ({"offset": ones(2, 18, 3, 2).long()}, "offset must be floating point; got torch.int64."),
-    ({"mask": ones(2, 9, 3, 2).bool()}, "mask must be floating point; got torch.bool."),
-    ({"style": ones(2, 6).int()}, "style must be floating point; got torch.int32."),
+    ({"offset": ones(2, 18, 3, 2).long()}, "offset must be floating point, of 16 to 64 bits; got torch.int64."),
+    ({"mask": ones(2, 9, 3, 2).bool()}, "mask must be floating point, of 16 to 64 bits; got torch.bool."),
+    ({"style": ones(2, 6).int()}, "style must be floating point, of 16 to 64 bits; got torch.int32."),
 ]
 GEOMETRIES: list[tuple[str, Any, int]] = [
     ("stride", 0, 1),
@@ -84,11 +89,14 @@ GEOMETRIES: list[tuple[str, Any, int]] = [
     ("padding", "same", 0),
     ("dilation", 0, 1),
     ("dilation", (1, -1), 1),
+    ("stride", 2**31, 1),
+    ("padding", (0, 2**63), 0),
+    ("dilation", 2**100, 1),
 ]
 
 
 @pytest.mark.parametrize("impl", ["reference", "native", "auto"])
-@pytest.mark.parametrize(("given", "message"), SHAPES, ids=[m[:40] for _, m in SHAPES])
+@pytest.mark.parametrize(("given", "message"), SHAPES, ids=[m[-40:] for _, m in SHAPES])
 def test_wrong_shapes(given, message, impl):
     with pytest.raises(ValueError, match=r"^modulated_deform_conv2d: .*" + re.escape(message)):
         call(impl, **given)
@@ -103,7 +111,9 @@ def test_wrong_dtypes(given, message, impl):
 
 @pytest.mark.parametrize(("name", "value", "least"), GEOMETRIES, ids=str)
 def test_wrong_geometry(name, value, least):
-    message = f"modulated_deform_conv2d: {name} must be an int, or two (y, x), of at least {least}; got {value!r}."
+    message = (
+        f"modulated_deform_conv2d: {name} must be an int, or two (y, x), from {least} to {2**31 - 1}; got {value!r}."
+    )
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         call(**{name: value})
 

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from mtm_ops import modulated_deform_conv2d
+from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 
 OPS = torch.ops.mtm_ops
 GEOMETRY = ([2, 1], [1, 0], [2, 1])
@@ -58,28 +58,8 @@ def test_opcheck_double_backward(mask, layout, missing):
     if missing == "all but x":
         cotangents[1:] = [None] * 3
     grad_y = torch.randn(2, 3, 2, 3)
-    torch.library.opcheck(OPS.deform_conv2d_double_backward.default, (*cotangents, grad_y, *tensors, *GEOMETRY))
-
-
-@LAYOUTS
-@MASKS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, BF16], ids=str)
-def test_fake_kernels_promise_the_shapes_dtypes_and_strides_that_come(dtype, mask, layout):
-    def calls(x, weight, offset, mask, grad_y):
-        y = OPS.deform_conv2d(x, weight, offset, mask, *GEOMETRY)
-        first = OPS.deform_conv2d_backward(grad_y, x, weight, offset, mask, *GEOMETRY, [True] * 4)
-        second = OPS.deform_conv2d_double_backward(x, weight, offset, mask, grad_y, x, weight, offset, mask, *GEOMETRY)
-        return [y, *first, *second]
-
-    tensors = [*arguments(mask, layout, grad=False, dtype=dtype), torch.randn(2, 3, 2, 3, dtype=dtype)]
-    mode = FakeTensorMode()
-    real = calls(*tensors)
-    fake = calls(*(None if t is None else mode.from_tensor(t) for t in tensors))
-    assert len(real) == len(fake) == 10
-    for got, want in zip(fake, real, strict=True):
-        assert got.shape == want.shape
-        assert got.dtype == want.dtype
-        assert got.stride() == want.stride()
+    arguments_ = (*cotangents, grad_y, *tensors, *GEOMETRY, [True] * 5)
+    torch.library.opcheck(OPS.deform_conv2d_double_backward.default, arguments_)
 
 
 def test_meta_tensors_of_the_registered_op_give_shapes():
@@ -263,3 +243,29 @@ def test_schemas_are_as_documented():
         "mtm_ops::deform_conv2d(Tensor x, Tensor weight, Tensor offset, Tensor? mask, int[] stride, int[] padding, "
         "int[] dilation) -> Tensor"
     )
+
+
+HEADS = {"offset": 18, "offset+mask": 27}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("device", ["meta", "fake"])
+def test_the_module_and_the_op_give_shapes_without_memory(device, head):
+    def build() -> Tensor:
+        kind = "meta" if device == "meta" else "cpu"
+        with torch.device(kind):
+            module = ModulatedTransformation(6, 4, head=head)
+        x, w = torch.empty(2, 6, 5, 4, device=kind), torch.empty(2, 4, device=kind)
+        offset, mask = module(x, w)
+        assert (mask is None) == (head == "offset")
+        weight, style = torch.empty(3, 6, 3, 3, device=kind), torch.empty(2, 6, device=kind)
+        assert module.at(w)(x=x, weight=weight, styles=style, padding=1).shape == (2, 3, 5, 4)
+        return modulated_deform_conv2d(x, weight, offset, style, mask=mask, padding=1)
+
+    if device == "meta":
+        y = build()
+    else:
+        with FakeTensorMode():
+            y = build()
+    assert y.shape == (2, 3, 5, 4)
+    assert y.device.type == ("meta" if device == "meta" else "cpu")

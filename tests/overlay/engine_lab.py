@@ -54,7 +54,7 @@ def make_repo(folder, files):
 
 def file_patch(path, pristine, places):
     insertions = tuple(Insertion(after, tuple(lines)) for after, lines in places)
-    return FilePatch(path, blob_hash(pristine), blob_hash(insert(pristine, [insertions])), insertions)
+    return FilePatch(path, blob_hash(pristine), blob_hash(insert(pristine, {"c": insertions})), insertions)
 
 
 def expected(host, path, concerns):

@@ -92,8 +92,8 @@ def test_unknown_names_are_a_usage_error_that_lists_the_known(lab):
     assert (done.code, "compat, cpu, mtm" in done.err) == (2, True)
 
 
-def test_a_modified_file_stops_every_host_and_is_kept(lab):
-    lab.file().write_bytes(b"mine\n" + FILES["alpha"]["train.py"])
+def test_a_file_edited_where_our_lines_go_stops_every_host_and_is_kept(lab):
+    lab.file().write_bytes(FILES["alpha"]["train.py"].replace(b"train 7\n", b"train seven\n"))
     before = lab.contents()
     done = lab.run("apply")
     assert done.code == 6
@@ -103,12 +103,13 @@ def test_a_modified_file_stops_every_host_and_is_kept(lab):
 
 
 @pytest.mark.parametrize("verb", ["apply", "revert"])
-def test_an_edit_on_top_of_the_patches_is_kept_and_named(lab, verb):
+def test_an_edit_of_our_lines_is_kept_and_nothing_written(lab, verb):
     lab.ok("apply")
-    lab.file().write_bytes(lab.file().read_bytes().replace(b"train 9", b"train nine"))
+    lab.file().write_bytes(lab.file().read_bytes().replace(b"cpu last", b"mine"))
     before = lab.contents()
     done = lab.run(verb)
-    assert (done.code, "vendor/alpha/train.py" in done.err) == (6, True)
+    assert (done.code, "vendor/alpha/train.py must hold the lines of cpu whole" in done.err) == (6, True)
+    assert "    -cpu last\n    +mine\n" in done.err
     assert lab.contents() == before
 
 
@@ -140,7 +141,7 @@ def test_a_wrong_commit_is_refused_and_revert_still_works_there(lab):
     done = lab.run("apply")
     assert done.code == 5
     assert "vendor/alpha must be at the commit" in done.err
-    assert "git -C vendor/alpha checkout" in done.err
+    assert "git submodule update --init vendor/alpha" in done.err
     lab.ok("revert")
     assert lab.contents() == lab.want(())
 
@@ -235,7 +236,10 @@ def test_a_crlf_checkout_is_patched_in_crlf_and_reverts_to_itself(lab):
 def test_mixed_line_endings_are_an_edit(lab):
     mixed = FILES["alpha"]["train.py"].replace(b"train 4\n", b"train 4\r\n")
     lab.file().write_bytes(mixed)
-    assert lab.run("apply").code == 6
+    done = lab.ok("apply")
+    assert "edits of yours were kept, in vendor/alpha/train.py" in done.out
+    assert lab.file().read_bytes() == expected("alpha", "train.py", ALL).replace(b"train 4\n", b"train 4\r\n")
+    lab.ok("revert")
     assert lab.file().read_bytes() == mixed
 
 

@@ -106,10 +106,11 @@ def test_killed_and_then_edited_the_edit_is_kept(lab, monkeypatch):
     lab.ok("revert")
     die(lab, monkeypatch, total - 3, False, "apply")
     lab.file().write_bytes(lab.file().read_bytes() + b"mine\n")
-    mine = lab.file().read_bytes()
-    assert lab.run("apply").code == 6
-    assert lab.run("revert").code == 6
-    assert lab.file().read_bytes() == mine
+    assert lab.file().read_bytes() == expected("alpha", "train.py", ALL) + b"mine\n"
+    lab.ok("revert")
+    assert lab.contents() == lab.want(()) | {"alpha/train.py": FILES["alpha"]["train.py"] + b"mine\n"}
+    lab.ok("apply")
+    assert lab.file().read_bytes().count(b"mine\n") == 1
 
 
 def test_killed_and_then_given_other_patches_the_tree_is_still_ours(lab, monkeypatch):
@@ -187,7 +188,6 @@ def test_an_edit_saved_during_the_run_is_kept_and_everything_undone(lab, monkeyp
 
 
 def test_two_runs_at_once_do_not_mix(lab, monkeypatch):
-    pytest.importorskip("fcntl", reason="this system has no advisory locks")
     seen = []
 
     def step(function, *arguments):
@@ -202,6 +202,18 @@ def test_two_runs_at_once_do_not_mix(lab, monkeypatch):
         patched.setattr(fs, "step", step)
         lab.ok("apply")
     assert seen[1].code == 1
+    assert lab.contents() == lab.want()
+
+
+def test_killed_and_its_record_lost_the_litter_is_no_obstacle(lab, monkeypatch):
+    total = operations(lab, monkeypatch, "apply")
+    lab.ok("revert")
+    die(lab, monkeypatch, total // 2, False, "apply")
+    litter = [n for n in lab.contents() if n.endswith(".mtm-overlay-new")]
+    assert litter
+    for host in ("alpha", "beta"):
+        lab.forget(host)
+    lab.ok("apply")
     assert lab.contents() == lab.want()
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from overlay.errors import OverlayError
 from overlay.inserter import blob_hash, insert, recognise, split_lines
+from overlay.locate import align
 from overlay.patchfile import FilePatch, Insertion, Patch, render
-from overlay.refresh import _insertions
+from overlay.refresh import _blocks
 
 # Few different lines, so that repeated neighbours (where a place is ambiguous) turn up all the time.
 LINES = st.sampled_from([b"\n", b"a\n", b"b\n", b"  a\n", b"a\r\n", b"\x0c\n", b"@@ -1 +1 @@\n", b"--- a/f\n", b"+x\n"])
@@ -43,7 +44,7 @@ def repo(tmp_path_factory):
 @given(data=st.data(), pristine=files())
 def test_inserting_equals_git_apply_and_undoing_is_the_identity(repo, data, pristine):
     insertions = data.draw(insertion_sets(pristine))
-    patched = insert(pristine, [insertions])
+    patched = insert(pristine, {"c": insertions})
     patch = Patch(("why",), (FilePatch("f", blob_hash(pristine), blob_hash(patched), insertions),))
     (repo / "f").write_bytes(pristine)
     for arguments, expected in ((("apply", "--unidiff-zero"), patched), (("apply", "--unidiff-zero", "-R"), pristine)):
@@ -63,7 +64,7 @@ def test_any_subset_of_concerns_is_recognised_from_the_bytes_alone(data, pristin
         drawn = data.draw(insertion_sets(pristine))
         concerns[name] = tuple(Insertion(i.after, (*i.lines, name.encode() + b"\n")) for i in drawn)
     chosen = data.draw(st.sets(st.sampled_from(list(concerns))))
-    patched = insert(pristine, [i for n, i in concerns.items() if n in chosen])
+    patched = insert(pristine, {n: i for n, i in concerns.items() if n in chosen})
     assert recognise(patched, pristine, concerns) == chosen
     assert recognise(patched.replace(b"a", b"A", 1) + b"more\n", pristine, concerns) is None
 
@@ -72,10 +73,11 @@ def test_any_subset_of_concerns_is_recognised_from_the_bytes_alone(data, pristin
 @given(data=st.data(), pristine=files())
 def test_insertions_read_off_an_edited_file_give_it_back(data, pristine):
     insertions = data.draw(insertion_sets(pristine))
-    edited = insert(pristine, [insertions])
-    found = _insertions(split_lines(pristine), split_lines(edited))
-    assert found is not None
-    assert insert(pristine, [tuple(Insertion(after, tuple(lines)) for after, lines in found)]) == edited
+    edited = insert(pristine, {"c": insertions})
+    matched = align(split_lines(pristine), split_lines(edited))
+    assert None not in matched
+    found = _blocks(list(range(1, len(matched) + 1)), matched, split_lines(edited))
+    assert insert(pristine, {"c": found}) == edited
     assert len(found) <= len(insertions) + 2  # ambiguity must not shred a block
 
 
@@ -85,17 +87,17 @@ def test_only_supersequences_count_as_insertions(pristine, edited):
     old, new = split_lines(pristine), split_lines(edited)
     rest = iter(new)
     subsequence = all(line in rest for line in old)
-    assert (_insertions(old, new) is not None) == subsequence
+    assert (None not in align(old, new)) == subsequence
 
 
 def test_two_concerns_at_one_line_come_in_the_series_order():
     first, second = (Insertion(1, (b"first\n",)),), (Insertion(1, (b"second\n",)),)
-    assert insert(b"a\nb\n", [first, second]) == b"a\nfirst\nsecond\nb\n"
-    assert insert(b"a\nb\n", [second, first]) == b"a\nsecond\nfirst\nb\n"
+    assert insert(b"a\nb\n", {"a": first, "b": second}) == b"a\nfirst\nsecond\nb\n"
+    assert insert(b"a\nb\n", {"b": second, "a": first}) == b"a\nsecond\nfirst\nb\n"
 
 
 def test_the_top_and_the_end_of_a_file_are_places():
-    assert insert(b"a\n", [(Insertion(0, (b"top\n",)), Insertion(1, (b"end\n",)))]) == b"top\na\nend\n"
+    assert insert(b"a\n", {"c": (Insertion(0, (b"top\n",)), Insertion(1, (b"end\n",)))}) == b"top\na\nend\n"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_the_top_and_the_end_of_a_file_are_places():
 )
 def test_places_where_no_line_can_be_inserted_are_refused(pristine, after, said):
     with pytest.raises(OverlayError, match=r"^insert: file ") as refused:
-        insert(pristine, [(Insertion(after, (b"x\n",)),)])
+        insert(pristine, {"c": (Insertion(after, (b"x\n",)),)})
     assert said in str(refused.value)
 
 

@@ -58,7 +58,7 @@ def test_status_counts_files_of_a_half_applied_concern(lab):
 def test_show_is_a_diff_that_git_applies_to_the_pristine_files(lab, concern, context):
     shown = lab.ok("show", "--host", "alpha", "--concern", concern, "-U", str(context)).out
     flags = ["--unidiff-zero"] if context == 0 else []
-    git(lab.folder(), "apply", *flags, "-", data=shown.encode())
+    git(lab.root, "apply", *flags, "-", data=shown.encode())
     assert {k: v for k, v in lab.contents().items() if k.startswith("alpha/")} == {
         k: v for k, v in lab.want((concern,)).items() if k.startswith("alpha/")
     }
@@ -73,8 +73,8 @@ def test_show_gives_reason_counts_context_and_no_colour_in_a_pipe(lab):
 
 
 def test_show_is_coloured_on_a_terminal(lab, monkeypatch):
-    monkeypatch.setattr("click._compat.isatty", lambda stream: True)
-    assert "\x1b[32m+compat A\x1b[0m" in lab.ok("show", "--host", "alpha").out
+    monkeypatch.setattr("overlay.cli._on_terminal", lambda: True)
+    assert "\x1b[32m+\x1b[m\x1b[32mcompat A\x1b[m" in lab.ok("show", "--host", "alpha").out
 
 
 def test_show_without_the_submodule_says_how_to_fetch_it(lab):

@@ -200,7 +200,7 @@ def test_a_new_upstream_file_is_refused_for_a_patch_can_only_insert(lab):
     ("concern", "old", "new", "said"),
     [
         ("cpu", b"mtm\n", b"mtm, spoilt\n", "train.py:10 must keep upstream's or compat, mtm's lines"),
-        ("mtm", b"cpu last\n", b"", "got lines of cpu, but not all of them"),
+        ("mtm", b"cpu last\n", b"", "train.py:25 must keep upstream's or compat, cpu's lines"),
     ],
     ids=["known from the host's other files", "known from the lines that are left"],
 )

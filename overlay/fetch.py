@@ -1,0 +1,85 @@
+"""Fetch the submodules that a command needs: the pinned commit alone where the server gives it, with progress."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from . import git
+from .catalog import Host
+from .errors import COMMAND
+
+_PATIENCE_S = 10  # for git to clean up after Ctrl-C
+_WHOLE = "2147483647"  # git's way to say: all of the history, also where it was cut before
+_STDERR = 2  # stdout may be a file that takes the audit
+
+
+def fetch(hosts: Collection[Host]) -> None:
+    """Fetch and check out every host's pinned commit. Where one fails, git says why on stderr, and the next follows."""
+    for host in hosts:
+        if host.vendor not in (git.gitlinks(host.root) or {}):
+            continue  # no submodule of this repository, or no repository: nothing to ask for
+        print(f"* {host.name}: fetching {host.url} into {host.vendor}", file=sys.stderr, flush=True)
+        _set_aside_unfinished(host)
+        _fetch(host)
+
+
+def _fetch(host: Host) -> None:
+    progress = ["--progress"] if sys.stderr.isatty() else []
+    _run(host.root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
+    # A fetch that was cut short may lack the checkout; and some servers give branches only, not a single commit.
+    for fetched in ([], ["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
+        if git.open_checkout(host.folder) or not git.is_repository(host.folder):
+            return
+        if not fetched or _run(host.folder, "fetch", *progress, *fetched):
+            _run(host.folder, "checkout", "--quiet", "--detach", host.commit)
+
+
+def _set_aside_unfinished(host: Host) -> None:
+    """Move away what a killed clone left, which git neither uses nor replaces: a repository that never had a commit."""
+    link = host.folder / ".git"
+    if not link.is_file() or [p.name for p in host.folder.iterdir()] != [".git"]:
+        return
+    store = host.folder / link.read_text().removeprefix("gitdir:").strip()
+    had = [store / "index", store / "logs", store / "packed-refs", *(p for p in store.glob("refs/**/*") if p.is_file())]
+    if any(path.exists() for path in had):
+        return
+    if store.is_dir():
+        number = 1 + len(list(store.parent.glob(f"{store.name}.unfinished-*")))
+        store.rename(store.with_name(f"{store.name}.unfinished-{number}"))
+    link.unlink()
+
+
+def _run(folder: Path, *arguments: str) -> bool:
+    """Whether git succeeded. It speaks to the terminal itself; after Ctrl-C it cleans up its own half-fetched files."""
+    with subprocess.Popen(["git", "-C", str(folder), *arguments], stdout=_STDERR, env=git.environment()) as child:
+        try:
+            return child.wait() == 0
+        except BaseException:
+            child.send_signal(signal.SIGINT)  # it has had one already where it came from the terminal
+            child.wait(_PATIENCE_S)
+            raise
+
+
+def fetch_message(hosts: list[Host], verb: str) -> str:
+    """How to fetch submodules, in one message for all of them."""
+    folders = " ".join(h.vendor for h in hosts)
+    got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
+    mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
+    return (
+        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. Fetch with:\n"
+        f"    git submodule update --init {folders}\n"
+        "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
+        f"{mirrors}\n"
+        "    git config --global protocol.file.allow always    (only where the mirror is a folder)\n"
+        f"  Or leave it out: {COMMAND} {verb} --host <another host>"
+    )
+
+
+def _what_is_there(folder: Path) -> str:
+    if not folder.exists():
+        return "missing"
+    if not any(folder.iterdir()):
+        return "an empty folder"
+    return "a folder that is no finished checkout (move it away if it holds your own files)"
