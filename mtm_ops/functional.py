@@ -91,7 +91,7 @@ def modulated_deform_conv2d(
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate)
-    if native and torch.is_grad_enabled():
+    if native and (torch.is_grad_enabled() or torch.jit.is_tracing()):  # a traced graph must not depend on the mode
         # The layout of the backward's matrix products, kept for them by converting it here.
         weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import random
 import sys
 import types
 import warnings
@@ -106,9 +107,13 @@ def small_training(iterations, tick=None, stop=None, **options):
         _, images, labels = grid(training_set, random_seed)
         return (2, 2), images[:4], labels[:4]
 
-    def few(**c):
+    def shrink(c):
         if "stylegan3" in c["G_kwargs"].class_name:
             c["G_kwargs"].update(FEW)
+        return c
+
+    def few(**c):
+        shrink(c)
         c["total_kimg"] = iterations * c["batch_size"] / 1000
         if tick:
             c["kimg_per_tick"] = tick * c["batch_size"] / 1000
@@ -119,6 +124,10 @@ def small_training(iterations, tick=None, stop=None, **options):
         return show(module, arguments)
 
     loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
+    if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
+        mtm = loop.dnnlib.mtm_hosts.mtm  # builds the generator once, before the loop does
+        built = mtm._built
+        mtm._built = lambda c: built(shrink(c))
     if stop:
         resume = loop.dnnlib.mtm_hosts.resume
         save = resume.save
@@ -134,10 +143,18 @@ def small_training(iterations, tick=None, stop=None, **options):
 
 def train_part(arguments, **part):
     """A training that may stop in the middle: its folder."""
+    random.seed(0)  # the hosts leave Python's stream to chance, and its state is kept too
     with contextlib.suppress(Stopped):
         small_training(**part)[0].main(arguments, standalone_mode=False)
     outdir = arguments[arguments.index("--outdir") + 1]
     return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
+
+
+def pickled(path):
+    """The tensors of a snapshot's networks."""
+    with open(path, "rb") as f:
+        data = pickle.load(f)
+    return {k: data[k].state_dict() for k in ("G", "D", "G_ema", "augment_pipe") if data[k] is not None}
 
 
 def train_few(arguments, iterations):

@@ -1,6 +1,5 @@
 """--resume continues exactly where a training state lies beside the pickle, and does what upstream does elsewhere."""
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -38,22 +37,11 @@ def assert_equal(a, b, where=""):
         assert a == b, where
 
 
-def assert_same_training(first, second, states=(STATE,)):
+def assert_same_training(checkout, first, second, states=(STATE,)):
     for name in states:
         one, two = (torch.load(Path(run, name), weights_only=True) for run in (first, second))
         assert_equal(settled(one), settled(two))
-    one, two = (pickle.loads(Path(run, PKL).read_bytes()) for run in (first, second))
-    for name in ("G", "D", "G_ema", "augment_pipe"):
-        if one[name] is not None:
-            assert_equal(one[name].state_dict(), two[name].state_dict(), name)
-
-
-@pytest.fixture(scope="module")
-def importable(stylegan3):
-    """The checkout's modules, which the pickles name."""
-    sys.path.insert(0, str(stylegan3["patched"].folder))
-    yield
-    sys.path.remove(str(stylegan3["patched"].folder))
+    assert_equal(*(checkout.probe("pickled", path=f"{run}/{PKL}") for run in (first, second)))
 
 
 @pytest.mark.parametrize(
@@ -66,17 +54,17 @@ def importable(stylegan3):
     ],
     ids=["stylegan2-ada", "stylegan2-none", "stylegan3-t-ada", "stylegan3-r"],
 )
-def test_a_stopped_training_goes_on_to_the_bit(stylegan3, importable, pictures, tmp_path, cfg, more, options):
+def test_a_stopped_training_goes_on_to_the_bit(stylegan3, pictures, tmp_path, cfg, more, options):
     def train(name, *also, **part):
         words = arguments(cfg, pictures, tmp_path / name, *more, *also)
         return stylegan3["patched"].probe("train_part", arguments=words, **WHOLE, **options, **part)
 
     straight, stopped = train("straight"), train("stopped", stop=3)
     assert torch.load(Path(stopped, STATE), weights_only=True)["counters"]["batch_idx"] == 3
-    assert_same_training(straight, train("stopped", "--resume", f"{stopped}/{PKL}"))
+    assert_same_training(stylegan3["patched"], straight, train("stopped", "--resume", f"{stopped}/{PKL}"))
 
 
-def test_two_ranks_go_on_to_the_bit(stylegan3, importable, pictures, tmp_path):
+def test_two_ranks_go_on_to_the_bit(stylegan3, pictures, tmp_path):
     checkout = stylegan3["patched"]
 
     def train(name, *also, **part):
@@ -91,10 +79,10 @@ def test_two_ranks_go_on_to_the_bit(stylegan3, importable, pictures, tmp_path):
     states = (STATE, "training-state-000000-rank1.pt")
     buffers = [torch.load(Path(stopped, name), weights_only=True)["buffers"]["G"] for name in states]
     assert not torch.equal(*(b["mapping.w_avg"] for b in buffers)), "ranks differ in what no pickle holds"
-    assert_same_training(straight, train("stopped", "--resume", f"{stopped}/{PKL}"), states)
+    assert_same_training(stylegan3["patched"], straight, train("stopped", "--resume", f"{stopped}/{PKL}"), states)
 
 
-def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, importable, pictures, tmp_path):
+def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, pictures, tmp_path):
     def train(checkout, name, *also):
         words = arguments("stylegan2", pictures, tmp_path / name, *also)
         return stylegan3[checkout].probe("train_part", arguments=words, iterations=2)
@@ -104,9 +92,7 @@ def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, importable, p
         train("base", "theirs", "--resume", start),
         train("patched", "ours", "--resume", start, "--mtm", "none"),
     )
-    one, two = (pickle.loads(Path(run, PKL).read_bytes()) for run in (theirs, ours))
-    for name in ("G", "D", "G_ema"):
-        assert_equal(one[name].state_dict(), two[name].state_dict(), name)
+    assert_equal(*(stylegan3["patched"].probe("pickled", path=f"{run}/{PKL}") for run in (theirs, ours)))
 
 
 @pytest.fixture(scope="module")
