@@ -35,7 +35,9 @@ def _absent(name: str) -> bool:
 def provide_pkg_resources() -> None:
     """setuptools 82 has no pkg_resources any more; the hosts compare versions with it."""
     if _absent("pkg_resources"):
-        _provide("pkg_resources", parse_version=torch.torch_version.TorchVersion)
+        # pytest calls the second one wherever it finds the module.
+        unused = {"fixup_namespace_packages": lambda path_item, parent=None: None}
+        _provide("pkg_resources", parse_version=torch.torch_version.TorchVersion, **unused)
 
 
 def provide_distutils() -> None:

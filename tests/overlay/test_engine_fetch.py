@@ -1,5 +1,6 @@
 """What `make patch` does in a clone whose submodules were not fetched."""
 
+import functools
 import os
 import shutil
 import signal
@@ -143,7 +144,9 @@ def test_stopped_while_fetching_the_next_run_completes_it(clone, tmp_path, kind)
     git(clone.root, "update-index", "--cacheinfo", f"160000,{head},vendor/alpha")
     script = [sys.executable, str(ROOT / "tools" / "apply_patches.py"), "--root", str(clone.root), "apply"]
     modules = clone.root / ".git" / "modules" / "vendor" / "alpha"
-    with subprocess.Popen(script, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests are a background job
+    with subprocess.Popen(script, start_new_session=True, preexec_fn=hear, **quiet) as run:
         end = time.monotonic() + 30
         while not modules.exists() and time.monotonic() < end and run.poll() is None:
             time.sleep(0.002)
