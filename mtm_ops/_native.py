@@ -146,7 +146,7 @@ class Products:
     """One call's matrix products: the weight as a matrix, and the number of its groups."""
 
     def __init__(self, s: Sampling, weight: Tensor) -> None:
-        self.dtype, self.storage, self.taps = s.dtype, s.storage, s.taps
+        self.dtype, self.taps = s.dtype, s.taps
         self.groups = s.C // weight.shape[1]
         self.W = weight.flatten(1) if s.params.channels_first else weight_matrix(weight)
         self.to_W: Tensor | None = None  # the sum that add_weight_gradient makes, in W's order
@@ -155,9 +155,9 @@ class Products:
         """columns W^T [rows, O]."""
         return outputs(columns, self.W if W is None else W, self.taps, self.groups)
 
-    def grad_columns(self, gy: Tensor, W: Tensor | None = None) -> Tensor:
-        """gy W [rows, taps*C]."""
-        return grad_columns(gy, self.W if W is None else W, self.storage, self.taps, self.groups)
+    def grad_columns(self, gy: Tensor, buffer: Tensor, W: Tensor | None = None) -> Tensor:
+        """gy W [rows, taps*C], in `buffer` or in new memory."""
+        return grad_columns(gy, self.W if W is None else W, buffer[: gy.shape[0]], self.taps, self.groups)
 
     def add_weight_gradient(self, gy: Tensor, columns: Tensor) -> None:
         self.to_W = add_weight_gradient(self.to_W, gy, columns, self.dtype, self.taps, self.groups)
@@ -189,8 +189,9 @@ def backward(
     s.bind_gradients()
     products = Products(s, weight)
     gy = to_rows(grad_y).view(s.rows, weight.shape[0])
+    buffer = s.new_columns()
     for begin, end in s.chunks():
-        columns = s.backward(begin, end, products.grad_columns(gy[begin:end]))
+        columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
         if needs[1]:
             products.add_weight_gradient(gy[begin:end], columns)
     return _results(s, needs, x, weight, offset, mask, products.to_W)
@@ -211,15 +212,16 @@ def double_backward(
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
     gy = to_rows(grad_y).view(s.rows, weight.shape[0])
     to_gy = torch.empty_like(gy)
+    buffer = s.new_columns()
     for begin, end in s.chunks():
         gy_chunk = gy[begin:end]
-        tangent = s.double_backward(begin, end, products.grad_columns(gy_chunk))
+        tangent = s.double_backward(begin, end, products.grad_columns(gy_chunk, buffer))
         if needs[2]:
             products.add_weight_gradient(gy_chunk, tangent)
         if needs[0]:
             to_gy[begin:end] = products.outputs(tangent)
         if gg_W is not None:
-            columns = s.backward(begin, end, products.grad_columns(gy_chunk, gg_W))
+            columns = s.backward(begin, end, products.grad_columns(gy_chunk, buffer, gg_W))
             if needs[0]:
                 to_gy[begin:end] += products.outputs(columns, gg_W)
     to_gy = to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0])
