@@ -21,6 +21,7 @@ DATA   ?=
 HOST   ?=
 CONCERN ?=
 TORCH  ?= 2.11.0
+WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py)
 
@@ -33,7 +34,7 @@ RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(i
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart table report patch unpatch audit edits patch-check count-params test test-torch lint bench \
+.PHONY: help setup quickstart table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
 	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
@@ -86,8 +87,15 @@ patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=
 count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
-test: $(READY_DEV)  ## Run the tests
-	$(PY) -m pytest
+# Two processes share out the test files, so that fixtures of a file or a session are made once or twice at most. A file's
+# tests run in order, and processes that tests start take one thread each unless they ask for more.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+test: $(READY_DEV)  ## Run the tests (WORKERS=2 processes)
+	$(PYTEST)
+
+test-fast: $(READY_DEV)  ## Run the tests that take no longer than about ten seconds
+	$(PYTEST) -m "not slow"
 
 test-torch: $(READY_DEV)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
 	@python=$$($(PY) -m tools.torch_env $(TORCH)) && \
