@@ -2,17 +2,21 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from experiments.files import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Checked(BaseModel):
@@ -32,15 +36,20 @@ def _finite_or_none(value: Any) -> Any:
 
 
 Value = Annotated[str | int | float | bool, BeforeValidator(_scalar)]  # of a trainer's option
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, lt=1 << 63)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]  # None stands for NaN and infinity
 
 
-def finite(value: Any) -> Any:
-    """JSON values with None for every NaN and infinity, which JSON cannot hold."""
+def storable(value: Any) -> Any:
+    """JSON values with None for every NaN and infinity, which JSON cannot hold, and with U+FFFD for what UTF-8 cannot:
+    parts of a path in another encoding, lone surrogates."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [storable(item) for item in value]
+    if isinstance(value, str):
+        return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
     return _finite_or_none(value)
 
 
@@ -62,7 +71,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected JSON, got {error}. Restore the file, or remove it.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, got {_short(values)}. Restore the file, or remove it.")
-    return finite(values)
+    return storable(values)
 
 
 def read_json(model: type[Model], path: Path) -> Model:

@@ -76,8 +76,11 @@ def others(run: Run) -> list[str]:
     lines = []
     for folder in sorted(run.folder.parent.glob(f"{run.seed}-*")):
         if folder != run.folder and (folder / RUN).exists():
-            before = read_object(folder / RUN).get("identity")
-            lines.append(f"{folder.name} is kept: {'; '.join(differences(before, run.identity)[:4])}")
+            try:
+                what = "; ".join(differences(read_object(folder / RUN).get("identity"), run.identity)[:4])
+            except UserError as error:
+                what = str(error)
+            lines.append(f"{folder.name} is kept: {what}")
     return lines
 
 

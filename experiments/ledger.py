@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from experiments.checked import Checked, Number, check, finite
+from experiments.checked import Bytes, Checked, Number, Seconds, check, storable
 from experiments.files import UserError, disk_errors
 from experiments.trainers.contract import Measured
 
@@ -34,8 +34,8 @@ class Attempt(Checked):
     status: Literal["done", "failed", "interrupted"]
     message: str = ""  # why it failed
     kimg: Number = None
-    wall_s: float
-    peak_rss_bytes: int
+    wall_s: Seconds
+    peak_rss_bytes: Bytes
     metrics: dict[str, Measured]
     commands: list[str] = []
     dataset: dict[str, Any] = {}
@@ -51,8 +51,8 @@ class Call(Checked):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    wall_s: float
-    peak_rss_bytes: int
+    wall_s: Seconds
+    peak_rss_bytes: Bytes
 
 
 Entry = dict[str, Any]
@@ -62,10 +62,10 @@ KINDS: dict[str, type[Attempt] | type[Call]] = {"row": Attempt, "call": Call}
 def append_entry(path: Path, entry: Entry) -> None:
     """Appends one entry (schema and time are added) as a single write, and returns once it is on the disk.
 
-    NaN and infinity become null. Several processes may append at once. A torn last line, left by a machine that
-    stopped, is closed first, so that it never swallows the new entry.
+    What JSON or UTF-8 cannot hold is replaced (`storable`). Several processes may append at once. A torn last line,
+    left by a machine that stopped, is closed first, so that it never swallows the new entry.
     """
-    values = finite({"schema": SCHEMA, "time_utc": utc_now(), **entry})
+    values = storable({"schema": SCHEMA, "time_utc": utc_now(), **entry})
     line = json.dumps(values, allow_nan=False, ensure_ascii=False)
     if "\n" in line:
         raise AssertionError("json.dumps wrote a line break")
@@ -107,9 +107,9 @@ def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = storable(json.loads(line))
             kind, schema = KINDS[values.pop("event")], int(values.pop("schema"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             torn = "torn (its writer was stopped)" if number >= len(lines) - 1 else "damaged"
             problems.append(f"{path.name}: line {number} is {torn} and was left out")
             continue

@@ -4,6 +4,7 @@ Run it again and it resumes: finished runs are not repeated, an interrupted one 
 that still works, because only the runner had ended, is followed.
 """
 
+import os
 import shlex
 import signal
 import time
@@ -103,6 +104,8 @@ class Call:
             recipe = RECIPES[dataset.recipe]
             yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
             yield self.data.step(name).text()
+            if name not in infos:
+                yield "# not made yet: its runs, below, get other numbers then; --prepare makes it and prints them"
         attempts = self._attempts()
         for run in runs:
             done = " (finished already)" if is_finished(run, attempts, self.out) else ""
@@ -212,6 +215,17 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
     return sources
 
 
+def check_paths(*paths: str) -> None:
+    """Raises UserError for a path that is not UTF-8: JSON, reports and other machines could not hold it."""
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"run: out and --data must be UTF-8; got {os.fsencode(path)!r}. Rename it, or link to it (ln -s)."
+            ) from None
+
+
 @click.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder; the same one resumes.")
@@ -237,6 +251,7 @@ def main(
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
     try:
+        check_paths(str(out), *sources)
         table = load_table(name, preset)
         own = own_data(table, sources)
         table = table.with_data(own)

@@ -99,8 +99,11 @@ def arch_flags(arch_list: str) -> list[str]:
 
 def find_compiler() -> tuple[str, ...] | None:
     """The C++ compiler as a command: $CXX if set (it may name a launcher first, "ccache g++"), else the first of c++,
-    g++ and clang++ on PATH; None if there is none."""
-    named = shlex.split(os.environ.get("CXX", ""))
+    g++ and clang++ on PATH; None if there is none. Raises BuildError for a $CXX that is no command."""
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BuildError(f"CXX must be a command such as 'ccache g++'; got {os.environ['CXX']!r} ({error}).") from None
     choices = [named] if named else [["c++"], ["g++"], ["clang++"]]
     return next(((path, *words[1:]) for words in choices if (path := shutil.which(words[0]))), None)
 
@@ -151,7 +154,7 @@ def _load_or_error(capability: tuple[int, int] | None) -> ctypes.CDLL | BuildErr
         return _load(recipe, folder)
     except BuildError as error:
         return error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter from a path that is not UTF-8
         return BuildError(f"the kernel could not be built or loaded: {error}. Set MTM_CACHE_DIR to a folder of yours.")
 
 

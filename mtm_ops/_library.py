@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from . import _build, _flops, _native
 from ._checks import check_backward, check_double_backward, check_forward
@@ -129,7 +130,7 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     For impl="native"; the gradient is then None, as for a weight that does not require one. The semantics of
     StyleGAN's conv2d_gradfix.no_weight_gradients. You need it only for `backward()`: `torch.autograd.grad(y, inputs)`
     forms no gradient that `inputs` do not ask for, with or without it. With demodulation, the weight's gradient
-    through its norm stays.
+    through its norm stays. A network compiled by torch.compile does not follow the switch: it forms the gradient.
 
     Args:
         disable: False leaves everything as it is, so that an option can be passed on.
@@ -159,7 +160,8 @@ def _needs(ctx, count: int, weight: int) -> list[bool]:
     needs = [bool(n) for n in ctx.needs_input_grad[:count]]
     for i, (node, _) in enumerate(ctx.next_functions[:count]):  # of tensors; the mask, which may be none, is the last
         needs[i] = needs[i] and _will_run(node)
-    needs[weight] = needs[weight] and not _weight_gradients_disabled
+    # A graph that is traced now runs later, when the switch may be another.
+    needs[weight] = needs[weight] and not (_weight_gradients_disabled and get_proxy_mode() is None)
     return needs
 
 

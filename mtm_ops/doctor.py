@@ -19,8 +19,11 @@ def _line(ok: bool, what: str, text: str) -> str:
 
 
 def _cpu_lines() -> tuple[bool, list[str]]:
-    compiler = _build.find_compiler()
-    lines = [_line(compiler is not None, "compiler", " ".join(compiler or _NO_COMPILER))]
+    try:
+        compiler = _build.find_compiler()
+        lines = [_line(compiler is not None, "compiler", " ".join(compiler or _NO_COMPILER))]
+    except _build.BuildError as error:
+        lines = [_line(False, "compiler", str(error))]
     reason = _library.why_not_native("cpu")
     if reason is not None:
         return False, [*lines, _line(False, "CPU kernel", reason)]

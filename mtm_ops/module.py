@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import numbers
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -222,7 +223,8 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     (plain convolution), 1 the module's own output to the bit, more than 1 exaggerates. Contexts nest: the innermost
     factor counts, it is not multiplied. What was found is restored, also after an exception. A network compiled by
     torch.compile follows the factor: it recompiles for 0, for 1, and once for all others. An exported or traced
-    program keeps the factor of the moment it was made. Not safe against another thread that runs the same network.
+    program, and a copy of the module, keep the factor of the moment they were made. Not safe against another thread
+    that runs the same network.
 
     Args:
         module: a network, unpickled snapshots and compiled networks included.
@@ -236,7 +238,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     >>> with offsets_scaled(head, 0.5):
     ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
     """
-    if not isinstance(factor, numbers.Real) or not 0 <= factor < math.inf:
+    if not isinstance(factor, numbers.Real) or not 0 <= factor <= sys.float_info.max:
         raise ValueError(
             f"offsets_scaled: factor must be a finite number from 0 up; got {factor!r}. "
             "0 turns the offsets off, 1 leaves them as they are."

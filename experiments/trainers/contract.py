@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from experiments.checked import Checked, Number, Value, finite, read_json
+from experiments.checked import Checked, Number, Value, read_json, storable
 from experiments.files import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +223,7 @@ def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         except ValueError:
             value = None
         if isinstance(value, dict):
-            found.append(finite(value))
+            found.append(storable(value))
         elif line.strip():
             problems.append(f"{path.parent.name}/{path.name}: line {number} is damaged and was left out")
     return found
@@ -246,7 +246,7 @@ def first_line(path: Path) -> dict[str, Any]:
             value = json.loads(file.readline())
     except (FileNotFoundError, ValueError):
         return {}
-    return finite(value) if isinstance(value, dict) else {}
+    return storable(value) if isinstance(value, dict) else {}
 
 
 def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
         except ValueError:
             continue
         if isinstance(value, dict):
-            return finite(value)
+            return storable(value)
     return {}
 
 

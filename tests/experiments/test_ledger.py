@@ -66,7 +66,18 @@ def test_a_torn_last_line_is_reported_and_does_not_swallow_the_next_entry(path):
     assert len(problems) == 1
 
 
-@pytest.mark.parametrize("line", ["[1]", "null", '{"event": "row"}', '{"schema": 2}', "\x00\x00", '{"schema": 1'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "null",
+        '{"event": "row"}',
+        '{"schema": 2}',
+        "\x00\x00",
+        '{"schema": 1',
+        '{"event": "row", "schema": Infinity}',
+    ],
+)
 def test_a_damaged_line_is_left_out_and_reported(path, line):
     append_entry(path, ROW | {"row": "a"})
     with path.open("a") as file:
@@ -139,6 +150,8 @@ def test_numbers_that_json_cannot_hold_become_null(path):
             {"status": "great"},
             "status must have the right type; expected 'done', 'failed' or 'interrupted', got 'great'",
         ),
+        ({"wall_s": float("nan")}, "wall_s must have the right type; expected a number, got None"),
+        ({"peak_rss_bytes": 10**400}, "peak_rss_bytes must have the right type; expected .*, got 1000"),
     ],
 )
 def test_an_entry_that_is_wrong_is_left_out_and_says_why(path, change, message):
@@ -149,6 +162,16 @@ def test_an_entry_that_is_wrong_is_left_out_and_says_why(path, change, message):
     assert [entry.row for entry in entries] == ["b"]
     assert len(problems) == 1
     assert re.search(message, problems[0]), problems
+
+
+def test_characters_that_utf_8_cannot_hold_are_replaced(path):
+    """Parts of paths in another encoding, in an entry that is written, and in a line of somebody else's."""
+    append_entry(path, ROW | {"row": "a", "commands": ["train --data=/tmp/\udcff"]})
+    path.write_text(path.read_text() + json.dumps(json.loads(path.read_text()) | {"message": "\ud800"}) + "\n")
+    entries, problems = read_entries(path)
+    assert problems == []
+    assert [entry.commands for entry in entries] == [["train --data=/tmp/\N{REPLACEMENT CHARACTER}"]] * 2
+    assert entries[1].message == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_missing_ledger_is_empty(path):

@@ -181,6 +181,20 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(table):
     assert files_below(table.parent) == before
 
 
+def test_a_dry_run_says_which_folders_are_not_known_yet(table, no_report):
+    note = "# not made yet: its runs, below, get other numbers then"
+    assert note in call(table, "--dry-run").output
+    assert call(table).exit_code == 0
+    assert note not in call(table, "--dry-run").output
+
+
+@pytest.mark.parametrize("option", ["--out", "--data"])
+def test_a_path_that_is_not_utf_8_is_refused_by_its_bytes(table, option):
+    result = call(table, option, "/tmp/\udcff")
+    assert result.exit_code == 1
+    assert r"run: out and --data must be UTF-8; got b'/tmp/\xff'" in result.output
+
+
 def test_a_run_makes_rows_ledger_and_report_and_is_not_repeated(table):
     result = call(table)
     assert result.exit_code == 0, result.output
@@ -514,11 +528,15 @@ def test_a_folder_in_use_is_refused_with_the_holders_pid(table):
 def test_a_changed_option_makes_a_new_run_and_keeps_the_old_one(table, no_report):
     assert call(table).exit_code == 0
     before, old = attempts(table), folder(table, "low")
+    damaged = old.with_name("7-damaged")
+    damaged.mkdir()
+    (damaged / "run.json").write_text("garbage")
     edit(table, "kimg = 5", "kimg = 6")
     result = call(table)
     assert result.exit_code == 0
     assert f"{old.name} is kept: options.kimg: there 5, here 6" in result.output
-    assert len(list((table.parent / "out/runs/low").iterdir())) == 2
+    assert re.search(r"7-damaged is kept: .*run.json: expected JSON", result.output)
+    assert len(list((table.parent / "out/runs/low").iterdir())) == 3
     assert attempts(table)[:2] == before
     assert len(attempts(table)) == 4
     edit(table, "kimg = 6", "kimg = 5")

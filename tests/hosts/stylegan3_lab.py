@@ -35,7 +35,8 @@ class Checkout:
 
     def env(self, **more: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MTM_")}
-        return {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2", **more}
+        # One thread: the suite runs as many processes as there are cores.
+        return {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **more}
 
     def command(self, name: str, out: Path, arguments: dict) -> list[str]:
         return [str(PROBE), name, str(out), json.dumps(arguments)]

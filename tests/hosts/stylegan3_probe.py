@@ -417,7 +417,6 @@ def metric(snapshot_path, data, folder):
 def main():
     name, path, arguments = sys.argv[1:]
     sys.path.insert(0, os.getcwd())
-    torch.set_num_threads(2)
     result = globals()[name](**json.loads(arguments))
     torch.save(result, path.replace("RANK", os.environ.get("RANK", "")))
 

@@ -257,6 +257,21 @@ def test_missing_compiler_is_named_and_the_reference_used(cache):
     assert "no C++ compiler found: looked for /nonexistent/c++" in warning
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CXX", "'g++", r"CXX must be a command.*No closing quotation"),
+        ("MTM_CACHE_DIR", "/\udcff", r"Set MTM_CACHE_DIR"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_falls_back_and_is_named(tmp_path, variable, value, words):
+    value = str(tmp_path) + value if variable == "MTM_CACHE_DIR" else value
+    out, _ = finish(start(FALL_BACK, tmp_path / "cache", **{variable: value}))
+    count, warning, *_ = out.splitlines()
+    assert count == "1 RuntimeWarning"
+    assert re.search(words, warning)
+
+
 def test_no_compiler_on_path_says_what_was_looked_for(cache, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")

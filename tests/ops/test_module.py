@@ -322,7 +322,9 @@ def test_offsets_scaled_nests_the_innermost_factor_counts():
     assert strengths() == [1, 1]
 
 
-@pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf"), "1", None, 1j], ids=repr)
+@pytest.mark.parametrize(
+    "factor", [-0.1, float("nan"), float("inf"), "1", None, 1j, 10**400], ids=lambda f: repr(f)[:9]
+)
 def test_offsets_scaled_refuses_other_factors(factor):
     with (
         pytest.raises(ValueError, match=r"offsets_scaled: factor must be a finite number from 0 up; got .*\. 0 turns"),

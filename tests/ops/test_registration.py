@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
+from mtm_ops import ModulatedTransformation, modulated_deform_conv2d, no_weight_gradients
 
 OPS = torch.ops.mtm_ops
 GEOMETRY = ([2, 1], [1, 0], [2, 1])
@@ -105,6 +105,18 @@ def test_compile_keeps_channels_last():
     case = sample_inputs(dtype=torch.float32)
     case = replace(case, x=case.x.contiguous(memory_format=torch.channels_last))
     hold_compiled_equals_eager("aot_eager", case)
+
+
+def test_a_compiled_network_forms_the_weight_gradient_whatever_the_switch_was_when_it_was_traced():
+    """A training step that begins with path-length regularisation traces its graph within no_weight_gradients."""
+    case = sample_inputs(style=False, mask=False, dtype=torch.float32).leaves()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda: case.run("native"), backend="aot_eager")
+    with no_weight_gradients():
+        torch.autograd.grad(compiled().sum(), case.x)
+    compiled().sum().backward()
+    (want,) = torch.autograd.grad(case.run("native").sum(), case.weight)
+    torch.testing.assert_close(case.weight.grad, want)
 
 
 @pytest.mark.slow

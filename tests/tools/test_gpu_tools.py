@@ -56,7 +56,9 @@ def test_what_is_missing_is_told(cuda, available, nvcc, why, monkeypatch):
 
 @pytest.mark.parametrize("target", ["test-gpu", "bench-gpu", "bench-table4"])
 def test_make_takes_another_interpreter_than_the_virtual_environments(target):
-    done = subprocess.run(["make", "-n", "--no-print-directory", target, "PYTHON=/other/python"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-n", "--no-print-directory", target, "PYTHON=/other/python"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     commands = [line.split()[0] for line in done.stdout.splitlines()]
     assert set(commands) == {"/other/python"}  # and nothing is installed
