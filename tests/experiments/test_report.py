@@ -417,7 +417,7 @@ def many(tmp_path_factory) -> Path:
 def test_42_rows_make_a_small_report_in_a_short_time(real_charts, many):
     cpu_s = time.process_time()
     _, html = texts(many)
-    assert time.process_time() - cpu_s < 15  # on any machine; two idle cores take less than 5 s
+    assert time.process_time() - cpu_s < 15  # on any machine; 1.7 s were measured on an idle one
     assert len(html) < 5_000_000
     assert html.count('<details class="group"') == 14
     assert html.count('<div class="film"') == 28
