@@ -25,6 +25,9 @@ WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py)
 
+# Where the environment forbids bytecode, every process of a new .venv would compile torch anew: 8 seconds each.
+export PYTHONDONTWRITEBYTECODE =
+
 # Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
 export MTM_DATA := $(value DATA)
 export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
