@@ -142,6 +142,11 @@ def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
+@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 says yes to every torch.compile
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
 def _in_autocast(device: str) -> bool:
     return _has_autocast(device) and torch.is_autocast_enabled(device)
 
@@ -161,7 +166,7 @@ def _use_native(impl: str, device: torch.device) -> bool:
         fail(NAME, "impl", f"be one of {', '.join(IMPLS)}", repr(impl))
     if impl == "reference":
         return False
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         return True  # a graph names the op; its kernel is needed where the graph runs
     reason = _library.why_not_native(device.type, device.index)
     if reason is None:
