@@ -97,7 +97,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-lo
 test: $(READY_DEV)  ## Run the tests (WORKERS=2 processes)
 	$(PYTEST)
 
-test-fast: $(READY_DEV)  ## Run the tests that take no longer than about ten seconds
+test-fast: $(READY_DEV)  ## Run the tests that are not marked slow
 	$(PYTEST) -m "not slow"
 
 test-torch: $(READY_DEV)  ## Run the op's tests with another torch release, on the CPU (TORCH=2.11.0; downloads 0.5 GB once)
