@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import _build
 
-# A product with so few outputs takes about as long as the page faults of a new result: writing into a buffer that is
-# there already takes a sixth off a layer's backward at 64 channels, and nothing at 256.
-FEW_OUTPUTS = 128
+# Up to so many terms a sum, torch's product into a buffer is as fast as oneDNN's, which gives new memory, and saves
+# the page faults: a sixth of a layer's forward and backward at 64 channels. At 512, torch's takes 1.4 times as long.
+FEW_TERMS = 128
 SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
@@ -77,13 +77,15 @@ def weight_like(matrix: Tensor, weight: Tensor) -> Tensor:
     return from_rows(matrix.view(O, kh, kw, C), weight)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T for a [n, k] and b [m, k] of any strides, in b's dtype."""
+def product(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """a b^T for a [n, k] and b [m, k] of any strides, in b's dtype: in `buffer` [n, m] where that is faster."""
     a = a.to(b.dtype)
+    into = buffer if buffer is not None and buffer.dtype == b.dtype else None
     # oneDNN's product: for float32, torch's matmul takes another library's, which is up to a quarter slower here.
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if linear is None or a.dtype != torch.float32 or a.device.type != "cpu":
-        return a @ b.t()
+    few = into is not None and a.shape[1] <= FEW_TERMS
+    if linear is None or a.dtype != torch.float32 or a.device.type != "cpu" or few:
+        return torch.mm(a, b.t(), out=into)
     return linear(a, b, None, "none", [], "")
 
 
@@ -114,13 +116,10 @@ def outputs(columns: Tensor, W: Tensor, taps: int, groups: int) -> Tensor:
 
 def grad_columns(gy: Tensor, W: Tensor, buffer: Tensor, taps: int = 1, groups: int = 1) -> Tensor:
     """The columns' gradient gy W, contiguous [rows, kh*kw*C] in the dtype of `buffer`: in it, or new memory."""
-    dtype = buffer.dtype
     if groups == 1:
-        if gy.shape[1] <= FEW_OUTPUTS and gy.dtype == W.dtype == dtype:
-            return torch.mm(gy, W, out=buffer)
-        return product(gy, W.t()).to(dtype)
+        return product(gy, W.t(), buffer).to(buffer.dtype)
     split = torch.bmm(_split_outputs(gy.to(W.dtype), groups), _split_weight(W, groups))  # [groups, rows, taps*width]
-    return split.unflatten(2, (taps, split.shape[2] // taps)).permute(1, 2, 0, 3).flatten(1).to(dtype)
+    return split.unflatten(2, (taps, split.shape[2] // taps)).permute(1, 2, 0, 3).flatten(1).to(buffer.dtype)
 
 
 def add_weight_gradient(

@@ -137,12 +137,12 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if _in_autocast(device) and x.dtype != torch.float64 else x.dtype
 
 
-@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 cannot trace what it asks
+@_library.constant_while_tracing  # Dynamo of torch 2.11 cannot trace what it asks
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 says yes to every torch.compile
+@_library.constant_while_tracing  # Dynamo of torch 2.11 says yes to every torch.compile
 def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
@@ -180,7 +180,7 @@ def _use_native(impl: str, device: torch.device) -> bool:
     return False
 
 
-@torch.compiler.assume_constant_result  # called while tracing, not traced
+@_library.constant_while_tracing  # called while tracing, not traced
 def _warn_once(device: str, reason: str) -> None:
     if device in _warned:
         return

@@ -314,7 +314,8 @@ def test_cxx_may_name_a_launcher_before_the_compiler(cache, tmp_path, stand_in, 
 
 
 IMPORT_ONLY = """
-import mtm_ops, mtm_hosts.layers, mtm_ops.reference
+import sys, mtm_ops, mtm_hosts.layers, mtm_ops.reference
+assert "torch._dynamo" not in sys.modules, "it takes longer to import than torch"
 head = mtm_ops.ModulatedTransformation(4, 2)
 print("fine")
 """

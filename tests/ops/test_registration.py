@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from mtm_ops import ModulatedTransformation, modulated_deform_conv2d, no_weight_gradients
+from mtm_ops import ModulatedTransformation, _library, modulated_deform_conv2d, no_weight_gradients
 
 OPS = torch.ops.mtm_ops
 GEOMETRY = ([2, 1], [1, 0], [2, 1])
@@ -99,6 +99,11 @@ def hold_compiled_equals_eager(backend: str, case: Case, impl: str = "native") -
 @MASKS
 def test_compile_does_not_break_the_graph(mask, style, impl):
     hold_compiled_equals_eager("aot_eager", sample_inputs(style=style, mask=mask, dtype=torch.float32), impl)
+
+
+def test_the_mark_of_constant_functions_is_torchs():
+    ours, theirs = _library.constant_while_tracing(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(ours) == vars(theirs) != {}
 
 
 def test_compile_keeps_channels_last():
