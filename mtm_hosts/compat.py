@@ -37,7 +37,7 @@ def provide_pkg_resources() -> None:
     if _absent("pkg_resources"):
         # pytest calls the second one wherever it finds the module.
         unused = {"fixup_namespace_packages": lambda path_item, parent=None: None}
-        _provide("pkg_resources", parse_version=torch.torch_version.TorchVersion, **unused)
+        provide("pkg_resources", parse_version=torch.torch_version.TorchVersion, **unused)
 
 
 def provide_distutils() -> None:
@@ -46,11 +46,12 @@ def provide_distutils() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
     if _absent("distutils"):
-        util = _provide("distutils.util", strtobool=strtobool)
-        _provide("distutils", util=util, __path__=[])
+        util = provide("distutils.util", strtobool=strtobool)
+        provide("distutils", util=util, __path__=[])
 
 
-def _provide(name: str, **members: Any) -> types.ModuleType:
+def provide(name: str, **members: Any) -> types.ModuleType:
+    """Put a stand-in with these members where the module of that name would be imported from."""
     module = types.ModuleType(name, "mtm_hosts.compat's stand-in.")
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(module).update(members)

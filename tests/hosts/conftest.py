@@ -5,13 +5,28 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
 
-from stylegan3_lab import make_checkouts, make_pictures
+from lab import make_checkouts, make_pictures
 
 
 @pytest.fixture(scope="session")
 def stylegan3(tmp_path_factory):
-    """name -> clone of the official stylegan3: pristine, base (compat and cpu), patched (all concerns)."""
-    return make_checkouts(tmp_path_factory.mktemp("stylegan3"))
+    """name -> clone: pristine, base (compat and cpu), patched (all concerns)."""
+    return make_checkouts(tmp_path_factory.mktemp("stylegan3"), "stylegan3")
+
+
+@pytest.fixture(scope="session")
+def eg3d(tmp_path_factory):
+    return make_checkouts(tmp_path_factory.mktemp("eg3d"), "eg3d")
+
+
+@pytest.fixture(scope="session")
+def stylegan_v(tmp_path_factory):
+    return make_checkouts(tmp_path_factory.mktemp("stylegan-v"), "stylegan-v")
+
+
+@pytest.fixture(scope="session")
+def stylesv(tmp_path_factory):
+    return make_checkouts(tmp_path_factory.mktemp("stylesv"), "stylesv")
 
 
 @pytest.fixture(scope="session")

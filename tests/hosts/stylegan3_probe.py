@@ -1,8 +1,4 @@
-"""What a child process does inside a checkout of stylegan3. Run as: stylegan3_probe.py NAME OUT.pt JSON-ARGUMENTS
-
-The working directory is the checkout. Each probe returns what torch.save keeps; the tests compare. It runs in
-checkouts without our patches, so it brings its own stand-ins for what newer libraries lack.
-"""
+"""What a child process does inside a checkout of stylegan3: see probe_lab.py. The tests compare what it returns."""
 
 import contextlib
 import functools
@@ -13,11 +9,11 @@ import os
 import pickle
 import random
 import sys
-import types
 import warnings
 from pathlib import Path
 
 import torch
+from probe_lab import Stopped, grow, main, stub_pkg_resources, tensors
 
 TINY = {"z_dim": 16, "w_dim": 16, "c_dim": 0, "img_resolution": 32, "img_channels": 3, "channel_base": 256}
 TINY |= {"channel_max": 8, "mapping_kwargs": {"num_layers": 2}}
@@ -27,20 +23,6 @@ KINDS = {
     "stylegan3-t": ("stylegan3", {**TINY, **FEW}),
     "stylegan3-r": ("stylegan3", {**TINY, **FEW, "conv_kernel": 1, "channel_max": 16, "use_radial_filters": True}),
 }
-
-
-def stub_pkg_resources():
-    with open("dnnlib/__init__.py") as f:
-        if "mtm_hosts.compat" in f.read():
-            return  # our own stand-in is what runs here
-    from packaging.version import parse
-
-    sys.modules.setdefault("pkg_resources", types.ModuleType("pkg_resources"))
-    sys.modules["pkg_resources"].parse_version = parse
-
-
-def tensors(module):
-    return {n: t.detach().clone() for n, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
 def build(kind, seed=3, **options):
@@ -55,15 +37,6 @@ def build(kind, seed=3, **options):
 
 def inputs(G, batch=2):
     return torch.randn([batch, G.z_dim], generator=torch.Generator().manual_seed(1)), torch.zeros([batch, G.c_dim])
-
-
-def grow(G, scale=0.3):
-    """Give every MTM parameter of G a value with effect, as training would."""
-    generator = torch.Generator().manual_seed(9)
-    for n, p in G.named_parameters():
-        if ".mtm." in n:
-            p.data += scale * torch.randn(p.shape, generator=generator)
-    return G
 
 
 def networks(kinds, **options):
@@ -86,10 +59,6 @@ def networks(kinds, **options):
             "init_kwargs": json.loads(json.dumps(G.init_kwargs)),
         }  # fmt: skip
     return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
-
-
-class Stopped(BaseException):
-    """Ends a training in the middle, as a kill does."""
 
 
 def small_training(iterations, tick=None, stop=None, **options):
@@ -148,13 +117,6 @@ def train_part(arguments, **part):
         small_training(**part)[0].main(arguments, standalone_mode=False)
     outdir = arguments[arguments.index("--outdir") + 1]
     return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
-
-
-def pickled(path):
-    """The tensors of a snapshot's networks."""
-    with open(path, "rb") as f:
-        data = pickle.load(f)
-    return {k: data[k].state_dict() for k in ("G", "D", "G_ema", "augment_pipe") if data[k] is not None}
 
 
 def train_few(arguments, iterations):
@@ -414,12 +376,5 @@ def metric(snapshot_path, data, folder):
             "images": seen[0].num_items}  # fmt: skip
 
 
-def main():
-    name, path, arguments = sys.argv[1:]
-    sys.path.insert(0, os.getcwd())
-    result = globals()[name](**json.loads(arguments))
-    torch.save(result, path.replace("RANK", os.environ.get("RANK", "")))
-
-
 if __name__ == "__main__":
-    main()
+    main(globals())

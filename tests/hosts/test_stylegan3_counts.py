@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from stylegan3_lab import HOST, ROOT
+from lab import ROOT, host_of
 
 from overlay.git import open_checkout
+
+HOST = host_of("stylegan3")
 
 
 def test_count_params_prints_two_one_and_one_modules_and_their_exact_sizes():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from stylegan3_lab import assert_same
+from lab import assert_same
 
 KINDS = ["stylegan2", "stylegan3-t", "stylegan3-r"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stylegan3_lab import arguments, assert_same
+from lab import assert_same
+from stylegan3_lab import arguments
 
 ITERATIONS = 6  # the fifth regularises the generator the second time; the discriminator the first only
 

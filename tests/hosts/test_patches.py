@@ -1,0 +1,69 @@
+"""The patches of every host as they are: few lines, any subset, taken out without a trace."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from engine_lab import git
+from lab import ROOT, Checkout
+
+from mtm_hosts.hosts import HOSTS
+from overlay.catalog import load_hosts, load_patches
+from overlay.git import open_checkout
+
+PATCHED = [host for host in load_hosts(ROOT) if host.patch_folder.is_dir()]
+CONCERNS = [pytest.param(host, concern, id=f"{host.name}-{concern}") for host in PATCHED for concern in host.series]
+
+
+@pytest.mark.parametrize("host", PATCHED, ids=lambda host: host.name)
+def test_each_concern_inserts_the_lines_that_its_page_says(host):
+    page = (ROOT / "docs" / "hosts" / f"{host.name}.md").read_text()
+    said = {name: int(count) for name, count in re.findall(r"^\| (\w+) \| (\d+) \|", page, re.MULTILINE)}
+    assert said == {name: patch.line_count for name, patch in load_patches(host).items()}
+
+
+def clone(host, folder):
+    if open_checkout(host.folder) is None:
+        pytest.skip(f"{host.vendor} is not fetched: git submodule update --init {host.vendor}")
+    return Checkout(folder / "own", host, ())
+
+
+def changed_files(checkout):
+    changed = git(checkout.folder, "diff", "--name-only").stdout.decode().split()
+    return {name: (checkout.folder / name).read_bytes() for name in changed}
+
+
+@pytest.mark.parametrize(("host", "concern"), CONCERNS)
+def test_a_concern_alone_is_python_equals_plain_git_apply_and_leaves_no_trace(host, concern, tmp_path):
+    checkout = clone(host, tmp_path)
+    checkout.lab.ok("apply", "--concern", concern)
+    ours = changed_files(checkout)
+    assert set(ours) == {f.path for f in load_patches(host)[concern].files}
+    for name, text in ours.items():
+        if name.endswith(".py"):
+            ast.parse(text)
+    checkout.lab.ok("revert")
+    assert git(checkout.folder, "status", "--porcelain").stdout == b""
+    git(checkout.folder, "apply", "--unidiff-zero", str(host.patch_path(concern)))
+    assert changed_files(checkout) == ours
+
+
+@pytest.mark.parametrize(("host", "concern"), CONCERNS)
+def test_a_patched_tree_finds_the_repository_that_it_lies_in(host, concern, tmp_path):
+    """From elsewhere, with no PYTHONPATH, and before a package of ours that is installed."""
+    checkout = clone(host, tmp_path)
+    checkout.lab.ok("apply", "--concern", "compat", "--concern", concern)
+    for package in ("mtm_hosts", "mtm_ops"):
+        shutil.copytree(ROOT / package, checkout.root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    facts = HOSTS[host.name]
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {facts.package}dnnlib, mtm_hosts.{concern}, mtm_ops\n"
+    code += "print(mtm_hosts.__file__, mtm_ops.__file__)"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(checkout.code)], cwd="/", env=env, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(checkout.root / p / "__init__.py") for p in ("mtm_hosts", "mtm_ops")], done
