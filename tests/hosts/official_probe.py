@@ -172,7 +172,7 @@ class Probe:
         ):
             try:
                 build_anew()
-            except ModuleNotFoundError as e:
+            except (ModuleNotFoundError, TypeError) as e:
                 errors[name] = str(e)
         return {"image": image, "warnings": [str(w.message) for w in caught], **errors, "again": len(pickle.dumps(G))}
 
