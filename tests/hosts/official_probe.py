@@ -89,10 +89,7 @@ class Probe:
             return show(module, arguments)
 
         loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
-        if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
-            mtm = loop.dnnlib.mtm_hosts.mtm  # builds the generator once, before the loop does
-            built = mtm._built
-            mtm._built = lambda c: built(self.shrink(c))
+        self._shrink_before_building(loop)
         if stop:
             resume = loop.dnnlib.mtm_hosts.resume
             save = resume.save
@@ -104,6 +101,13 @@ class Probe:
 
             resume.save = save_and_stop
         return train, initial
+
+    def _shrink_before_building(self, loop):
+        """The concern mtm builds the generator once, before the loop does."""
+        if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
+            mtm = loop.dnnlib.mtm_hosts.mtm
+            built = mtm._built
+            mtm._built = lambda c: built(self.shrink(c))
 
     def train_part(self, arguments, **part):
         """A training that may stop in the middle: its folder."""
@@ -256,6 +260,7 @@ class Probe:
         import click
         import train
 
+        self._shrink_before_building(train.training_loop)
         out = []
         for arguments in argument_lists:
             said = io.StringIO()
@@ -302,5 +307,6 @@ class Probe:
 
 
 def _newest_run(arguments):
-    outdir = arguments[arguments.index("--outdir") + 1]
+    joined = next((word for word in arguments if word.startswith("--outdir=")), None)
+    outdir = joined.partition("=")[2] if joined else arguments[arguments.index("--outdir") + 1]
     return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
