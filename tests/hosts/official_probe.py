@@ -39,7 +39,8 @@ class Probe:
     def run(self):
         main({name: getattr(self, name) for name in dir(self) if not name.startswith("_")})
 
-    pickled = staticmethod(pickled)
+    def pickled(self, paths):
+        return [pickled(path) for path in paths]
 
     def networks(self, kinds, **options):
         """Parameters, buffers, random stream after construction, images and gradients of fresh generators."""
@@ -296,7 +297,8 @@ class Probe:
 
         seen = []
         whole = metric_utils.compute_feature_stats_for_dataset
-        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k)) or s
+        here = {"data_loader_kwargs": {"num_workers": 0}}  # three processes take longer to start than a few images
+        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k, **here)) or s
         words = ["--network", snapshot_path, "--data", data, "--metrics", "fid_tiny"]
         calc_metrics.calc_metrics(words, standalone_mode=False)
         run = os.path.dirname(snapshot_path)
