@@ -9,9 +9,9 @@ from eg3d_lab import arguments
 from lab import PKL, STATE, assert_same_pickles, assert_same_training
 
 WHOLE = {"iterations": 4, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 4; ADA adjusts after 4
-# So that the augmentation acts, and moves; and what upstream fades in does, within these iterations.
-ADA = {"augment_p": 0.5, "ada_kimg": 0.1}
-FADES = ("--aug", "ada", "--neural_rendering_resolution_final", "16", "--neural_rendering_resolution_fade_kimg", "1")
+ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
+# The rendering resolution becomes 9 at the third iteration; the blur and the swapping of poses change with every image.
+FADES = ("--aug", "ada", "--neural_rendering_resolution_final", "200", "--neural_rendering_resolution_fade_kimg", "1")
 
 
 @pytest.fixture(scope="module")
