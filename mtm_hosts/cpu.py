@@ -65,27 +65,28 @@ def _let_ddp_take_a_device() -> None:
 
 
 # What a training of a video host without a GPU draws to show its progress; with one it draws thousands of frames.
-PREVIEW_VIDEOS, PREVIEW_FRAMES = 2, 8
-PREVIEW_GRID = (6, 6)  # the hosts take their videos, 36 at most, from the images' labels
+PREVIEW_VIDEOS, PREVIEW_FRAMES, PREVIEW_GRID = 1, 4, (2, 2)
 
 
 def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and videos."""
+    """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and frames."""
     if torch.cuda.is_available():
         return grid, videos
-    count = PREVIEW_GRID[0] * PREVIEW_GRID[1]
 
     def small_grid(training_set: Any, random_seed: int = 0) -> tuple[Any, ...]:
+        count = PREVIEW_GRID[0] * PREVIEW_GRID[1]
         return (PREVIEW_GRID, *(part[:count] for part in grid(training_set, random_seed)[1:]))
 
-    def few_videos(G: Any, z: Tensor, c: Tensor, ts: Tensor, *more: Any, **options: Any) -> Tensor:
-        def few(value: Any) -> Any:
-            return value[:PREVIEW_VIDEOS] if isinstance(value, Tensor) else value
+    def short_videos(G: Any, z: Tensor, c: Tensor, ts: Tensor, *more: Any, **options: Any) -> Tensor:
+        return videos(G, z, c, ts[:, :PREVIEW_FRAMES], *more, **options)
 
-        options = {name: few(value) for name, value in options.items()}
-        return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES], *map(few, more), **options)
+    return small_grid, short_videos
 
-    return small_grid, few_videos
+
+def few_previews(vis: Any) -> None:
+    """The number of videos in the video hosts' `vis`, no more than the grid's images, from whose labels they are."""
+    if not torch.cuda.is_available():
+        vis.num_videos = PREVIEW_VIDEOS
 
 
 if not torch.cuda.is_available():

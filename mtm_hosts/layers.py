@@ -116,6 +116,11 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             f"{', '.join(map(str, missing))} in {spec!r}. Leave these out, or list {layout.unit} yourself: "
             f"--mtm {','.join(str(v) for v in chosen if v in places) or next(iter(places))}"
         )
+    if any(getattr(places[value].layer, "use_low_rank", False) for value in chosen):
+        raise ValueError(
+            "attach: --mtm must be none where model.generator.low_rank adds to the weights of its layers; got "
+            f"{spec!r}. Leave low_rank at -1."
+        )
     persistent = getattr(sys.modules[type(synthesis).__module__], "persistent_class", None)
     module = persistent(ModulatedTransformation) if persistent else ModulatedTransformation
     seed = torch.initial_seed()
@@ -158,8 +163,8 @@ def _pass_flag_on() -> None:
             continue
 
         @contextlib.contextmanager
-        def both(disable: bool = True, theirs: Any = theirs) -> Iterator[None]:
-            with theirs(disable), ours(disable):
+        def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:
+            with theirs(*disable), ours(*disable):  # the video hosts' takes no argument
                 yield
 
         both.reaches_mtm = True  # type: ignore[attr-defined]

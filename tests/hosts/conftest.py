@@ -5,7 +5,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
 
-from lab import make_checkouts, make_pictures
+from lab import make_checkouts, make_clips, make_pictures
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +32,8 @@ def stylesv(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    return make_clips(tmp_path_factory.mktemp("data") / "clips")

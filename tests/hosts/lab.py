@@ -84,6 +84,23 @@ def make_pictures(folder: Path, size: int = 32, count: int = 12) -> Path:
     return folder
 
 
+def make_clips(folder: Path, size: int = 128, count: int = 6, frames: int = 40) -> Path:
+    """Clips for the video hosts: a folder of frames each."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.RandomState(0)
+    y, x = np.mgrid[:size, :size] / size
+    for clip in range(count):
+        place = folder / f"clip{clip:02d}"
+        place.mkdir(parents=True)
+        across, down, *hues = random.rand(5) * 6
+        for t in range(frames):
+            waves = [np.sin(across * x + down * y + t / 5 + hue) for hue in hues]
+            Image.fromarray((np.stack(waves, -1) * 100 + 128).astype(np.uint8)).save(place / f"{t:04d}.jpg")
+    return folder
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
