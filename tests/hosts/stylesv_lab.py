@@ -29,6 +29,7 @@ def options(stage, clips, folder, **more):
         "training.aug": "noaug",
         "training.snap": 1,
         "training.kimg": 1,
+        "training.fp32": True,  # half precision is slow on a CPU
         "training.seed": 5,
         **STAGES[stage],
         **{name.replace("__", "."): value for name, value in more.items()},

@@ -129,27 +129,39 @@ def half():
     return {"runs": runs, "offsets": kept}
 
 
-def small_training(words, iterations, tick=None, stop=None):
+def shrunk(train):
+    """train.py, with the small network in our checks, too, which come before the loop."""
+    ours = getattr(train.dnnlib, "mtm_hosts", None)
+    for module in filter(None, (getattr(ours, name, None) for name in ("mtm", "resume"))):
+
+        def small(c, *more, configure=module.configure):
+            c.G_kwargs.synthesis_kwargs.update(FEW)
+            configure(c, *more)
+
+        module.configure = small
+    return train
+
+
+def small_training(words, iterations, tick=None, stop=None, previews=False):
     """Let train.py's own main train for a few iterations. It saves best_fid.pkl at each snapshot: FID falls here.
 
-    tick: iterations per tick; stop: end as if killed once so many are saved.
+    tick: iterations per tick; stop: end as if killed once so many are saved; previews: draw images and videos.
     """
     cfg = configured([*words, "training.metrics=[fid50k_full]"])
     import train
     from omegaconf import OmegaConf
 
-    loop, initial = train.training_loop, {}
+    loop, initial = shrunk(train).training_loop, {}
     whole, show, frames = loop.training_loop, loop.misc.print_module_summary, cfg.sampling.num_frames_per_video
     results = iter(range(0, -1000, -1))
 
-    def shrink(c):
-        c["G_kwargs"]["synthesis_kwargs"].update(FEW)
-        return c
-
     def few(**c):
-        shrink(c)["total_kimg"] = iterations * c["batch_size"] * frames / 1000
+        c["G_kwargs"]["synthesis_kwargs"].update(FEW)
+        c["total_kimg"] = iterations * c["batch_size"] * frames / 1000
         if tick:
             c["kimg_per_tick"] = tick * c["batch_size"] * frames / 1000
+        if not previews:
+            c["image_snapshot_ticks"] = None
         whole(**c)
 
     def summary(module, arguments):
@@ -162,18 +174,16 @@ def small_training(words, iterations, tick=None, stop=None):
 
     loop.training_loop, loop.misc.print_module_summary, loop.metric_main.calc_metric = few, summary, metric
     torch.multiprocessing.set_start_method = lambda method: None  # forked workers start at once
-    ours = getattr(loop.dnnlib, "mtm_hosts", None)
-    for module in filter(None, (getattr(ours, name, None) for name in ("mtm", "resume"))):
-        module.configure = lambda c, *more, configure=module.configure: configure(shrink(c), *more)
     if stop:
-        save = ours.resume.save
+        resume = loop.dnnlib.mtm_hosts.resume
+        save = resume.save
 
         def save_and_stop(names):
             save(names)
             if names["batch_idx"] == stop:
                 raise Stopped
 
-        ours.resume.save = save_and_stop
+        resume.save = save_and_stop
     folder = Path(cfg.project_release_dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "experiment_config.yaml")
@@ -182,8 +192,8 @@ def small_training(words, iterations, tick=None, stop=None):
     return train, initial
 
 
-def train_few(words, iterations):
-    train, initial = small_training(words, iterations)
+def train_few(words, iterations, **part):
+    train, initial = small_training(words, iterations, **part)
     train.main()
     with open("output/best_fid.pkl", "rb") as f:
         data = pickle.load(f)
@@ -200,6 +210,29 @@ def train_part(words, **part):
     with contextlib.suppress(Stopped):
         train.main()
     return os.path.abspath("output")
+
+
+def clips_read(words, workers, skip, batches):
+    """Which frames of which clips the data loader reads: of `batches`, those from `skip` on; all of them, and by a
+    loader that continues there."""
+    from src import dnnlib
+    from src.torch_utils import misc
+
+    from mtm_hosts.replay import skipped
+
+    cfg = configured(words).dataset
+    data = dnnlib.util.construct_class_by_name(class_name="training.dataset.VideoFramesFolderDataset",
+                                               path=cfg.path, cfg=cfg)  # fmt: skip
+    sampler = misc.InfiniteSampler(dataset=data, rank=0, num_replicas=1, seed=0)
+    options = {"num_workers": workers, "prefetch_factor": 2}
+    torch.manual_seed(4)
+    whole = iter(torch.utils.data.DataLoader(dataset=data, sampler=sampler, batch_size=3, **options))
+    loop = {"batch_size": 3, "num_gpus": 1, "training_set": data, "training_set_sampler": sampler,
+            "data_loader_kwargs": options, "training_set_iterator": whole}  # fmt: skip
+    straight = [next(whole) for _ in range(batches)][skip:]
+    later = skipped(loop, skip)
+    return [[{k: batch[k] for k in ("image", "times")} for batch in read]
+            for read in (straight, [next(later) for _ in range(batches - skip)])]  # fmt: skip
 
 
 def train_rank(words, iterations):
@@ -224,12 +257,12 @@ def train_rank(words, iterations):
 
 def refused(word_lists):
     """What train.py's own checks print for each configuration, or complain of."""
-    out = []
-    for words in word_lists:
-        said = io.StringIO()
-        cfg = configured(words)
-        import train
+    out, configurations = [], [configured(words) for words in word_lists]
+    import train
 
+    shrunk(train)
+    for cfg in configurations:
+        said = io.StringIO()
         with contextlib.redirect_stdout(said):
             try:
                 train.process_hyperparams(cfg)
