@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import pickle
 import sys
@@ -44,8 +45,9 @@ def build(kind, seed=3, **options):
 
     cfg = configured(["dataset=sky_timelapse", "sampling.num_frames_per_video=3", *KINDS[kind]]).model.generator
     torch.manual_seed(seed)
+    shape = {**TINY, "img_resolution": options.pop("img_resolution", TINY["img_resolution"])}
     how = {"synthesis_kwargs": {**SIZES, **FEW, **options}, "mapping_kwargs": {"num_layers": 2, "cfg": cfg}, "cfg": cfg}
-    return dnnlib.util.construct_class_by_name(class_name="training.networks.Generator", **TINY, **how)
+    return dnnlib.util.construct_class_by_name(class_name="training.networks.Generator", **shape, **how)
 
 
 def draw(G, batch=1, frames=2, **how):
@@ -272,9 +274,9 @@ def refused(word_lists):
     return out
 
 
-def snapshot(path, kind, head):
+def snapshot(path, kind, head, **options):
     """Write a snapshot as the training loop does, of a generator with grown MTM; and what it draws."""
-    G = grow(build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
+    G = grow(build(kind, mtm="low", mtm_head=head, **options)).eval().requires_grad_(False)
     with open(path, "wb") as f:
         pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
     return {"image": draw(G)}
@@ -343,6 +345,49 @@ def copies():
 
 
 BOTH = "offset+mask"
+
+
+def metric(words, folder):
+    """A small FVD through calc_metrics.py's own main, of a snapshot at 128 px, with a detector of ours."""
+    from omegaconf import OmegaConf
+
+    class Moments(torch.nn.Module):
+        def forward(self, x, rescale: bool = False, resize: bool = False, return_features: bool = False):
+            x = x.float() / 255
+            return torch.stack(
+                [x.mean([1, 2, 3, 4]), x.std([1, 2, 3, 4]), (x[:, :, 1:] - x[:, :, :-1]).std([1, 2, 3, 4])], 1
+            )
+
+    torch.jit.script(Moments()).save(os.path.join(folder, "i3d_torchscript.pt"))
+    Path(folder, "sv_metrics.py").write_text(
+        "def register(register_metric):\n"
+        "    from metrics import frechet_video_distance as fvd\n"
+        "    fvd.NUM_FRAMES_IN_BATCH = {128: 4}\n"
+        "    def fvd_tiny(opts):\n"
+        "        return dict(fvd_tiny=fvd.compute_fvd(opts, max_real=4, num_gen=3, num_frames=4, cache_suffix='_tiny'))\n"
+        "    register_metric(fvd_tiny)\n"
+    )
+    sys.path.insert(0, folder)
+    os.environ.update(MTM_METRICS="sv_metrics", MTM_DETECTORS=folder, DNNLIB_CACHE_DIR=os.path.join(folder, "cache"))
+    output = Path(folder, "output")
+    output.mkdir()
+    path = output / "network-snapshot-000000.pkl"
+    drawn = snapshot(path, "moving", "offset", img_resolution=128)["image"]
+    (output / "training_options.json").write_text("{}")
+    cfg = configured(words)
+    OmegaConf.save(cfg, Path(folder, "experiment_config.yaml"))
+    torch.multiprocessing.set_start_method = lambda method: None
+    sys.path.append("src/scripts")
+    import calc_metrics
+    from metrics import metric_main
+
+    seen, calc = [], metric_main.calc_metric
+    metric_main.calc_metric = lambda **k: seen.append(draw(k["G"])) or calc(**k)
+    calc_metrics.calc_metrics(["--network", str(path), "--data", cfg.dataset.path, "--metrics", "fvd_tiny"],
+                              standalone_mode=False)  # fmt: skip
+    (line,) = map(json.loads, (output / "metric-fvd_tiny.jsonl").read_text().splitlines())
+    return {"result": line["results"]["fvd_tiny"], "cached": os.listdir(Path(folder, "cache", "gan-metrics")),
+            "drawn": [drawn, *seen]}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -192,6 +192,19 @@ def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one(monkeypatch
     assert (cpu.small_previews(grid, videos), vis.num_videos) == ((grid, videos), 36)
 
 
+def test_stylesvs_cached_statistics_are_named_by_all_that_they_depend_on(monkeypatch, tmp_path):
+    url, facts = "https://example.org/net.pkl", {"dataset_kwargs": {"resolution": 128}, "max_items": 5}
+    first = metrics.whole_tag("clips-net", url, **facts)
+    assert first.startswith("clips-net-")
+    assert metrics.whole_tag("clips-net", url, **dict(reversed(facts.items()))) == first
+    others = [{**facts, "max_items": 6}, {**facts, "dataset_kwargs": {"resolution": 256}}]
+    tags = {first, *(metrics.whole_tag("clips-net", url, **other) for other in others)}
+    (tmp_path / "net.pkl").write_bytes(b"1")
+    monkeypatch.setenv("MTM_DETECTORS", str(tmp_path))
+    assert len({*tags, metrics.whole_tag("clips-net", url, **facts)}) == 4
+    assert metrics.folder() == str(tmp_path)
+
+
 class Layer(nn.Module):
     def __init__(self, resolution):
         super().__init__()

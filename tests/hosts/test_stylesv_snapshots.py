@@ -1,7 +1,12 @@
 """StyleSV's snapshots with MTM: read by legacy.py, also unpatched and without our packages; copied, drawn, measured."""
 
+import re
+
+import imageio.v2 as imageio
 import pytest
 import torch
+from stylesv_lab import options
+from test_video import ENCODES, read_back
 
 
 @pytest.fixture(scope="module", params=["offset", "offset+mask"])
@@ -39,3 +44,26 @@ def test_checkpoints_never_lose_mtm_without_a_word(stylesv):
     assert "--mtm low --mtm-head offset, " in found["into_plain"]
     assert "--mtm low --mtm-head offset+mask, " in found["other_head"]
     assert (found["same"], found["more"]) == ("", "")
+
+
+@ENCODES
+def test_generate_writes_videos(stylesv, snapshot, tmp_path):
+    """The host's command, as a grid in one mp4 file and as frames."""
+    words = f"src/scripts/generate.py --network_pkl {snapshot[0]} --video_len 3 --num_videos 4 --batch_size 4"
+    more = "--as_grids true --save_as_mp4 true --moco_decomposition true"
+    stylesv["patched"].run(*words.split(), *more.split(), "--outdir", str(tmp_path / "grid"))
+    (grid,) = (tmp_path / "grid").iterdir()
+    assert read_back(grid).shape == (3, 70, 70, 3)
+    stylesv["patched"].run(
+        *words.replace("videos 4", "videos 1").replace("size 4", "size 1").split(), "--outdir", str(tmp_path / "frames")
+    )
+    frames = sorted((tmp_path / "frames" / "000000").iterdir())
+    assert [imageio.imread(path).shape for path in frames] == [(32, 32, 3)] * 3
+
+
+def test_calc_metrics_measures_the_snapshots_own_network_with_a_detector_of_ones_own(stylesv, clips, tmp_path):
+    found = stylesv["patched"].probe("metric", words=options(2, clips, tmp_path), folder=str(tmp_path))
+    assert found["result"] > 0
+    (cached,) = found["cached"]
+    assert re.fullmatch(r"clips-i3d_torchscript_tiny-[0-9a-f]{32}\.pkl", cached)
+    assert torch.equal(*found["drawn"])
