@@ -123,7 +123,8 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             layer, padding = places[value]
             # The CPU's stream only, which the fork restores; a stream of its own for every layer.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            layer.mtm = module(layer.in_channels, layer.w_dim + extra, layer.weight.shape[3], head, padding=padding)
+            in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
+            layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
     _pass_flag_on()
 
 
@@ -155,8 +156,8 @@ def _pass_flag_on() -> None:
             continue
 
         @contextlib.contextmanager
-        def both(disable: bool = True, theirs: Any = theirs) -> Iterator[None]:
-            with theirs(disable), ours(disable):
+        def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:  # stylegan-v's takes no argument
+            with theirs(*disable), ours(*disable):
                 yield
 
         both.reaches_mtm = True  # type: ignore[attr-defined]

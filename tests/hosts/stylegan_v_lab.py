@@ -1,0 +1,1 @@
+"""The official stylegan-v's configuration, at the size of the tests."""
