@@ -9,6 +9,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import shutil
 import sys
 import types
 import warnings
@@ -25,6 +26,11 @@ def strtobool(value: str) -> bool:
     if word not in _TRUE + _FALSE:
         raise ValueError(f"strtobool: value must be one of {', '.join(_TRUE + _FALSE)}; got {value!r}.")
     return word in _TRUE
+
+
+def copy_tree(src: Any, dst: Any) -> None:
+    """distutils.dir_util's: a folder's content into another, which may be there."""
+    shutil.copytree(src, dst, dirs_exist_ok=True)
 
 
 def _absent(name: str) -> bool:
@@ -47,7 +53,8 @@ def provide_distutils() -> None:
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
     if _absent("distutils"):
         util = provide("distutils.util", strtobool=strtobool)
-        provide("distutils", util=util, __path__=[])
+        dir_util = provide("distutils.dir_util", copy_tree=copy_tree)
+        provide("distutils", util=util, dir_util=dir_util, __path__=[])
 
 
 def provide(name: str, **members: Any) -> types.ModuleType:

@@ -46,20 +46,28 @@ def configure(c: Any, opts: Any) -> None:
     Raises:
         SystemExit: with one line, for layers that the network does not have and for a checkpoint that cannot be used.
     """
-    if (opts.mtm or "none").strip().lower() == "none":
+    mtm = _spec(opts.mtm)
+    if mtm == "none":
         print("MTM: none, as upstream")
         G = nn.Module()
     else:
-        c.G_kwargs.get("synthesis_kwargs", c.G_kwargs).update(mtm=opts.mtm, mtm_head=opts.mtm_head)
+        c.G_kwargs.get("synthesis_kwargs", c.G_kwargs).update(mtm=mtm, mtm_head=opts.mtm_head)
         G = _built(c)
         from mtm_hosts.layers import described
 
-        print(f"MTM: {opts.mtm} ({described(G)}), head {opts.mtm_head}")
+        print(f"MTM: {mtm} ({described(G)}), head {opts.mtm_head}")
     if c.get("resume_pkl"):
         try:
             refuse_loss(read(c.resume_pkl)["G"], G)
         except ValueError as error:
             fail(f"{error} The checkpoint is {c.resume_pkl}.")
+
+
+def _spec(value: Any) -> str:
+    """Layers as one string: Hydra reads `mtm=[low,mid]` as a list, and `mtm=8` as a number."""
+    words = [value] if value is None or isinstance(value, str | int) else value
+    text = ",".join(str(word).strip() for word in words)
+    return "none" if text.lower() in ("", "none") else text
 
 
 def _built(c: Any) -> nn.Module:

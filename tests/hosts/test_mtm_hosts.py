@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, launch, metrics, mtm
+from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm
 from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
@@ -31,7 +31,7 @@ def child(code: str, **env: str) -> str:
 
 
 def test_the_hosts_package_imports_no_op():
-    names = ("compat", "cpu", "launch", "mtm", "metrics", "resume")
+    names = ("compat", "cpu", "launch", "mtm", "metrics", "resume", "video")
     child("".join(f"import mtm_hosts.{name}\n" for name in names) + "import sys; assert 'mtm_ops' not in sys.modules")
 
 
@@ -136,6 +136,58 @@ def test_detectors_of_ones_own_are_found_by_name_and_hashed(monkeypatch, tmp_pat
     assert isinstance(cache[url, device], nn.Identity)
     assert len(metrics.cache_facts(url)["detector_sha256"]) == 64
     assert metrics.cache_facts("https://example.org/other.pkl") == {}
+
+
+def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_launcher(monkeypatch):
+    line = "A=b cd folder && python src/train.py hydra.run.dir=."
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    start, end = f"A=b cd folder && PYTHONPATH={ROOT}:/elsewhere ", " src/train.py hydra.run.dir=."
+    assert launch.command(line) == f"{start}{sys.executable}{end}"
+    assert launch.command(line.replace("python", "/old/env/bin/python")) == f"{start}{sys.executable}{end}"
+    monkeypatch.setenv("MTM_LAUNCHER", "torchrun --nproc-per-node=2")
+    assert launch.command(line) == f"{start}torchrun --nproc-per-node=2{end}"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_video_hosts_launcher_ends_as_the_training_ends(code):
+    with pytest.raises(SystemExit) as ended:
+        launch.run(f"exit {code}")
+    assert ended.value.code == code
+
+
+def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
+    said = "--resume: --mtm must be low; pass --mtm 8,16 --mtm-head offset, or --gpus=2 with a --batch that it divides."
+    with pytest.raises(SystemExit, match="^Error: " + said):
+        hosts.fail(said)
+    monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
+    want = "training.resume: mtm must be low; pass mtm=8,16 mtm_head=offset, or num_gpus=2 with a training.batch_size"
+    with pytest.raises(SystemExit, match="^Error: " + want):
+        hosts.fail(said)
+
+
+def test_layers_from_hydra_are_lists_numbers_or_words():
+    given = ("low", " low ", ["low", "mid"], 8, [4, 8], "8,16", None, "None", "", "none")
+    assert [mtm._spec(value) for value in given] == ["low", "low", "low,mid", "8", "4,8", "8,16", *["none"] * 4]
+
+
+def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one(monkeypatch):
+    labels = torch.arange(480)
+
+    def grid(data, random_seed=0):
+        return (30, 16), labels, labels + random_seed
+
+    def videos(G, z, c, ts, addition=None, motion_z=None, as_grids=False):
+        return [x if x is None else x.shape for x in (z, c, ts, addition, motion_z)]
+
+    small, few = cpu.small_previews(grid, videos)
+    size, images, other = small(None, random_seed=1)
+    assert size == (6, 6)
+    assert torch.equal(images + 1, other)
+    assert len(images) == 36
+    shapes = few(None, torch.zeros(36, 5), torch.zeros(36, 0), torch.zeros(36, 150), None, motion_z=torch.zeros(36, 7))
+    assert shapes == [(2, 5), (2, 0), (2, 8), None, (2, 7)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cpu.small_previews(grid, videos) == (grid, videos)
 
 
 class Layer(nn.Module):
