@@ -79,12 +79,12 @@ def offsets(**options):
         for layer in [m for m in G.synthesis.modules() if hasattr(m, "mtm")]:
             x = torch.randn([1, layer.mtm.in_channels, *[layer.resolution] * 2], generator=fixed)
             layer.mtm.register_forward_pre_hook(lambda m, a, x=x: (x.expand(len(a[1]), -1, -1, -1), a[1]))
-            layer.mtm.register_forward_hook(lambda m, a, o: seen.append(o[0]))
+            layer.mtm.register_forward_hook(lambda m, a, o, seen=seen: seen.append(o[0]))
         z, c, t = inputs(G)
         noise = torch.randn([2, 64, 8], generator=fixed)
-        runs = {"videos": (z, t, noise), "same_motion": (z, t, noise[:1].expand(2, -1, -1))}
-        runs["same_content"] = z[:1].expand(2, -1), t, noise
-        runs["same_time"] = z, t[:, :1].expand(-1, 3), noise
+        runs = {"videos": (z, t, noise), "same_motion": (z, t, noise[:1].repeat(2, 1, 1))}
+        runs["same_content"] = z[:1].repeat(2, 1), t, noise
+        runs["same_time"] = z, t[:, :1].repeat(1, 3), noise
         for name, (z, t, noise) in runs.items():
             seen.clear()
             G(z, c, t, noise_mode="const", **({"motion_z": noise} if kind == "motion" else {}))
