@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import mtm_ops
+from mtm_hosts.rebuild import KeepsItsCode
 from mtm_ops.module import ModulatedTransformation
 
 # Table 4's parameter increments force two, one and one replaced layers; the exact resolutions are our reading.
@@ -125,6 +126,8 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
             in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
             layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
+    if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's
+        synthesis.keeps_its_code = persistent(KeepsItsCode)() if persistent else KeepsItsCode()
     _pass_flag_on()
 
 

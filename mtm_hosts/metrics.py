@@ -49,6 +49,13 @@ def folder() -> str:
     return os.environ.get("MTM_DETECTORS") or os.path.join(os.devnull, "none")
 
 
+def whole_tag(tag: str, url: str, **facts: Any) -> str:
+    """StyleSV's name for a file of dataset statistics, with what they depend on: the authors took that out, and so
+    statistics of another resolution or split were used again."""
+    text = repr(sorted({**facts, **cache_facts(url)}.items()))
+    return f"{tag}-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
+
+
 @functools.cache
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

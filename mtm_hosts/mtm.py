@@ -1,6 +1,6 @@
 """The options --mtm and --mtm-head of the patched trainers, and the guard on checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,7 +80,16 @@ def _built(c: Any) -> nn.Module:
         fail(str(error))
 
 
-def refuse_loss(source: nn.Module, target: nn.Module) -> None:
+def as_trained(snapshot: nn.Module, rebuilt: nn.Module) -> nn.Module:
+    """The network that StyleSV's calc_metrics.py is to measure: the snapshot's own, where its copy cannot hold it.
+
+    The copy is built for 256 px, without MTM, in half precision whatever the snapshot was trained in.
+    """
+    shapes = [{name: t.shape for name, t in network.state_dict().items()} for network in (snapshot, rebuilt)]
+    return rebuilt if shapes[0] == shapes[1] else snapshot
+
+
+def refuse_loss(source: nn.Module | Mapping[str, Any], target: nn.Module) -> None:
     """Refuse to copy a checkpoint's parameters where some of its MTM would be dropped, or would not fit.
 
     The host copies by name and ignores what the target lacks; images would change without a word. A checkpoint
@@ -90,13 +99,15 @@ def refuse_loss(source: nn.Module, target: nn.Module) -> None:
         ValueError: naming the options that the checkpoint was trained with.
     """
     have = {name: p.shape for name, p in target.named_parameters()}
-    lost = [name for name, p in source.named_parameters() if ".mtm." in name and have.get(name) != p.shape]
+    tensors = source.named_parameters() if isinstance(source, nn.Module) else source.items()
+    lost = [name for name, p in tensors if ".mtm." in name and have.get(name) != p.shape]
     if not lost:
         return
     trained: Any = getattr(source, "init_kwargs", {})
     trained = trained.get("synthesis_kwargs", trained)
     layers, head = trained.get("mtm"), trained.get("mtm_head", HEADS[0])
+    options = f", --mtm {layers} --mtm-head {head}," if layers else ""
     raise ValueError(
-        f"--mtm and --mtm-head must be the checkpoint's, --mtm {layers} --mtm-head {head}, or add layers to it; this "
-        f"network cannot take {len(lost)} of its MTM parameters, such as {lost[0]}. Pass these options."
+        f"--mtm and --mtm-head must be the checkpoint's{options} or add layers to it; this network "
+        f"cannot take {len(lost)} of its MTM parameters, such as {lost[0]}. Pass these options."
     )
