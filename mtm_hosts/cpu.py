@@ -83,7 +83,7 @@ def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tupl
             return value[:PREVIEW_VIDEOS] if isinstance(value, Tensor) else value
 
         options = {name: few(value) for name, value in options.items()}
-        return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES], *map(few, more), **options)
+        return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES].contiguous(), *map(few, more), **options)
 
     return small_grid, few_videos
 
