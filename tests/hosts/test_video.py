@@ -11,7 +11,6 @@ from lab import ROOT
 
 from mtm_hosts import video
 
-
 ENCODES = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # imageio's pipes to its encoder
 
 

@@ -1,0 +1,107 @@
+"""What the probes of the two video hosts do alike, beside official_probe.py: trainings whose options Hydra composes.
+
+Their `arguments` are ["--outdir", FOLDER, Hydra overrides ...]; the run's folder is FOLDER/output.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from official_probe import Probe
+from probe_lab import Stopped, tensors
+
+
+class VideoProbe(Probe):
+    def _config(self, arguments):
+        """The configuration that launch.py would make of the overrides, saved where train.py looks for it: here."""
+        from hydra import compose, initialize_config_dir
+        from omegaconf import OmegaConf
+
+        _, outdir, *overrides = arguments
+        here = os.getcwd()
+        places = [f"project_release_dir={outdir}", f"env.project_path={here}", "git_hash=none"]
+        with initialize_config_dir(os.path.join(here, "configs"), version_base="1.1"):
+            cfg = compose("config.yaml", overrides=[*overrides, *places])
+        sys.path += [here, os.path.join(here, "src")]
+        os.makedirs(outdir, exist_ok=True)
+        rank = os.environ.get("RANK", "")
+        folder = Path(outdir, f"configuration{rank}.d")
+        folder.mkdir(exist_ok=True)
+        OmegaConf.save(cfg, folder / "experiment_config.yaml")
+        os.chdir(folder)
+
+    def _small_training(self, iterations, tick=None, stop=None, **options):
+        """As official_probe's, with previews as small as the concern cpu makes them; iterations are of videos."""
+        probe, initial = self, {}
+
+        class Trainer:
+            def main(self, arguments, standalone_mode=False):
+                probe._config(arguments)
+                import train
+
+                loop = train.training_loop
+                whole = loop.training_loop
+
+                def few(**c):
+                    frames = c["batch_size"] * c["cfg"].sampling.num_frames_per_video
+                    c["total_kimg"] = iterations * frames / 1000
+                    if tick:
+                        c["kimg_per_tick"] = tick * frames / 1000
+                    whole(**{**c, **options})
+
+                def summary(module, arguments, show=loop.misc.print_module_summary):
+                    initial.setdefault(type(module).__name__, tensors(module))
+                    return show(module, arguments)
+
+                loop.training_loop, loop.misc.print_module_summary = few, summary
+                if stop:
+                    probe._stop_at(stop, loop.dnnlib.mtm_hosts.resume)
+                train.main()
+
+        return Trainer(), initial
+
+    def _stop_at(self, stop, resume):
+        save = resume.save
+
+        def save_and_stop(names):
+            save(names)
+            if names["batch_idx"] == stop:
+                raise Stopped
+
+        resume.save = save_and_stop
+
+    def train_few(self, arguments, iterations):
+        trainer, initial = self._small_training(iterations)
+        trainer.main(arguments)
+        run = os.path.join(arguments[1], "output")
+        with open(os.path.join(run, "network-snapshot-000000.pkl"), "rb") as f:
+            data = pickle.load(f)
+        options = Path(run, "training_options.json")
+        return {
+            "initial": initial, "trained": {k: tensors(data[k]) for k in ("G", "D", "G_ema")}, "run": run,
+            "options": json.loads(options.read_text()) if options.exists() else None,
+            "init_kwargs": json.loads(json.dumps(data["G"].init_kwargs, default=str)),
+            "files": sorted(os.listdir(run)), "mtm_ops": "mtm_ops" in sys.modules,
+        }  # fmt: skip
+
+    def options(self, argument_lists):
+        """train.py's dry runs: what it prints, or its complaint."""
+        out, here = [], os.getcwd()
+        for arguments in argument_lists:
+            os.chdir(here)
+            said, keep = io.StringIO(), (sys.stdout, sys.stderr)
+            try:
+                with contextlib.redirect_stdout(said):
+                    self._config([*arguments, "training.dry_run=true"])
+                    import train
+
+                    train.main()
+            except SystemExit as error:
+                said.write(str(error))
+            sys.stdout, sys.stderr = keep
+            out.append(said.getvalue())
+        return out
