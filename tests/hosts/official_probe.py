@@ -53,12 +53,13 @@ class Probe:
             image = self.draw(G, z, c)
             names, params = zip(*G.named_parameters(), strict=True)
             grads = torch.autograd.grad(image.square().sum(), params, allow_unused=True)
-            empty = self.draw(G, torch.full_like(z, torch.nan), c)
+            fresh = tensors(G)
+            empty = self.draw(G, torch.full_like(z, torch.nan), c)  # may reach a running mean of w
             out[kind] = {
-                "tensors": tensors(G), "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
+                "tensors": fresh, "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
                 "grads": {n: g for n, g in zip(names, grads, strict=True) if g is not None},
                 "modules": [n for n, m in G.named_modules() if n.endswith(".mtm")],
-                "init_kwargs": json.loads(json.dumps(G.init_kwargs)),
+                "init_kwargs": json.loads(json.dumps(G.init_kwargs, default=str)),
             }  # fmt: skip
         return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 

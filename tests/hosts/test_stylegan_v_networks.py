@@ -11,7 +11,7 @@ HEADS = ["offset", "offset+mask"]
 
 @pytest.fixture(scope="module")
 def pristine(stylegan_v):
-    return stylegan_v["base"].probe("networks", kinds=KINDS)
+    return stylegan_v["pristine"].probe("networks", kinds=KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def low(stylegan_v):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_mtm_networks_equal_upstreams_to_the_bit(pristine, none, kind):
+def test_without_mtm_networks_equal_the_truly_pristine_files_to_the_bit(pristine, none, kind):
     theirs, ours = pristine["kinds"][kind], none["kinds"][kind]
     assert_same(theirs["tensors"], ours["tensors"])
     assert_same(theirs["grads"], ours["grads"])
@@ -45,7 +45,7 @@ def test_untrained_mtm_keeps_host_parameters_random_stream_and_images(none, low,
     assert_same(plain["tensors"], {n: t for n, t in bent["tensors"].items() if ".mtm." not in n})
     assert torch.equal(plain["stream"], bent["stream"])
     torch.testing.assert_close(bent["image"], plain["image"], rtol=1e-4, atol=2e-5)
-    assert bent["init_kwargs"]["mtm"] == "low"
+    assert bent["init_kwargs"]["synthesis_kwargs"]["mtm"] == "low"
     weights = [t for n, t in bent["tensors"].items() if n.endswith("mtm.affine_weight")]
     assert not torch.equal(*weights), "the modules of a network start differently"
 
@@ -57,9 +57,9 @@ def test_untrained_mtm_passes_the_gradients_on(none, low, kind):
         torch.testing.assert_close(bent[name], grad, rtol=2e-3, atol=2e-4 * float(grad.abs().max()), msg=name)
 
 
-def test_content_and_motion_drive_the_offsets(low):
+def test_content_and_motion_drive_the_offsets(stylegan_v):
     """w has 16 numbers, the motion code 16 more; where it is in w already, or where there is none, only w drives."""
-    found = {kind: set(low["kinds"][kind]["modules"].values()) for kind in KINDS}
+    found = stylegan_v["patched"].probe("widths", kinds=KINDS)
     assert found == {"motion": {16 + 16}, "concat_w": {16 + 16}, "sum_w": {16}, "still": {16}}
 
 
@@ -67,20 +67,20 @@ def test_content_and_motion_drive_the_offsets(low):
 def test_for_one_x_offsets_differ_between_frames_and_between_latents(stylegan_v, head):
     found = stylegan_v["patched"].probe("offsets", mtm_head=head)
 
-    def differ(kind, run, dim):
-        """Whether every layer's offsets differ between videos (0) or frames (1)."""
-        apart = [(o.select(dim, 0) - o.select(dim, 1)).abs().max() for o in found[kind, run]]
+    def differ(kind, held, dim):
+        """Whether each layer's offsets differ between videos (0) or frames (1), with all else held."""
+        apart = [(o.select(dim, 0) - o.select(dim, 1)).abs().max() for o in found[kind, held]]
         assert len(apart) == 2
         return [bool(a > 1e-3) for a in apart]
 
     yes, no = [True, True], [False, False]
-    assert differ("motion", "videos", 1) == yes
-    assert differ("motion", "videos", 0) == yes
-    assert differ("motion", "same_motion", 0) == yes  # the latent alone
-    assert differ("motion", "same_content", 0) == yes  # the motion alone
-    assert differ("motion", "same_time", 1) == no
-    assert differ("still", "videos", 1) == no
-    assert differ("still", "videos", 0) == yes
+    assert differ("motion", "nothing", 1) == yes
+    assert differ("motion", "nothing", 0) == yes
+    assert differ("motion", "motion", 0) == yes  # the latent alone
+    assert differ("motion", "content", 0) == yes  # the motion alone
+    assert differ("motion", "time", 1) == no
+    assert differ("still", "nothing", 1) == no
+    assert differ("still", "nothing", 0) == yes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,8 +89,9 @@ def test_uninitialised_latents_do_not_crash(low, kind):
 
 
 def test_layers_go_by_resolution(stylegan_v):
-    requests = [{"mtm": spec} for spec in ("low", "low,mid", "4,32", "none", "high", "lwo")]
-    found = stylegan_v["patched"].probe("layers", requests=[*requests, {"mtm": "low", "mtm_head": "both"}])
+    requests = [("motion", {"mtm": spec}) for spec in ("low", "low,mid", "4,32", "none", "high", "lwo")]
+    requests += [("motion", {"mtm": "low", "mtm_head": "both"})]
+    found = stylegan_v["patched"].probe("layers", requests=requests)
     assert found[:4] == [[f"synthesis.b{r}.conv1.mtm" for r in rs] for rs in ((8, 16), (8, 16, 32), (4, 32), ())]
     assert "resolutions of this network, 4, 8, 16, 32; got 64" in found[4]
     assert "got 'lwo'" in found[5]

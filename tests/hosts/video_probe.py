@@ -10,7 +10,9 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import torch
 from official_probe import Probe
 from probe_lab import Stopped, tensors
 
@@ -35,7 +37,10 @@ class VideoProbe(Probe):
         os.chdir(folder)
 
     def _small_training(self, iterations, tick=None, stop=None, **options):
-        """As official_probe's, with previews as small as the concern cpu makes them; iterations are of videos."""
+        """As official_probe's, with previews as small as the concern cpu makes them; iterations are of videos.
+
+        Data loaders fork: a worker that is spawned imports torch anew.
+        """
         probe, initial = self, {}
 
         class Trainer:
@@ -44,7 +49,7 @@ class VideoProbe(Probe):
                 import train
 
                 loop = train.training_loop
-                whole = loop.training_loop
+                whole, show = loop.training_loop, loop.misc.print_module_summary
 
                 def few(**c):
                     frames = c["batch_size"] * c["cfg"].sampling.num_frames_per_video
@@ -53,26 +58,20 @@ class VideoProbe(Probe):
                         c["kimg_per_tick"] = tick * frames / 1000
                     whole(**{**c, **options})
 
-                def summary(module, arguments, show=loop.misc.print_module_summary):
+                def summary(module, arguments):
                     initial.setdefault(type(module).__name__, tensors(module))
-                    return show(module, arguments)
+                    # Upstream's uninitialised latents reach the running mean of w, which is then never the same.
+                    return show(module, [torch.zeros_like(arguments[0]), *arguments[1:]])
 
-                loop.training_loop, loop.misc.print_module_summary = few, summary
-                if stop:
-                    probe._stop_at(stop, loop.dnnlib.mtm_hosts.resume)
-                train.main()
+                with contextlib.ExitStack() as patches:
+                    patches.enter_context(patch.object(loop, "training_loop", few))
+                    patches.enter_context(patch.object(loop.misc, "print_module_summary", summary))
+                    patches.enter_context(patch.object(torch.multiprocessing, "set_start_method"))
+                    if stop:
+                        patches.enter_context(_stopping(loop.dnnlib.mtm_hosts.resume, stop))
+                    train.main()
 
         return Trainer(), initial
-
-    def _stop_at(self, stop, resume):
-        save = resume.save
-
-        def save_and_stop(names):
-            save(names)
-            if names["batch_idx"] == stop:
-                raise Stopped
-
-        resume.save = save_and_stop
 
     def train_few(self, arguments, iterations):
         trainer, initial = self._small_training(iterations)
@@ -105,3 +104,15 @@ class VideoProbe(Probe):
             sys.stdout, sys.stderr = keep
             out.append(said.getvalue())
         return out
+
+
+def _stopping(resume, stop):
+    """Ends the training as if killed once it has saved `stop` iterations."""
+    save = resume.save
+
+    def save_and_stop(names):
+        save(names)
+        if names["batch_idx"] == stop:
+            raise Stopped
+
+    return patch.object(resume, "save", save_and_stop)
