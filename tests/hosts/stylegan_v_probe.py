@@ -1,7 +1,5 @@
 """What a child process does inside a checkout of stylegan-v: see official_probe.py and video_probe.py."""
 
-import sys
-
 import torch
 from probe_lab import grow
 from video_probe import VideoProbe
@@ -25,8 +23,6 @@ KINDS = {
 class StyleGANV(VideoProbe):
     def build(self, kind="motion", seed=3, **options):
         """A generator; options go to its synthesis network."""
-        if "src" not in sys.path:
-            sys.path.append("src")  # as the scripts do
         from omegaconf import OmegaConf
         from src import dnnlib
 
@@ -108,14 +104,6 @@ class StyleGANV(VideoProbe):
         how = {"noise_mode": "const", "fused_modconv": False}
         runs = [layer(x.to(d), w, **how).float() for d in (torch.float32, torch.float16)]
         return {"runs": runs, "offsets": seen}
-
-    def load_elsewhere(self, path):
-        sys.path.append("src")
-        return super().load_elsewhere(path)
-
-    def load_here(self, path):
-        sys.path.append("src")
-        return super().load_here(path)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ from probe_lab import Stopped, tensors
 
 
 class VideoProbe(Probe):
+    def run(self):
+        here = os.getcwd()
+        sys.path += [here, os.path.join(here, "src")]  # as the scripts do
+        super().run()
+
     def _config(self, arguments):
         """The configuration that launch.py would make of the overrides, saved where train.py looks for it: here."""
         from hydra import compose, initialize_config_dir
@@ -28,7 +33,6 @@ class VideoProbe(Probe):
         places = [f"project_release_dir={outdir}", f"env.project_path={here}", "git_hash=none"]
         with initialize_config_dir(os.path.join(here, "configs"), version_base="1.1"):
             cfg = compose("config.yaml", overrides=[*overrides, *places])
-        sys.path += [here, os.path.join(here, "src")]
         os.makedirs(outdir, exist_ok=True)
         rank = os.environ.get("RANK", "")
         folder = Path(outdir, f"configuration{rank}.d")
