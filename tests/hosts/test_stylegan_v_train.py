@@ -11,25 +11,25 @@ from lab import PKL, assert_same
 from stylegan_v_lab import ADA, arguments, overrides
 
 ITERATIONS = 3
+# With ADA as upstream has it, whose geometry R1 differentiates twice.
+MASKS = ("mtm=[low,mid]", "mtm_head=offset+mask", *ADA)
+RUNS = {"upstream": ("base",), "none": ("patched", "mtm=none"), "low": ("patched",), "masks": ("patched", *MASKS)}
 
 
 @pytest.fixture(scope="module")
 def trained(stylegan_v, clips, tmp_path_factory):
-    """(checkout, more overrides) -> the result of a short training, each run once."""
-    runs = {}
-
-    def train(checkout, *more):
-        key = (checkout, more)
-        if key not in runs:
-            words = arguments(clips, tmp_path_factory.mktemp("runs"), *more)
-            runs[key] = stylegan_v[checkout].probe("train_few", arguments=words, iterations=ITERATIONS)
-        return runs[key]
-
-    return train
+    """Name in RUNS -> the result of a short training."""
+    found = {}
+    for checkout in ("base", "patched"):
+        names = [name for name, run in RUNS.items() if run[0] == checkout]
+        words = [arguments(clips, tmp_path_factory.mktemp("runs"), *RUNS[name][1:]) for name in names]
+        calls = [{"arguments": w, "iterations": ITERATIONS} for w in words]
+        found |= zip(names, stylegan_v[checkout].probe("several", of="train_few", calls=calls), strict=True)
+    return found
 
 
 def test_mtm_none_trains_as_upstream_does_to_the_bit(trained):
-    theirs, ours = trained("base"), trained("patched", "mtm=none")
+    theirs, ours = trained["upstream"], trained["none"]
     for network in ("Generator", "Discriminator"):
         assert_same(theirs["initial"][network], ours["initial"][network])
     for network in ("G", "D", "G_ema"):
@@ -40,35 +40,31 @@ def test_mtm_none_trains_as_upstream_does_to_the_bit(trained):
     assert len(moved) > 10
 
 
-# With ADA as upstream has it, whose geometry R1 differentiates twice.
-MASKS = ("mtm=[low,mid]", "mtm_head=offset+mask", *ADA)
-
-
-@pytest.mark.parametrize("more", [(), MASKS], ids=["default", "masks"])
-def test_every_mtm_parameter_moves_in_training(trained, more):
-    run = trained("patched", *more)
+@pytest.mark.parametrize("name", ["low", "masks"])
+def test_every_mtm_parameter_moves_in_training(trained, name):
+    run = trained[name]
     before, after = run["initial"]["Generator"], run["trained"]["G"]
     names = [n for n in after if ".mtm." in n]
-    assert len(names) == (12 if more else 8)
+    assert len(names) == (12 if name == "masks" else 8)
     assert [n for n in names if torch.equal(before[n], after[n])] == []
     assert all(t.isfinite().all() for t in after.values())
     for kwargs in (run["options"]["G_kwargs"], run["init_kwargs"]):
         chosen = [kwargs["synthesis_kwargs"][name] for name in ("mtm", "mtm_head")]
-        assert chosen == (["low,mid", "offset+mask"] if more else ["low", "offset"])
+        assert chosen == (["low,mid", "offset+mask"] if name == "masks" else ["low", "offset"])
     videos = [name for name in run["files"] if name.endswith(".mp4")]
     assert videos
     assert all(os.path.getsize(os.path.join(run["run"], name)) > 1000 for name in videos)
 
 
 def test_mtm_starts_training_from_the_same_host_parameters(trained):
-    plain, bent = trained("patched", "mtm=none"), trained("patched")
+    plain, bent = trained["none"], trained["low"]
     assert_same(plain["initial"]["Discriminator"], bent["initial"]["Discriminator"])
     host = {n: t for n, t in bent["initial"]["Generator"].items() if ".mtm." not in n}
     assert_same(plain["initial"]["Generator"], host)
 
 
 def test_options_and_checkpoints_are_checked_before_a_run_folder_is_made(stylegan_v, trained, clips, tmp_path):
-    pkl = f"{trained('patched', *MASKS)['run']}/{PKL}"
+    pkl = f"{trained['masks']['run']}/{PKL}"
     broken = tmp_path / "broken.pkl"
     broken.write_bytes(Path(pkl).read_bytes()[:1000])
     cases = [[], ["mtm=lwo"], ["mtm=[8,256]"], ["mtm=none"], ["mtm=8"]]

@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from unittest.mock import patch
 
@@ -76,6 +78,36 @@ class VideoProbe(Probe):
                     train.main()
 
         return Trainer(), initial
+
+    def several(self, of, calls):
+        """What the probe `of` returns for each of `calls`, one after the other. Each runs in a fork, with
+        nothing of the one before but what was imported, which is most of the time of a short training."""
+        import torch._dynamo
+        import train  # noqa: F401
+
+        results = []
+        for call in calls:
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "result.pt")
+                child = os.fork()
+                if child == 0:
+                    self._call_and_exit(of, call, path)
+                if os.waitpid(child, 0)[1] != 0:
+                    raise SystemExit(f"{of} failed for {call}")
+                results.append(torch.load(path, weights_only=False))
+        return results
+
+    def _call_and_exit(self, name, call, path):
+        code = 1
+        try:
+            torch.save(getattr(self, name)(**call), path)
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            sys.__stdout__.flush()
+            sys.__stderr__.flush()
+            os._exit(code)
 
     def train_few(self, arguments, iterations):
         trainer, initial = self._small_training(iterations)
