@@ -13,6 +13,7 @@ import shutil
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -117,8 +118,22 @@ def _sqrtm_of(sqrtm: Any) -> Any:
     return root_of
 
 
+def one_gradient_per_input(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Decorator of an autograd function's backward that leaves out its last inputs, which have none: torch wants all.
+
+    Not a hook: EG3D's second-order convolution is decorated with it where it stands.
+    """
+
+    @functools.wraps(backward)
+    def whole(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        found = backward(ctx, *grads)
+        return (*found, *[None] * (len(ctx.needs_input_grad) - len(found)))
+
+    return whole
+
+
 def install() -> None:
-    """Everything above, once."""
+    """Every hook above, once."""
     provide_pkg_resources()
     provide_distutils()
     let_samplers_take_the_data()

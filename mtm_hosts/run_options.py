@@ -74,6 +74,6 @@ def write(loop: Mapping[str, Any]) -> None:
     if "cfg" not in loop or loop["rank"] > 0:
         return
     asked = ("run_dir", "resume_pkl", "total_kimg", "kimg_per_tick", "network_snapshot_ticks", "data_loader_kwargs")
-    chosen = plain({name: loop[name] for name in (*_OPTIONS, *asked, "metrics")})
+    chosen = of(loop) | plain({name: loop[name] for name in (*asked, "metrics")})
     chosen["training_set_kwargs"]["path"] = loop["training_set_kwargs"]["path"]
     Path(loop["run_dir"], "training_options.json").write_text(json.dumps(chosen, indent=2))

@@ -5,6 +5,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
 
+from eg3d_lab import make_posed_pictures
 from lab import make_checkouts, make_clips, make_pictures
 
 
@@ -32,6 +33,12 @@ def stylesv(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def posed(tmp_path_factory):
+    """Images with a camera each."""
+    return make_posed_pictures(tmp_path_factory.mktemp("data") / "posed")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,11 @@ from mtm_hosts.hosts import HOSTS
 from overlay.catalog import Host, load_hosts
 from overlay.git import open_checkout
 
+PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"  # of a training of less than a kimg
 ROOT = Path(__file__).resolve().parents[2]
+
+# Freed tensors stay with the process: giving their pages back and taking them anew is a third of a training's time.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 def host_of(name: str) -> Host:
@@ -40,7 +44,14 @@ class Checkout:
     def env(self, **more: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MTM_")}
         # One thread: the suite runs as many processes as there are cores.
-        return {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **more}
+        return {
+            **clean,
+            **KEEP_MEMORY,
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            **more,
+        }
 
     def command(self, name: str, out: Path, arguments: dict) -> list[str]:
         return [str(self._probe), name, str(out), json.dumps(arguments)]
@@ -84,23 +95,52 @@ def make_pictures(folder: Path, size: int = 32, count: int = 12) -> Path:
     return folder
 
 
-def make_clips(folder: Path, size: int = 128, count: int = 6, frames: int = 40) -> Path:
-    """Clips for the video hosts: a folder of frames each."""
+def make_clips(folder: Path, size: int = 128, count: int = 6) -> Path:
+    """Folders of frames, 20 and more in each: what the video hosts train on."""
     import numpy as np
     from PIL import Image
 
     random = np.random.RandomState(0)
-    y, x = np.mgrid[:size, :size] / size
     for clip in range(count):
-        place = folder / f"clip{clip:02d}"
-        place.mkdir(parents=True)
-        across, down, *hues = random.rand(5) * 6
-        for t in range(frames):
-            waves = [np.sin(across * x + down * y + t / 5 + hue) for hue in hues]
-            Image.fromarray((np.stack(waves, -1) * 100 + 128).astype(np.uint8)).save(place / f"{t:04d}.jpg")
+        (folder / f"{clip:03d}").mkdir(parents=True)
+        for frame in range(20 + clip):
+            picture = random.randint(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+            Image.fromarray(picture).resize((size, size)).save(folder / f"{clip:03d}" / f"{frame:06d}.jpg")
     return folder
 
 
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def _settled(state):
+    """A state without what a clock says."""
+    statistics = state["statistics"]
+    collected = [named for seen in statistics["collectors"].values() for named in seen]
+    for named in (statistics["counters"], statistics["cumulative"], *collected):
+        for name in [n for n in named if n.startswith(("Timing/", "Resources/"))]:
+            del named[name]
+    return {key: value for key, value in state.items() if key != "pickle"}
+
+
+def assert_equal(a, b, where=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def assert_same_training(checkout, first, second, states=(STATE,)):
+    for name in states:
+        one, two = (torch.load(Path(run, name), weights_only=True) for run in (first, second))
+        assert_equal(_settled(one), _settled(two))
+    assert_equal(*(checkout.probe("pickled", path=f"{run}/{PKL}") for run in (first, second)))

@@ -172,21 +172,22 @@ def test_layers_from_hydra_are_lists_numbers_or_words():
 
 def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one(monkeypatch):
     labels, vis = torch.arange(480), types.SimpleNamespace(num_videos=36)
+    monkeypatch.setattr(cpu, "_grid", dict(cpu._grid))
 
     def grid(data, random_seed=0):
         return (30, 16), labels, labels + random_seed
 
     def videos(G, z, c, ts, addition=None, motion_z=None):
-        return z.shape, ts.shape, motion_z.shape
+        return [x if x is None else x.shape for x in (z, c, ts, addition, motion_z)]
 
-    small, short = cpu.small_previews(grid, videos)
-    size, images, other = small(None, random_seed=1)
-    assert (size, len(images)) == ((2, 2), 4)
-    assert torch.equal(images + 1, other)
+    small, few = cpu.small_previews(grid, videos)
+    assert len(small(None)[1]) == vis.num_videos
     cpu.few_previews(vis)
-    assert vis.num_videos <= len(images)
-    made = short(None, torch.zeros(1, 5), torch.zeros(1, 0), torch.zeros(1, 150), None, motion_z=torch.zeros(1, 7))
-    assert made == ((1, 5), (1, 4), (1, 7))
+    size, images, other = small(None, random_seed=1)
+    assert (size, len(images), vis.num_videos) == ((2, 2), 4, 1)
+    assert torch.equal(images + 1, other)
+    shapes = few(None, torch.zeros(36, 5), torch.zeros(36, 0), torch.zeros(36, 150), None, motion_z=torch.zeros(36, 7))
+    assert shapes == [(1, 5), (1, 0), (1, 4), None, (1, 7)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     cpu.few_previews(vis := types.SimpleNamespace(num_videos=36))
     assert (cpu.small_previews(grid, videos), vis.num_videos) == ((grid, videos), 36)

@@ -5,43 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab import PKL, STATE, assert_equal, assert_same_training
 from stylegan3_lab import arguments
 
-PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"
 WHOLE = {"iterations": 5, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 5; ADA adjusts after 4
 ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
-
-
-def settled(state):
-    """A state without what a clock says."""
-    statistics = state["statistics"]
-    collected = [named for seen in statistics["collectors"].values() for named in seen]
-    for named in (statistics["counters"], statistics["cumulative"], *collected):
-        for name in [n for n in named if n.startswith(("Timing/", "Resources/"))]:
-            del named[name]
-    return {key: value for key, value in state.items() if key != "pickle"}
-
-
-def assert_equal(a, b, where=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def assert_same_training(checkout, first, second, states=(STATE,)):
-    for name in states:
-        one, two = (torch.load(Path(run, name), weights_only=True) for run in (first, second))
-        assert_equal(settled(one), settled(two))
-    assert_equal(*(checkout.probe("pickled", path=f"{run}/{PKL}") for run in (first, second)))
 
 
 @pytest.mark.parametrize(

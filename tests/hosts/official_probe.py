@@ -1,0 +1,307 @@
+"""What the probes of hosts with the same train.py, calc_metrics.py and legacy.py do alike: see probe_lab.py.
+
+A host subclasses Probe, says how its networks are built, called and shrunk, and runs the result.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import sys
+import warnings
+
+import torch
+from probe_lab import Stopped, grow, main, pickled, stub_pkg_resources, tensors
+
+
+class Probe:
+    """Public methods are probes. Hosts add their own."""
+
+    def build(self, kind, seed=3, **options):
+        """A tiny generator of that kind."""
+        raise NotImplementedError
+
+    def inputs(self, G, batch=2):
+        """z, c."""
+        raise NotImplementedError
+
+    def draw(self, G, z, c):
+        """Images [N, C, H, W], the same at every call."""
+        return G(z, c, noise_mode="const")
+
+    def shrink(self, c):
+        """Make the options of a training smaller than the command line can; returns them."""
+        return c
+
+    def run(self):
+        main({name: getattr(self, name) for name in dir(self) if not name.startswith("_")})
+
+    pickled = staticmethod(pickled)
+
+    def networks(self, kinds, **options):
+        """Parameters, buffers, random stream after construction, images and gradients of fresh generators."""
+        stub_pkg_resources()
+        out = {}
+        for kind in kinds:
+            G = self.build(kind, **options)
+            stream = torch.randn(4)
+            z, c = self.inputs(G)
+            G.train()
+            image = self.draw(G, z, c)
+            names, params = zip(*G.named_parameters(), strict=True)
+            grads = torch.autograd.grad(image.square().sum(), params, allow_unused=True)
+            fresh = tensors(G)
+            empty = self.draw(G, torch.full_like(z, torch.nan), c)  # may reach a running mean of w
+            out[kind] = {
+                "tensors": fresh, "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
+                "grads": {n: g for n, g in zip(names, grads, strict=True) if g is not None},
+                "modules": [n for n, m in G.named_modules() if n.endswith(".mtm")],
+                "init_kwargs": json.loads(json.dumps(G.init_kwargs, default=str)),
+            }  # fmt: skip
+        return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
+
+    def _small_training(self, iterations, tick=None, stop=None, **options):
+        """Let train.py's own main train for a few iterations and draw four samples instead of a thousand.
+
+        tick: iterations per tick; stop: end as if killed once so many are saved; options: of the training loop.
+        """
+        import train
+
+        loop = train.training_loop
+        whole, grid = loop.training_loop, loop.setup_snapshot_image_grid
+        initial = {}
+
+        def small_grid(training_set, random_seed=0):
+            _, images, labels = grid(training_set, random_seed)
+            return (2, 2), images[:4], labels[:4]
+
+        def few(**c):
+            self.shrink(c)
+            c["total_kimg"] = iterations * c["batch_size"] / 1000
+            if tick:
+                c["kimg_per_tick"] = tick * c["batch_size"] / 1000
+            whole(**{**c, **options})
+
+        def summary(module, arguments, show=loop.misc.print_module_summary):
+            initial.setdefault(type(module).__name__, tensors(module))
+            return show(module, arguments)
+
+        loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
+        if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
+            mtm = loop.dnnlib.mtm_hosts.mtm  # builds the generator once, before the loop does
+            built = mtm._built
+            mtm._built = lambda c: built(self.shrink(c))
+        if stop:
+            resume = loop.dnnlib.mtm_hosts.resume
+            save = resume.save
+
+            def save_and_stop(names):
+                save(names)
+                if names["batch_idx"] == stop:
+                    raise Stopped
+
+            resume.save = save_and_stop
+        return train, initial
+
+    def train_part(self, arguments, **part):
+        """A training that may stop in the middle: its folder."""
+        random.seed(0)  # the hosts leave Python's stream to chance, and its state is kept too
+        with contextlib.suppress(Stopped):
+            self._small_training(**part)[0].main(arguments, standalone_mode=False)
+        return _newest_run(arguments)
+
+    def train_few(self, arguments, iterations):
+        train, initial = self._small_training(iterations)
+        train.main(arguments, standalone_mode=False)
+        run = _newest_run(arguments)
+        with open(os.path.join(run, "network-snapshot-000000.pkl"), "rb") as f:
+            data = pickle.load(f)
+        with open(os.path.join(run, "training_options.json")) as f:
+            options = json.load(f)
+        return {
+            "initial": initial, "trained": {k: tensors(data[k]) for k in ("G", "D", "G_ema")}, "options": options,
+            "files": sorted(os.listdir(run)), "runs": sorted(os.listdir(os.path.dirname(run))), "run": run,
+            "init_kwargs": json.loads(json.dumps(data["G"].init_kwargs)), "mtm_ops": "mtm_ops" in sys.modules,
+        }  # fmt: skip
+
+    def train_rank(self, arguments, iterations):
+        """One rank of a torchrun: a digest of what it ends with."""
+        import torch.distributed as dist
+
+        train, _ = self._small_training(iterations)
+        digest = io.BytesIO()
+        step = torch.optim.Adam.step
+
+        def watched(self, *a, **k):
+            done = step(self, *a, **k)
+            digest.write(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for g in self.param_groups
+                                                 for p in g["params"])).digest())  # fmt: skip
+            return done
+
+        torch.optim.Adam.step = watched
+        destroy, rank = dist.destroy_process_group, int(os.environ["RANK"])
+        seen = {}
+        dist.destroy_process_group = lambda *a: (seen.update(world=dist.get_world_size()), destroy(*a))
+        train.main(arguments, standalone_mode=False)
+        return {"digest": digest.getvalue(), "rank": rank, **seen}
+
+    def snapshot(self, path, kind, head):
+        """Write a snapshot as the training loop does, of a generator with grown MTM; and what it draws."""
+        G = grow(self.build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
+        image = self.draw(G, *self.inputs(G))
+        with open(path, "wb") as f:
+            pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
+        return {"image": image}
+
+    def load_elsewhere(self, path):
+        """legacy.py's reading of it in this checkout, with neither of our packages to be had."""
+        stub_pkg_resources()
+        sys.modules["mtm_ops"] = sys.modules["mtm_hosts"] = None
+        import legacy
+
+        with open(path, "rb") as f, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            G = legacy.load_network_pkl(f)["G_ema"]
+            image = self.draw(G, *self.inputs(G))
+        errors = {}
+        for name, build_anew in (
+            ("rebuilt", lambda: type(G)(*G.init_args, **G.init_kwargs)),
+            ("halves", lambda: legacy.load_network_pkl(open(path, "rb"), force_fp16=True)),  # noqa: SIM115
+        ):
+            try:
+                build_anew()
+            except (ModuleNotFoundError, TypeError) as e:
+                errors[name] = str(e)
+        return {"image": image, "warnings": [str(w.message) for w in caught], **errors, "again": len(pickle.dumps(G))}
+
+    def load_here(self, path):
+        """legacy.py in a patched checkout, and a rebuilt network with the parameters copied."""
+        import legacy
+        from torch_utils import misc
+
+        with open(path, "rb") as f:
+            G = legacy.load_network_pkl(f)["G_ema"]
+        z, c = self.inputs(G)
+        rebuilt = type(G)(*G.init_args, **G.init_kwargs).eval().requires_grad_(False)
+        misc.copy_params_and_buffers(G, rebuilt, require_all=True)
+        from mtm_ops import offsets_disabled
+
+        with offsets_disabled(G):
+            straight = self.draw(G, z, c)
+        with open(path, "rb") as f:
+            halves = legacy.load_network_pkl(f, force_fp16=True)["G_ema"]
+        names, halves = ([n for n, _ in g.named_parameters() if ".mtm." in n] for g in (G, halves))
+        return {
+            "names": names,
+            "halves": halves,
+            "image": self.draw(G, z, c),
+            "rebuilt": self.draw(rebuilt, z, c),
+            "straight": straight,
+        }
+
+    def copies(self, kind, more="low"):
+        """Checkpoints among networks with and without MTM; `more` holds low and what is to be added to it."""
+        from torch_utils import misc
+
+        def copy(source, target):
+            try:
+                misc.copy_params_and_buffers(source, target.requires_grad_(False))
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        plain, low = self.build(kind), grow(self.build(kind, mtm="low"))
+        both = grow(self.build(kind, mtm="low", mtm_head="offset+mask"))
+        fresh = self.build(kind, seed=4, mtm="low")
+        before = {n: t for n, t in tensors(fresh).items() if ".mtm." in n}
+        result = {"into_mtm": copy(plain, fresh)}
+        result["mtm_kept"] = all(torch.equal(t, before[n]) for n, t in tensors(fresh).items() if n in before)
+        z, c = self.inputs(plain)
+        result["images"] = [self.draw(G.eval(), z, c).detach() for G in (plain, fresh)]
+        result["into_plain"] = copy(low, self.build(kind))
+        result["other_head"] = copy(both, self.build(kind, mtm="low"))
+        result["same"] = copy(low, self.build(kind, mtm="low"))
+        result["more"] = copy(low, self.build(kind, mtm=more))
+        return result
+
+    def layers(self, requests):
+        """Which layers get the module, or the error, for (kind, options) pairs."""
+        out = []
+        for kind, options in requests:
+            try:
+                G = self.build(kind, **options)
+                out.append([n for n, m in G.named_modules() if n.endswith(".mtm")])
+            except (ValueError, TypeError) as error:
+                out.append(str(error))
+        return out
+
+    def equivalence(self, kinds):
+        """Layers with offsets turned off against the host's own convolution, at grown parameters."""
+        from mtm_ops import offsets_disabled
+
+        out = {}
+        for kind in kinds:
+            G = grow(self.build(kind, mtm="low")).eval()
+            plain = self.build(kind).eval()
+            z, c = self.inputs(G)
+            with offsets_disabled(G):
+                off = self.draw(G, z, c).detach()
+            out[kind] = [self.draw(plain, z, c).detach(), off, self.draw(G, z, c).detach()]
+        return out
+
+    def options(self, argument_lists):
+        """train.py's dry runs: what it prints, or its complaint."""
+        import click
+        import train
+
+        out = []
+        for arguments in argument_lists:
+            said = io.StringIO()
+            keep = sys.stdout, sys.stderr
+            try:
+                with contextlib.redirect_stdout(said):
+                    train.main([*arguments, "--dry-run"], standalone_mode=False)
+            except (click.ClickException, SystemExit) as error:
+                said.write(str(error))
+            sys.stdout, sys.stderr = keep
+            out.append(said.getvalue())
+        return out
+
+    def metric(self, snapshot_path, data, folder):
+        """A small FID through calc_metrics.py's own main, with a metric and a detector of ours."""
+
+        class Mean(torch.nn.Module):
+            def forward(self, x, return_features: bool = True):
+                return torch.nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1)
+
+        torch.jit.script(Mean()).save(os.path.join(folder, "inception-2015-12-05.pt"))
+        with open(os.path.join(folder, "ov_metrics.py"), "w") as f:
+            f.write("def register(register_metric):\n"
+                    "    from metrics import frechet_inception_distance as fid\n"
+                    "    def fid_tiny(opts):\n"
+                    "        return dict(fid_tiny=fid.compute_fid(opts, max_real=None, num_gen=64))\n"
+                    "    register_metric(fid_tiny)\n")  # fmt: skip
+        sys.path.insert(0, folder)
+        os.environ.update(MTM_METRICS="ov_metrics", MTM_DETECTORS=folder)
+        os.environ["DNNLIB_CACHE_DIR"] = os.path.join(folder, "cache")
+        import calc_metrics
+        from metrics import metric_utils
+
+        seen = []
+        whole = metric_utils.compute_feature_stats_for_dataset
+        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k)) or s
+        words = ["--network", snapshot_path, "--data", data, "--metrics", "fid_tiny"]
+        calc_metrics.calc_metrics(words, standalone_mode=False)
+        run = os.path.dirname(snapshot_path)
+        with open(os.path.join(run, "metric-fid_tiny.jsonl")) as f:
+            line = json.loads(f.readlines()[-1])
+        cached = os.listdir(os.path.join(folder, "cache", "gan-metrics"))
+        return {"result": line["results"]["fid_tiny"], "cached": cached, "images": seen[0].num_items}
+
+
+def _newest_run(arguments):
+    outdir = arguments[arguments.index("--outdir") + 1]
+    return os.path.join(outdir, sorted(os.listdir(outdir))[-1])
