@@ -7,6 +7,7 @@ from experiments.trainers.contract import Trainer
 MODULES = (
     "mini",
     "stylegan3",
+    "eg3d",
     "stylesv",
 )
 TRAINERS: dict[str, Trainer] = {
