@@ -19,6 +19,7 @@ def train(checkout, calls):
     return checkout.probe("several", of="train_part", calls=calls)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
     """Also the frames, which the data loader's workers draw: other frames, other networks."""
     whole = {"iterations": 5, "tick": 2, **ADAPTIVE, **NO_IMAGES}  # snapshots after 1, 3 and 5; ADA adjusts after 4
@@ -33,6 +34,7 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
     assert_same_training(stylegan_v["patched"], straight, goes_on)
 
 
+@pytest.mark.slow
 def test_resume_latest_goes_on_in_the_same_folder_to_the_bit(stylegan_v, clips, tmp_path):
     """Of more frames than max_num_frames, so that the worker draws offsets too; without MTM."""
     words = ("mtm=none", "dataset.max_num_frames=18")
@@ -65,6 +67,7 @@ def test_two_ranks_go_on_to_the_bit(stylegan_v, clips, tmp_path):
     assert_same_training(checkout, straight, goes_on, states)
 
 
+@pytest.mark.slow
 def test_without_a_state_resume_is_upstreams_to_the_bit_and_mtm_is_added_to_a_plain_network(
     stylegan_v, clips, tmp_path
 ):
