@@ -86,6 +86,11 @@ def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
     adam.__init__ = init
 
 
+def operation(found: Any) -> Any:
+    """What torch._C._jit_get_operation gave: the operation, and from torch 1.12 on a list of overloads beside it."""
+    return found[0] if isinstance(found, tuple) else found
+
+
 def let_sqrtm_estimate_its_error() -> None:
     """scipy 1.18's sqrtm has no argument disp any more; the hosts' Fréchet distances pass disp=False."""
     if importlib.util.find_spec("scipy") is None:

@@ -65,18 +65,18 @@ def _let_ddp_take_a_device() -> None:
 
 
 # What a training of a video host without a GPU draws to show its progress; with one it draws thousands of frames.
-PREVIEW_VIDEOS, PREVIEW_FRAMES = 2, 8
-PREVIEW_GRID = (6, 6)  # the hosts take their videos, 36 at most, from the images' labels
+PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
+_grid = {"size": (6, 6)}  # the hosts take their videos, 36 at most, from the images' labels
 
 
 def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and videos."""
     if torch.cuda.is_available():
         return grid, videos
-    count = PREVIEW_GRID[0] * PREVIEW_GRID[1]
 
     def small_grid(training_set: Any, random_seed: int = 0) -> tuple[Any, ...]:
-        return (PREVIEW_GRID, *(part[:count] for part in grid(training_set, random_seed)[1:]))
+        across, down = _grid["size"]
+        return ((across, down), *(part[: across * down] for part in grid(training_set, random_seed)[1:]))
 
     def few_videos(G: Any, z: Tensor, c: Tensor, ts: Tensor, *more: Any, **options: Any) -> Tensor:
         def few(value: Any) -> Any:
@@ -86,6 +86,12 @@ def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tupl
         return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES].contiguous(), *map(few, more), **options)
 
     return small_grid, few_videos
+
+
+def few_previews(vis: Any) -> None:
+    """StyleSV's number of videos in `vis`, without a GPU, before its images are chosen: they can be fewer then, too."""
+    if not torch.cuda.is_available():
+        vis.num_videos, _grid["size"] = PREVIEW_VIDEOS, (2, 2)
 
 
 if not torch.cuda.is_available():

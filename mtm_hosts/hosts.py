@@ -28,7 +28,9 @@ HOSTS = {
 
 def package() -> str:
     """What the names of the modules of the host that runs in this process begin with."""
-    return next((host.package for host in HOSTS.values() if f"{host.package}dnnlib" in sys.modules), "")
+    # The longest: a video host's scripts have its folder src on the path, too.
+    packages = sorted({host.package for host in HOSTS.values()}, key=len, reverse=True)
+    return next((package for package in packages if f"{package}dnnlib" in sys.modules), "")
 
 
 def module(name: str) -> ModuleType:

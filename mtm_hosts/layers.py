@@ -116,6 +116,11 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             f"{', '.join(map(str, missing))} in {spec!r}. Leave these out, or list {layout.unit} yourself: "
             f"--mtm {','.join(str(v) for v in chosen if v in places) or next(iter(places))}"
         )
+    if any(getattr(places[value].layer, "use_low_rank", False) for value in chosen):
+        raise ValueError(
+            "attach: --mtm must be none where model.generator.low_rank adds to the weights of its layers; got "
+            f"{spec!r}. Leave low_rank at -1."
+        )
     persistent = getattr(sys.modules[type(synthesis).__module__], "persistent_class", None)
     module = persistent(ModulatedTransformation) if persistent else ModulatedTransformation
     seed = torch.initial_seed()
@@ -124,8 +129,7 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             layer, padding = places[value]
             # The CPU's stream only, which the fork restores; a stream of its own for every layer.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
-            layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
+            layer.mtm = module(layer.in_channels, layer.w_dim + extra, layer.weight.shape[3], head, padding=padding)
     if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's
         synthesis.keeps_its_code = persistent(KeepsItsCode)() if persistent else KeepsItsCode()
     _pass_flag_on()
@@ -159,8 +163,8 @@ def _pass_flag_on() -> None:
             continue
 
         @contextlib.contextmanager
-        def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:  # stylegan-v's takes no argument
-            with theirs(*disable), ours(*disable):
+        def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:
+            with theirs(*disable), ours(*disable):  # the video hosts' takes no argument
                 yield
 
         both.reaches_mtm = True  # type: ignore[attr-defined]

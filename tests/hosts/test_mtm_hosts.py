@@ -171,23 +171,39 @@ def test_layers_from_hydra_are_lists_numbers_or_words():
 
 
 def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one(monkeypatch):
-    labels = torch.arange(480)
+    labels, vis = torch.arange(480), types.SimpleNamespace(num_videos=36)
+    monkeypatch.setattr(cpu, "_grid", dict(cpu._grid))
 
     def grid(data, random_seed=0):
         return (30, 16), labels, labels + random_seed
 
-    def videos(G, z, c, ts, addition=None, motion_z=None, as_grids=False):
+    def videos(G, z, c, ts, addition=None, motion_z=None):
         return [x if x is None else x.shape for x in (z, c, ts, addition, motion_z)]
 
     small, few = cpu.small_previews(grid, videos)
+    assert len(small(None)[1]) == vis.num_videos
+    cpu.few_previews(vis)
     size, images, other = small(None, random_seed=1)
-    assert size == (6, 6)
+    assert (size, len(images), vis.num_videos) == ((2, 2), 4, 1)
     assert torch.equal(images + 1, other)
-    assert len(images) == 36
     shapes = few(None, torch.zeros(36, 5), torch.zeros(36, 0), torch.zeros(36, 150), None, motion_z=torch.zeros(36, 7))
-    assert shapes == [(2, 5), (2, 0), (2, 8), None, (2, 7)]
+    assert shapes == [(1, 5), (1, 0), (1, 4), None, (1, 7)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert cpu.small_previews(grid, videos) == (grid, videos)
+    cpu.few_previews(vis := types.SimpleNamespace(num_videos=36))
+    assert (cpu.small_previews(grid, videos), vis.num_videos) == ((grid, videos), 36)
+
+
+def test_stylesvs_cached_statistics_are_named_by_all_that_they_depend_on(monkeypatch, tmp_path):
+    url, facts = "https://example.org/net.pkl", {"dataset_kwargs": {"resolution": 128}, "max_items": 5}
+    first = metrics.whole_tag("clips-net", url, **facts)
+    assert first.startswith("clips-net-")
+    assert metrics.whole_tag("clips-net", url, **dict(reversed(facts.items()))) == first
+    others = [{**facts, "max_items": 6}, {**facts, "dataset_kwargs": {"resolution": 256}}]
+    tags = {first, *(metrics.whole_tag("clips-net", url, **other) for other in others)}
+    (tmp_path / "net.pkl").write_bytes(b"1")
+    monkeypatch.setenv("MTM_DETECTORS", str(tmp_path))
+    assert len({*tags, metrics.whole_tag("clips-net", url, **facts)}) == 4
+    assert metrics.folder() == str(tmp_path)
 
 
 class Layer(nn.Module):
@@ -248,6 +264,19 @@ def test_the_hosts_flag_for_weight_gradients_reaches_the_op(monkeypatch):
     with gradfix.no_weight_gradients(False), gradfix.no_weight_gradients():
         pass
     assert seen == [("theirs", False), ("ours", False), ("theirs", True), ("ours", True)]
+
+
+def test_the_video_hosts_flag_takes_no_argument(monkeypatch):
+    @contextlib.contextmanager
+    def flag():
+        yield
+
+    gradfix = types.ModuleType("src.torch_utils.ops.conv2d_gradfix")
+    gradfix.no_weight_gradients = flag
+    monkeypatch.setitem(sys.modules, gradfix.__name__, gradfix)
+    Network("low")
+    with gradfix.no_weight_gradients():
+        pass
 
 
 def test_described_says_where_the_module_is():
