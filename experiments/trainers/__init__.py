@@ -7,6 +7,7 @@ from experiments.trainers.contract import Trainer
 MODULES = (
     "mini",
     "stylegan3",
+    "eg3d",
 )
 TRAINERS: dict[str, Trainer] = {
     trainer.name: trainer for trainer in (import_module(f"{__name__}.{module}").TRAINER for module in MODULES)

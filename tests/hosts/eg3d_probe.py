@@ -50,10 +50,12 @@ class EG3D(Probe):
         return torch.cat([out["image"].flatten(1), out["image_raw"].flatten(1), out["image_depth"].flatten(1)], 1)
 
     def shrink(self, c):
-        """Few samples per ray, and a narrow superresolution, whose width is no option and most of the time."""
+        """Few samples per ray; a narrow superresolution, whose width is no option and most of the time; no workers,
+        which take seconds to start: StyleGAN3's tests have them."""
         from training import superresolution as sr
 
         c["G_kwargs"].rendering_kwargs.update(FEW)
+        c["data_loader_kwargs"] = {"num_workers": 0}
         if isinstance(sr.SynthesisBlock, type):
             sr.SynthesisBlock = functools.partial(_narrow, sr.SynthesisBlock)
             # Unpickling looks this one up in its module, and wants a class.

@@ -143,4 +143,8 @@ def assert_same_training(checkout, first, second, states=(STATE,)):
     for name in states:
         one, two = (torch.load(Path(run, name), weights_only=True) for run in (first, second))
         assert_equal(_settled(one), _settled(two))
-    assert_equal(*(checkout.probe("pickled", path=f"{run}/{PKL}") for run in (first, second)))
+    assert_same_pickles(checkout, first, second)
+
+
+def assert_same_pickles(checkout, *runs):
+    assert_equal(*checkout.probe("pickled", paths=[f"{run}/{PKL}" for run in runs]))

@@ -43,7 +43,8 @@ class Probe:
     def run(self):
         main({name: getattr(self, name) for name in dir(self) if not name.startswith("_")})
 
-    pickled = staticmethod(pickled)
+    def pickled(self, paths):
+        return [pickled(path) for path in paths]
 
     def networks(self, kinds, **options):
         """Parameters, buffers, random stream after construction, images and gradients of fresh generators."""
@@ -94,10 +95,7 @@ class Probe:
             return show(module, arguments)
 
         loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
-        if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
-            mtm = loop.dnnlib.mtm_hosts.mtm  # builds the generator once, before the loop does
-            built = mtm._built
-            mtm._built = lambda c: built(self.shrink(c))
+        self._shrink_before_building(loop)
         if stop:
             resume = loop.dnnlib.mtm_hosts.resume
             save = resume.save
@@ -109,6 +107,13 @@ class Probe:
 
             resume.save = save_and_stop
         return train, initial
+
+    def _shrink_before_building(self, loop):
+        """The concern mtm builds the generator once, before the loop does."""
+        if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
+            mtm = loop.dnnlib.mtm_hosts.mtm
+            built = mtm._built
+            mtm._built = lambda c: built(self.shrink(c))
 
     def train_part(self, arguments, **part):
         """A training that may stop in the middle: its folder."""
@@ -262,6 +267,7 @@ class Probe:
         import click
         import train
 
+        self._shrink_before_building(train.training_loop)
         out = []
         for arguments in argument_lists:
             said = io.StringIO()
@@ -297,7 +303,8 @@ class Probe:
 
         seen = []
         whole = metric_utils.compute_feature_stats_for_dataset
-        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k)) or s
+        here = {"data_loader_kwargs": {"num_workers": 0}}  # three processes take longer to start than a few images
+        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k, **here)) or s
         words = ["--network", snapshot_path, "--data", data, "--metrics", "fid_tiny"]
         calc_metrics.calc_metrics(words, standalone_mode=False)
         run = os.path.dirname(snapshot_path)
@@ -308,5 +315,6 @@ class Probe:
 
 
 def _newest_run(arguments):
-    outdir = arguments[arguments.index("--outdir") + 1]
+    joined = next((word for word in arguments if word.startswith("--outdir=")), None)
+    outdir = joined.partition("=")[2] if joined else arguments[arguments.index("--outdir") + 1]
     return os.path.join(outdir, sorted(os.listdir(outdir))[-1])

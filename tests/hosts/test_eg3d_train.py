@@ -39,33 +39,33 @@ def test_mtm_none_trains_as_upstream_does_to_the_bit(trained):
     assert len(moved) > 10
 
 
-@pytest.mark.parametrize("head", ["offset", "offset+mask"])
-def test_every_mtm_parameter_moves_in_training(trained, head):
-    run = trained("patched", "--mtm-head", head)
+def test_every_mtm_parameter_moves_in_training(trained):
+    run = trained("patched")
     before, after = run["initial"][G], run["trained"]["G"]
     names = [n for n in after if ".mtm." in n]
     assert len(names) == 8
     assert [n for n in names if torch.equal(before[n], after[n])] == []
     assert all(t.isfinite().all() for t in after.values())
     for kwargs in (run["options"]["G_kwargs"], run["init_kwargs"]):
-        assert (kwargs["mtm"], kwargs["mtm_head"]) == ("low", head)
+        assert (kwargs["mtm"], kwargs["mtm_head"]) == ("low", "offset")
     plain = trained("patched", "--mtm", "none")["initial"]
     assert_same(plain[D], run["initial"][D])
     assert_same(plain[G], {n: t for n, t in before.items() if ".mtm." not in n})
 
 
 def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(eg3d, trained, posed, tmp_path):
-    for more in (("--mtm-head", "offset"), ("--mtm", "none")):
+    for more in ((), ("--mtm", "none")):
         first = trained("patched", *more)
         snapshot = tmp_path / PKL  # without the state beside it
         snapshot.write_bytes(Path(first["run"], PKL).read_bytes())
-        words = arguments(posed, tmp_path / more[1], "--resume", str(snapshot))
+        words = arguments(posed, tmp_path / str(len(more)), "--resume", str(snapshot))
         again = eg3d["patched"].probe("train_few", arguments=words, iterations=1)
         start, end = again["initial"][G], first["trained"]["G"]
         assert_same({n: start[n] for n in end}, end)
         assert any(".mtm." in n for n in start)
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun_train_agree_and_save_once(eg3d, posed, tmp_path):
     checkout, outdir = eg3d["patched"], tmp_path / "out"
     words = arguments(posed, outdir, "--gpus", "2", "--mbstd-group", "1")
@@ -82,7 +82,7 @@ def test_two_ranks_under_torchrun_train_agree_and_save_once(eg3d, posed, tmp_pat
 
 
 def test_options_and_checkpoints_are_checked_before_a_run_folder_is_made(eg3d, trained, posed, tmp_path):
-    snapshot = f"{trained('patched', '--mtm-head', 'offset')['run']}/{PKL}"
+    snapshot = f"{trained('patched')['run']}/{PKL}"
     damaged = tmp_path / "damaged.pkl"
     damaged.write_bytes(Path(snapshot).read_bytes()[:2000])
     lists = [
@@ -108,7 +108,7 @@ def test_options_and_checkpoints_are_checked_before_a_run_folder_is_made(eg3d, t
 
 
 def test_calc_metrics_runs_with_a_metric_and_a_detector_of_ones_own(eg3d, trained, posed, tmp_path):
-    path = f"{trained('patched', '--mtm-head', 'offset')['run']}/{PKL}"
+    path = f"{trained('patched')['run']}/{PKL}"
     found = eg3d["patched"].probe("metric", snapshot_path=path, data=str(posed), folder=str(tmp_path))
     assert found["result"] > 0
     assert len(found["cached"]) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab import PKL, STATE, assert_equal, assert_same_training
+from lab import PKL, STATE, assert_same_pickles, assert_same_training
 from stylegan3_lab import arguments
 
 WHOLE = {"iterations": 5, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 5; ADA adjusts after 4
@@ -60,7 +60,7 @@ def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, pictures, tmp
         train("base", "theirs", "--resume", start),
         train("patched", "ours", "--resume", start, "--mtm", "none"),
     )
-    assert_equal(*(stylegan3["patched"].probe("pickled", path=f"{run}/{PKL}") for run in (theirs, ours)))
+    assert_same_pickles(stylegan3["patched"], theirs, ours)
 
 
 @pytest.fixture(scope="module")
