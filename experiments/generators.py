@@ -128,8 +128,11 @@ class Generator(ABC):
         return images if frames is None else images.unflatten(0, (len(z), len(times)))
 
     @torch.no_grad()
-    def offsets(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
-        """Images of z, uint8, and per layer the offsets [N, taps, 2 (dy, dx), h, w] in px of that layer."""
+    def offsets(
+        self, z: Tensor, c: Tensor | None = None, frames: Sequence[float] | None = None
+    ) -> tuple[Tensor, dict[Layer, Tensor]]:
+        """Images of z as `generate` gives them, and per layer the offsets [N, taps, 2 (dy, dx), h, w] in px of that
+        layer; N * T of them, frame after frame, with `frames`."""
         kept: dict[Layer, list[Tensor]] = {}
         hooks = []
         for layer, module in self.modules().items():
@@ -139,7 +142,7 @@ class Generator(ABC):
 
             hooks.append(module.register_forward_hook(keep))
         try:
-            images = self.generate(z, c)
+            images = self.generate(z, c, frames)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -24,6 +24,8 @@ GAP_PX = 2
 LABEL_PX = 84
 CELL_PX = (96, 256)  # an image in a grid is enlarged by whole factors towards the first, reduced to the second
 COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
+STRIP_NIMG = 4  # images of a strip, or frames of one video
+FILMS, FILM_FRAMES, FILM_STEP = 4, 8, 2  # videos, the frames shown of each, and how far they are apart
 STRENGTHS = tuple(i / 10 for i in range(16))
 MAX_MPX = 25.0  # of a real image
 
@@ -33,9 +35,10 @@ Save = Callable[..., None]
 def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, count: int = 96) -> list[Path]:
     """Write all images of a snapshot; returns their paths.
 
-    samples.png: `count` images, none selected. reals.png: as many of `data`. With deformable layers also fig4.png
-    (the same latents with the offsets on and off), offsets.png, and strength-0.0.png to strength-1.5.png: the same
-    few latents at each strength of the offsets.
+    samples.png: `count` images, none selected. reals.png: as many of `data`. strip.png: the first few, or a few frames
+    of the first video, for the contact sheet. Of videos also films.png: a row of frames for each. With deformable
+    layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
+    strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
 
     The latents follow from the seed, and are the same for every snapshot with this z_dim.
     """
@@ -45,6 +48,10 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     torch.manual_seed(seed + 1)  # a metric with this seed has other latents
     z = torch.randn(count, snapshot.facts.z_dim)
     saves["samples"] = grid(snapshot.generate(z, noise=True), COLUMNS).save
+    if snapshot.facts.frames:
+        times = [FILM_STEP * i for i in range(FILM_FRAMES)]
+        saves["films"] = grid(snapshot.generate(z[:FILMS], frames=times).flatten(0, 1), FILM_FRAMES).save
+    saves |= strips(snapshot, z)
     if snapshot.facts.layers:
         saves["fig4"] = switch_grid(snapshot, z[:SWITCHED_NIMG]).save
         saves["offsets"] = offset_fields(*snapshot.offsets(z[:FIELDS_NIMG])).savefig
@@ -52,6 +59,27 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
             strip = grid(snapshot.generate(z[:SWEPT_NIMG], strength=strength), SWEPT_NIMG)
             saves[f"strength-{strength:.1f}"] = strip.save
     return [_write_png(outdir / f"{name}.png", save) for name, save in saves.items()]
+
+
+def strips(snapshot: Snapshot, z: Tensor) -> dict[str, Save]:
+    """What a contact sheet shows of a network: the first images, or frames of the first video, with the offsets on,
+    with them off, and with those of the layer of the highest resolution drawn on them."""
+    z, frames = z[:STRIP_NIMG], None
+    if snapshot.facts.frames:
+        z, frames = z[:1], [2.0 * FILM_STEP * i for i in range(STRIP_NIMG)]
+
+    def flat(images: Tensor) -> Tensor:
+        return images if frames is None else images.flatten(0, 1)
+
+    saves: dict[str, Save] = {}
+    if snapshot.facts.layers:
+        images, offsets = snapshot.offsets(z, frames=frames)
+        saves["strip-off"] = grid(flat(snapshot.generate(z, frames=frames, strength=0)), STRIP_NIMG).save
+        layer = max(offsets, key=lambda layer: layer.resolution)
+        saves["strip-field"] = field_strip(flat(images), layer, offsets[layer]).savefig
+    else:
+        images = snapshot.generate(z, frames=frames)
+    return saves | {"strip": grid(flat(images), STRIP_NIMG).save}
 
 
 def _write_png(path: Path, save: Save) -> Path:
@@ -139,6 +167,21 @@ def offset_fields(images: Tensor, offsets: dict[Layer, Tensor]) -> Figure:
         for axis, image, mean in zip(row, images, means, strict=True):
             _draw_field(axis, torch.full_like(image, 255) if layer.planes else image, mean, stretch)
     figure.suptitle("Learned offsets, mean over the taps (lengths in px of the layer)", fontsize=9)
+    return figure
+
+
+def field_strip(images: Tensor, layer: Layer, offset: Tensor) -> Figure:
+    """One layer's mean offsets over images [N, 3, R, R], beside each other as `grid` puts them, without any text."""
+    cell_px = _cell_px(images.shape[-1])
+    side = cell_px + GAP_PX
+    size = len(images) * side + GAP_PX, side + GAP_PX
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, facecolor="#ddd")
+    means = _without_margin(offset.mean(dim=1), layer.resolution).numpy()
+    stretch = _readable_stretch(np.quantile(np.sqrt((means**2).sum(axis=1)), 0.9), layer.resolution)
+    for i, (image, mean) in enumerate(zip(images, means, strict=True)):
+        place = (GAP_PX + i * side) / size[0], GAP_PX / size[1], cell_px / size[0], cell_px / size[1]
+        axis = figure.add_axes(place, frame_on=False)
+        _draw_field(axis, torch.full_like(image, 255) if layer.planes else image, mean, stretch)
     return figure
 
 

@@ -13,6 +13,7 @@ import click
 import jinja2
 
 from experiments.charts import summary_png
+from experiments.contact import contact_sheet
 from experiments.curves import HEIGHT, LEFT, RIGHT, WIDTH, panels
 from experiments.files import UserError, atomic_output
 from experiments.images import STRENGTHS
@@ -33,6 +34,10 @@ FIGURES = {
         "The switch of the paper's Fig. 4: the same latents with the learned offsets, and with the offsets set to "
         "zero, where the same convolutions sample their regular grid.",
     ),
+    "films": (
+        "Generated videos",
+        "Each row is a video. The generated videos are the first that came; none was selected.",
+    ),
     "offsets": ("Learned offsets", "Where the convolution samples: learned offsets for a few latents."),
 }
 SWEEP = [f"strength-{strength:.1f}" for strength in STRENGTHS]
@@ -40,8 +45,15 @@ SWEEP_IN_MARKDOWN = [SWEEP[0], SWEEP[5], SWEEP[10], SWEEP[15]]
 
 
 def render(out: Path) -> list[Path]:
-    """Renders report.html, report.md and report.png in the table's folder and returns their paths."""
+    """Renders report.html, report.md and report.png in the table's folder, with contact.png where several trainers are
+    compared with MTM and without, and returns their paths."""
     results = load_results(out)
+    sheet = out / "contact.png"
+    if (image := contact_sheet(row_groups(results))) is None:
+        sheet.unlink(missing_ok=True)
+    else:
+        with atomic_output(sheet) as temporary:
+            image.save(temporary, format="png")
     context = report_context(results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -58,14 +70,16 @@ def render(out: Path) -> list[Path]:
             temporary.write_text(text, encoding="utf-8")
     with atomic_output(paths[2]) as temporary:
         summary_png(results, temporary)
-    return paths
+    return [*paths, sheet] if sheet.exists() else paths
 
 
 def report_context(results: Results) -> dict[str, Any]:
     """What the templates show, as text; see templates/report.html.j2."""
     table = results.table
     groups = row_groups(results)
-    small, unreadable = thumbnails(files for group in groups for files in _image_files(group))
+    sheet = results.out / "contact.png"
+    wanted = [[sheet]] if sheet.exists() else []
+    small, unreadable = thumbnails([*wanted, *(files for group in groups for files in _image_files(group))])
     return {
         "title": table.title,
         "about": " ".join(table.about.split()),
@@ -76,6 +90,7 @@ def report_context(results: Results) -> dict[str, Any]:
         **table_text(results),
         "fingerprints": fingerprints(results),
         "cautions": cautions(results),
+        "contact": small.get((sheet,)),
         "groups": [_group(results, group, small) for group in groups],
         "open_groups": OPEN_GROUPS,
         "chart": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},

@@ -108,9 +108,12 @@ class Snapshot(ABC):
             noise=noise,
         )
 
-    def offsets(self, z: Tensor, c: Tensor | None = None) -> tuple[Tensor, dict[Layer, Tensor]]:
-        """Images of z, uint8, and per deformable layer its offsets [N, taps, 2 (dy, dx), h, w] in px of that layer."""
-        return self._call("offsets", z, c)
+    def offsets(
+        self, z: Tensor, c: Tensor | None = None, frames: Sequence[float] | None = None
+    ) -> tuple[Tensor, dict[Layer, Tensor]]:
+        """Images as `generate` gives them, and per deformable layer its offsets [N, taps, 2 (dy, dx), h, w] in px of
+        that layer; N * T of them, frame after frame, with `frames`."""
+        return self._call("offsets", z, c, None if frames is None else list(frames))
 
     def labels(self, count: int) -> Tensor:
         """c [count, c_dim] where none is given: the classes in turn; for EG3D the camera in front; else empty."""

@@ -50,13 +50,23 @@ class Preset(Checked):
     seeds: list[int] = []
 
 
+class Setting(Checked):
+    """What several rows share; a row's own values come first."""
+
+    trainer: str = ""
+    dataset: str = ""
+    metrics: list[str] = []
+    options: dict[str, Value] = {}
+
+
 class Row(Checked):
     """Runs that differ in their seed only. `paper` holds the paper's numbers by metric; `baseline` is the row to
-    compare with; what is empty is the table's."""
+    compare with; what is empty is the setting's, or the table's."""
 
     id: str
     title: str
     mtm: str
+    setting: str = ""
     trainer: str = ""
     dataset: str = ""
     metrics: list[str] = []
@@ -75,6 +85,7 @@ class Table(Checked):
     datasets: dict[str, Dataset]
     presets: dict[str, Preset]
     rows: list[Row]
+    settings: dict[str, Setting] = {}
     trainer: str = ""
     dataset: str = ""
     metrics: list[str] = []
@@ -150,6 +161,9 @@ def _checked(values: dict[str, Any], where: str) -> Table:
     for name, dataset in table.datasets.items():
         if (dataset.recipe or name) not in RECIPES:
             _refuse(where, f"datasets.{name}.recipe", dataset.recipe or name, RECIPES)
+    for row in table.rows:
+        if row.setting and row.setting not in table.settings:
+            _refuse(where, f"rows.{row.id}.setting", row.setting, table.settings)
     table = _resolve(table)
     _check_references(table, where)
     return table
@@ -157,7 +171,7 @@ def _checked(values: dict[str, Any], where: str) -> Table:
 
 def _refuse(where: str, key: str, name: str, known: Collection[str]) -> None:
     raise UserError(
-        f"load_table: {where}: {key} must name something that exists; expected one of {', '.join(known)}, "
+        f"load_table: {where}: {key} must name something that exists; expected one of {', '.join(known) or 'none'}, "
         f"got {name!r}. Correct it."
     )
 
@@ -187,21 +201,22 @@ def _check_references(table: Table, where: str) -> None:
 
 def _resolve(table: Table) -> Table:
     preset = table.presets[table.preset]
-    rows = [
-        row.model_copy(
-            update={
-                "trainer": row.trainer or table.trainer,
-                "dataset": row.dataset or table.dataset,
-                "metrics": row.metrics or table.metrics,
-                "seeds": row.seeds or preset.seeds or table.seeds,
-                "options": {"mtm": row.mtm, **table.options, **preset.options, **row.options},
-            }
-        )
-        for row in table.rows
-    ]
+    rows = [_resolve_row(row, table.settings.get(row.setting, Setting()), table, preset) for row in table.rows]
     datasets = {name: _resolve_dataset(name, dataset, preset) for name, dataset in table.datasets.items()}
     samples_nimg = preset.samples_nimg or table.samples_nimg
     return table.model_copy(update={"rows": rows, "datasets": datasets, "samples_nimg": samples_nimg})
+
+
+def _resolve_row(row: Row, setting: Setting, table: Table, preset: Preset) -> Row:
+    return row.model_copy(
+        update={
+            "trainer": row.trainer or setting.trainer or table.trainer,
+            "dataset": row.dataset or setting.dataset or table.dataset,
+            "metrics": row.metrics or setting.metrics or table.metrics,
+            "seeds": row.seeds or preset.seeds or table.seeds,
+            "options": {"mtm": row.mtm, **table.options, **setting.options, **preset.options, **row.options},
+        }
+    )
 
 
 def _resolve_dataset(name: str, dataset: Dataset, preset: Preset) -> Dataset:

@@ -44,10 +44,11 @@ def make_command(recipe: Recipe) -> click.Command:
             info = recipe.run(source, dest, **options)
         except UserError as error:
             raise click.ClickException(str(error)) from None
+        count = f"{info.clips} clips, {info.nimg} frames" if info.clips else f"{info.nimg} images"
         skipped = f", {info.skipped} broken ones skipped" if info.skipped else ""
         credit = f"\n{recipe.credit}" if recipe.credit else ""
         click.echo(
-            f"{dest}: {info.nimg} images of {info.resolution_px} x {info.resolution_px} px{skipped}, "
+            f"{dest}: {count} of {info.resolution_px} x {info.resolution_px} px{skipped}, "
             f"content {info.content_sha256[:12]}{credit}"
         )
 

@@ -3,8 +3,9 @@
     python -m tools.images runs/low/final.pt --outdir runs/low/images --data faces.zip
     python -m tools.images runs/stylegan2/00000-.../network-snapshot-000200.pkl --outdir images
 
-Writes samples.png, with --data reals.png, and where the generator has deformable layers fig4.png (the offsets on and
-off), offsets.png (the learned offsets) and strength-0.0.png to strength-1.5.png. A pickle runs code of its own when it
+Writes samples.png, with --data reals.png, of videos films.png, and where the generator has deformable layers fig4.png
+(the offsets on and off), offsets.png (the learned offsets) and strength-0.0.png to strength-1.5.png. strip.png,
+strip-off.png and strip-field.png are for the contact sheet of a report. A pickle runs code of its own when it
 is opened: only open files that you trust.
 """
 

@@ -10,6 +10,8 @@ from experiments.datasets.recipe import Recipe
 
 MODULES = (
     "openmoji",
+    "openmoji_clips",
+    "openmoji_views",
     "own",
 )
 RECIPES: dict[str, Recipe] = {

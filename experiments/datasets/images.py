@@ -23,7 +23,7 @@ from experiments.files import UserError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
 # Named, so that no image can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
-OUR_FILES = ("dataset.json", "mtm_dataset.json", "ATTRIBUTION.txt")
+OUR_FILES = ("dataset.json", "mtm_manifest.json", "ATTRIBUTION.txt")
 HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
 MAX_FILE_BYTES = 1 << 29
 LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
@@ -135,7 +135,8 @@ def _open_zip(path: Path) -> Source:
 def _make_source(path: Path, files: list[str], read: Callable[[str], bytes]) -> Source:
     visible = [name for name in files if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     names = [name for name in visible if _suffix(name) in SUFFIXES]
-    others = Counter(_suffix(name) for name in visible if _suffix(name) not in SUFFIXES and name not in OUR_FILES)
+    rest = [PurePosixPath(name) for name in visible if _suffix(name) not in SUFFIXES]
+    others = Counter(path.suffix.lower() for path in rest if path.name not in OUR_FILES)
     has_json = "dataset.json" in visible
     host_format = bool(names) and (has_json or all(HOST_NAME.fullmatch(name) for name in names))
     labels = _read_labels(path, read) if has_json else {}

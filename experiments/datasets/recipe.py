@@ -17,7 +17,7 @@ from experiments.datasets import images, zips
 from experiments.datasets.zips import DatasetInfo, add_member
 from experiments.files import UserError, atomic_output
 
-MANIFEST_NAME = "mtm_dataset.json"
+MANIFEST_NAME = "mtm_manifest.json"  # not *dataset.json: the video hosts take that for labels
 CREDIT_NAME = "ATTRIBUTION.txt"
 
 
@@ -27,8 +27,9 @@ class Recipe:
 
     `make(source, file, **options)` writes a zip in the hosts' format to `file` and returns what it holds; `source` is
     what the publisher gives, or None where `takes_source` is False. It raises UserError for whatever the user can
-    put right. It need not care for half-written files, the manifest or the credit: `run` does. `options` are click's,
-    so that a command line checks and documents them. `packages` are those whose version decides the result.
+    put right. It need not care for half-written files, the manifest or the credit: `run` does, in `folder` of the zip.
+    `options` are click's, so that a command line checks and documents them. `packages` are those whose version decides
+    the result.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Recipe:
     takes_source: bool = True
     options: tuple[click.Option, ...] = ()
     packages: tuple[str, ...] = ("pillow",)
+    folder: str = ""
+    more_sources: tuple[str, ...] = ()  # files of ours, beside `make`'s, whose change may change the result
 
     def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
         """Makes the data set at `dest`, whole or not at all, with its manifest; options that are not given have their
@@ -52,15 +55,16 @@ class Recipe:
             info = self.make(source, partial, **complete)
             with zipfile.ZipFile(partial, "a", zipfile.ZIP_STORED) as archive:
                 if self.credit:
-                    add_member(archive, CREDIT_NAME, f"{self.credit}\nLicence: {self.licence}\n")
-                add_member(archive, MANIFEST_NAME, json.dumps(self._manifest(info, complete), indent=2))
+                    add_member(archive, self.folder + CREDIT_NAME, f"{self.credit}\nLicence: {self.licence}\n")
+                add_member(archive, self.folder + MANIFEST_NAME, json.dumps(self._manifest(info, complete), indent=2))
         return info
 
     @property
     def sources(self) -> list[Path]:
         """The files whose change may change what is made: a cache keeps their hash beside its entries."""
         own = inspect.getsourcefile(self.make)
-        return [Path(str(file)) for file in dict.fromkeys([own, images.__file__, zips.__file__])]
+        files = [own, *self.more_sources, images.__file__, zips.__file__]
+        return [Path(str(file)) for file in dict.fromkeys(files)]
 
     def _complete(self, options: dict[str, Any]) -> dict[str, Any]:
         known = {str(option.name): option for option in self.options}
@@ -74,7 +78,7 @@ class Recipe:
 
     def _manifest(self, info: DatasetInfo, options: dict[str, Any]) -> dict[str, Any]:
         return {
-            "schema": 2,
+            "schema": 3,
             **asdict(info),
             "recipe": self.name,
             "options": options,
@@ -89,7 +93,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     at the images themselves. Raises UserError, naming the file, where there is none that can be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(MANIFEST_NAME))
+            names = (MANIFEST_NAME, zips.CLIPS + MANIFEST_NAME)
+            present = next((name for name in names if name in archive.namelist()), MANIFEST_NAME)
+            manifest = json.loads(archive.read(present))
         if isinstance(manifest, dict):
             return manifest
         reason = "it is no JSON object"

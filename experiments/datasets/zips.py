@@ -1,6 +1,7 @@
-"""The format of a data set, that of StyleGAN's dataset_tool: an uncompressed zip of square RGB PNGs whose side is a
-power of two, named 00000/img00000000.png and so on, with dataset.json. Every host reads it, and so does
-experiments.mini."""
+"""The formats of a data set. Of images, that of StyleGAN's dataset_tool: an uncompressed zip of square RGB PNGs whose
+side is a power of two, named 00000/img00000000.png and so on, with dataset.json. Every host reads it, and so does
+experiments.mini. Of clips, StyleGAN-V's: the frames of a clip in a folder of its own, clips/00000/000000.png and so on,
+with an entry for each folder."""
 
 import hashlib
 import io
@@ -19,18 +20,21 @@ from tqdm import tqdm
 from experiments.datasets.images import Source, decode_rgb, open_source, printable
 from experiments.files import UserError
 
+CLIPS = "clips/"  # the folder of a zip of clips, which holds everything: the video hosts take no file beside it
 LISTED = 10
 MAX_MPX = 100.0
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is. `content_sha256` covers the decoded pixels in their order, and the labels."""
+    """What a data set is; `nimg` counts the frames of all its clips. `content_sha256` covers the decoded pixels in
+    their order, where each clip begins, and the labels."""
 
     nimg: int
     resolution_px: int
     content_sha256: str
     skipped: int = 0
+    clips: int = 0
 
 
 class ContentHash:
@@ -42,6 +46,10 @@ class ContentHash:
     def add(self, pixels: np.ndarray) -> None:
         """Adds one image, uint8 [H, W, 3]."""
         self._sha256.update(struct.pack("<3I", *pixels.shape) + pixels.tobytes())
+
+    def begin_clip(self) -> None:
+        """Says that the next image is the first of a clip."""
+        self._sha256.update(b"clip")
 
     def hexdigest(self, labels: list[list] | None) -> str:
         """Adds the labels and returns the hash as 64 hex digits."""
@@ -68,10 +76,27 @@ def write_zip(file: Path, images: Iterable[tuple[np.ndarray, object]], resolutio
     return DatasetInfo(nimg, resolution_px, content.hexdigest(kept))
 
 
+def write_clips(file: Path, clips: Iterable[Iterable[np.ndarray]], resolution_px: int) -> DatasetInfo:
+    """Writes clips of frames, uint8 [resolution_px, resolution_px, 3], as they come, in the video hosts' format."""
+    content, nimg, number = ContentHash(), 0, 0
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        add_member(archive, CLIPS, "")
+        for number, frames in enumerate(clips, 1):
+            folder = f"{CLIPS}{number - 1:05d}/"
+            add_member(archive, folder, "")
+            content.begin_clip()
+            for index, pixels in enumerate(frames):
+                assert pixels.shape == (resolution_px, resolution_px, 3), pixels.shape
+                add_member(archive, f"{folder}{index:06d}.png", _encode_png(pixels))
+                content.add(pixels)
+                nimg += 1
+    return DatasetInfo(nimg, resolution_px, content.hexdigest(None), clips=number)
+
+
 def add_member(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
     """Adds a file to an archive, dated 1980 whenever that is, so that equal content gives equal bytes."""
     info = zipfile.ZipInfo(name)
-    info.external_attr = 0o644 << 16
+    info.external_attr = (0o40755 << 16 | 0x10) if name.endswith("/") else 0o644 << 16
     archive.writestr(info, data)
 
 
@@ -86,6 +111,7 @@ def describe(path: Path, progress: bool = False) -> DatasetInfo:
     UserError with every broken image at once, and where the images are not square or of different sizes."""
     source = open_source(path)
     content, broken, sizes = ContentHash(), [], Counter[tuple[int, int]]()
+    clips: set[str] = set()
     for name in tqdm(source.names, desc=f"checking {printable(path.name)}", unit="img", disable=not progress):
         try:
             pixels = np.asarray(decode_rgb(source.read(name), MAX_MPX))
@@ -93,6 +119,10 @@ def describe(path: Path, progress: bool = False) -> DatasetInfo:
             broken.append((name, str(error)))
             continue
         sizes[pixels.shape[1], pixels.shape[0]] += 1
+        folder = name.rpartition("/")[0]
+        if name.startswith(CLIPS) and folder not in clips:
+            clips.add(folder)
+            content.begin_clip()
         content.add(pixels)
     if broken:
         raise broken_error(source, broken)
@@ -103,7 +133,7 @@ def describe(path: Path, progress: bool = False) -> DatasetInfo:
             f"{str(path)!r}. Make it anew: python -m tools.data images --help."
         )
     labels = [[name, source.labels[name]] for name in source.names if name in source.labels]
-    return DatasetInfo(len(source.names), side, content.hexdigest(labels))
+    return DatasetInfo(len(source.names), side, content.hexdigest(labels), clips=len(clips))
 
 
 def one_size(sizes: Counter[tuple[int, int]], side_px: int) -> bool:

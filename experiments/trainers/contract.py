@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a run's folder holds. The trainer has TRAIN to itself; the rest has one form for every trainer.
 TRAIN = "train"
 METRICS = "metrics"  # <name>.json: a Measured
-IMAGES = "images"  # <name>.png: IMAGE_NAMES, and strength-<factor>.png
+IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-field, and strength-<factor>.png
 LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row

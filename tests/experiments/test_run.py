@@ -668,6 +668,7 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
         ('metrics = ["frechet"]', 'metrics = ["fid"]', "expected one of frechet, .*, got 'fid'"),
         ('id = "low"', 'id = "plain"', "rows must have distinct ids"),
         ('id = "low"', 'id = "../low"', "id must be of a-z, 0-9 and -"),
+        ('id = "low"', 'id = "low"\nsetting = "tiny"', r"rows\.low\.setting must name .* expected one of none, got 'tiny'"),
         ("seeds = [7]", "seeds = = 7", "must be valid TOML"),
     ],
 )
@@ -675,6 +676,15 @@ def test_a_mistake_in_a_table_is_named(table, old, new, message):
     edit(table, old, new)
     with pytest.raises(UserError, match=message):
         load_table(str(table))
+
+
+def test_rows_share_a_setting_between_the_tables_options_and_their_own(table):
+    edit(table, 'id = "low"', 'id = "low"\nsetting = "tiny"\noptions = { batch = 9 }')
+    with table.open("a") as file:
+        file.write("[settings.tiny]\noptions = { batch = 8, kimg = 1, cmax = 4 }\n")
+    plain, low = load_table(str(table)).rows
+    assert low.options == {**plain.options, "mtm": "low", "batch": 9, "kimg": 1, "cmax": 4}
+    assert (low.trainer, low.dataset, low.metrics) == (plain.trainer, plain.dataset, plain.metrics)
 
 
 def test_names_that_do_not_exist_list_those_that_do(table):

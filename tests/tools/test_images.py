@@ -19,6 +19,7 @@ from mtm_ops import offsets_scaled
 from tools.images import main
 
 R = 16
+STRIPS = ["strip.png", "strip-off.png", "strip-field.png"]
 SWEEP = [f"strength-{strength:.1f}.png" for strength in STRENGTHS]
 
 
@@ -56,7 +57,7 @@ def test_the_tool_draws_every_image(final, data, tmp_path):
     done = CliRunner().invoke(main, [str(final), "--outdir", str(tmp_path), "--data", str(data), "--count", "8"])
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        ["samples.png", "reals.png", "fig4.png", "offsets.png", *SWEEP]
+        ["samples.png", "reals.png", "fig4.png", "offsets.png", *STRIPS, *SWEEP]
     )
     assert "mini, 16 px, deformable layers: convs.8, convs.16" in done.output
     assert "open files that you trust" not in done.stderr  # nothing in a final.pt can run
@@ -67,7 +68,7 @@ def test_the_tool_draws_every_image(final, data, tmp_path):
 def test_a_plain_generator_has_samples_only(tmp_path):
     with open_snapshot(write_final(tmp_path / "final.pt", mtm="none")) as snapshot:
         paths = make_images(snapshot, tmp_path / "images", None, seed=0, count=4)
-        assert [path.name for path in paths] == ["samples.png"]
+        assert [path.name for path in paths] == ["samples.png", "strip.png"]
         assert snapshot.facts.layers == ()
         with pytest.raises(ValueError, match="module must contain a ModulatedTransformation"):
             snapshot.generate(torch.zeros(1, 8), strength=0.5)
@@ -242,3 +243,13 @@ def test_a_video_network_draws_the_frames_that_are_asked_for(tmp_path):
     assert torch.equal(snapshot.generate(z), video[:, 0])  # an image is the frame at time 0; classes in turn
     with pytest.raises(ValueError, match="frames must be times, at least one"):
         snapshot.generate(z, frames=[])
+
+
+def test_strips_are_as_wide_as_each_other_and_the_field_has_arrows(final, tmp_path):
+    with open_snapshot(final, "cpu") as snapshot:
+        make_images(snapshot, tmp_path, None, seed=3, count=4)
+    on, off, field = (pixels(tmp_path / name) for name in STRIPS)
+    assert on.shape == off.shape == field.shape
+    assert (on != off).any()
+    red = (field[..., 0] > 150) & (field[..., 1] < 60)
+    assert red.sum() > 50

@@ -1,0 +1,63 @@
+"""The contact sheet of a table with several trainers: a row for each, plain and MTM beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from experiments.results import RowResult
+from experiments.thumbnails import read_rgb
+
+STRIP_PX = 480  # the width of a cell
+GAP_PX, HEAD_PX, LABEL_PX, TEXT_PX = 10, 34, 190, 17
+
+Cell = tuple[str, Callable[[RowResult, RowResult], tuple[RowResult, str]]]
+COLUMNS: tuple[Cell, ...] = (
+    ("Plain", lambda plain, mtm: (plain, "strip")),
+    ("MTM", lambda plain, mtm: (mtm, "strip")),
+    ("MTM, offsets off", lambda plain, mtm: (mtm, "strip-off")),
+    ("Offset field", lambda plain, mtm: (mtm, "strip-field")),
+)
+
+
+def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
+    """A row for each baseline and the first row that is compared with it: images of both, of the offsets switched off,
+    and of the offsets; videos as a strip of frames. None where fewer than two pairs have images."""
+    pairs = [(group[0], group[1]) for group in groups if len(group) > 1 and group[1].row.baseline == group[0].row.id]
+    rows = [(plain.row.title, _strips(plain, mtm)) for plain, mtm in pairs]
+    rows = [(title, strips) for title, strips in rows if any(strips)]
+    if len(rows) < 2:
+        return None
+    heights = [max(strip.height for strip in strips if strip) for _, strips in rows]
+    width = LABEL_PX + len(COLUMNS) * (STRIP_PX + GAP_PX)
+    sheet = Image.new("RGB", (width, HEAD_PX + sum(height + GAP_PX for height in heights)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
+    for column, (title, _) in enumerate(COLUMNS):
+        draw.text((LABEL_PX + column * (STRIP_PX + GAP_PX), HEAD_PX / 2), title, "black", font, anchor="lm")
+    top = HEAD_PX
+    for (title, strips), height in zip(rows, heights, strict=True):
+        draw.text((GAP_PX, top + height / 2), title, "black", font, anchor="lm")
+        for column, strip in enumerate(strips):
+            at = LABEL_PX + column * (STRIP_PX + GAP_PX), top
+            if strip:
+                sheet.paste(strip, at)
+            else:
+                draw.text((at[0], top + height / 2), "not there", "#b42318", font, anchor="lm")
+        top += height + GAP_PX
+    return sheet
+
+
+def _strips(plain: RowResult, mtm: RowResult) -> list[Image.Image | None]:
+    return [_strip(*choose(plain, mtm)) for _, choose in COLUMNS]
+
+
+def _strip(result: RowResult, name: str) -> Image.Image | None:
+    file = result.image(name)
+    if file is None:
+        return None
+    try:
+        strip = read_rgb(file)
+    except ValueError:  # the report lists the run's problems
+        return None
+    return strip.resize((STRIP_PX, round(strip.height * STRIP_PX / strip.width)), Image.Resampling.LANCZOS)
