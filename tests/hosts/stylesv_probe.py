@@ -364,7 +364,8 @@ def metric(words, folder):
         "    from metrics import frechet_video_distance as fvd\n"
         "    fvd.NUM_FRAMES_IN_BATCH = {128: 4}\n"
         "    def fvd_tiny(opts):\n"
-        "        return dict(fvd_tiny=fvd.compute_fvd(opts, max_real=4, num_gen=3, num_frames=4, cache_suffix='_tiny'))\n"
+        "        options = dict(max_real=4, num_gen=3, num_frames=4, cache_suffix='_tiny')\n"
+        "        return dict(fvd_tiny=fvd.compute_fvd(opts, **options))\n"
         "    register_metric(fvd_tiny)\n"
     )
     sys.path.insert(0, folder)

@@ -8,8 +8,9 @@ import torch
 from lab import PKL, STATE, assert_equal, assert_same, assert_same_training
 from stylegan_v_lab import arguments
 
-ADA = ("training.aug=ada", "training.target=0.6", "training.augpipe=blit", "training.num_workers=2")
+ADA = ("training.aug=ada", "training.target=0.6", "training.augpipe=blit")
 ADAPTIVE = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
+WORKERS = ("training.num_workers=2",)
 NO_IMAGES = {"image_snapshot_ticks": None}
 
 
@@ -25,9 +26,9 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
     whole = {"iterations": 5, "tick": 2, **ADAPTIVE, **NO_IMAGES}  # snapshots after 1, 3 and 5; ADA adjusts after 4
     resume = f"training.resume={tmp_path}/stopped/output/{PKL}"
     calls = [
-        (arguments(clips, tmp_path / "straight", *ADA), whole),
-        (arguments(clips, tmp_path / "stopped", *ADA), {**whole, "stop": 3}),
-        (arguments(clips, tmp_path / "goes-on", *ADA, resume), whole),
+        (arguments(clips, tmp_path / "straight", *ADA, *WORKERS), whole),
+        (arguments(clips, tmp_path / "stopped", *ADA, *WORKERS), {**whole, "stop": 3}),
+        (arguments(clips, tmp_path / "goes-on", *ADA, *WORKERS, resume), whole),
     ]
     straight, stopped, goes_on = train(stylegan_v["patched"], calls)
     assert torch.load(Path(stopped, STATE), weights_only=True)["counters"]["batch_idx"] == 3
@@ -108,7 +109,7 @@ def test_what_cannot_continue_exactly_is_refused_in_one_line(stylegan_v, saved, 
                 (copied("whole"),),
                 (copied("pickle", PKL),),
                 (copied("state", STATE),),
-                (saved / PKL, "training.batch_size=4", "mtm=[low,mid]", "sampling.max_dist=8"),
+                (saved / PKL, "training.batch_size=4", "mtm=[low,mid]", "sampling.max_dist=8", *WORKERS),
             )
         ]
         said = stylegan_v["patched"].probe("options", argument_lists=lists)
@@ -128,5 +129,10 @@ def test_what_cannot_continue_exactly_is_refused_in_one_line(stylegan_v, saved, 
         assert line.startswith("Error: training.resume: ")
         assert reason in line
         assert "Training duration" not in text
-    for option in ("batch_size 4, which was 2", "mtm low,mid, which was low", "max_dist 8, which was 32"):
+    for option in (
+        "num_workers 2, which was 1",
+        "batch_size 4, which was 2",
+        "mtm low,mid, which was low",
+        "max_dist 8, which was 32",
+    ):
         assert option in said[3]
