@@ -129,7 +129,9 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             layer, padding = places[value]
             # The CPU's stream only, which the fork restores; a stream of its own for every layer.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            layer.mtm = module(layer.in_channels, layer.w_dim + extra, layer.weight.shape[3], head, padding=padding)
+            # From the weights: StyleGAN-V's layers do not keep these numbers.
+            in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
+            layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
     if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's
         synthesis.keeps_its_code = persistent(KeepsItsCode)() if persistent else KeepsItsCode()
     _pass_flag_on()

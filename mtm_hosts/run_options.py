@@ -56,7 +56,9 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
 
 def of(loop: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a state keeps, from the loop's locals()."""
-    return plain({name: loop[name] for name in _OPTIONS if name in loop})
+    # The workers of the video hosts' data loaders draw at random, each for the clips that come to it.
+    names = (*_OPTIONS, "data_loader_kwargs") if "cfg" in loop else _OPTIONS
+    return plain({name: loop[name] for name in names if name in loop})
 
 
 def plain(value: Any, name: str = "", inside: str = "") -> Any:

@@ -8,6 +8,7 @@ MODULES = (
     "mini",
     "stylegan3",
     "eg3d",
+    "stylegan_v",
     "stylesv",
 )
 TRAINERS: dict[str, Trainer] = {

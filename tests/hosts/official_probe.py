@@ -32,6 +32,10 @@ class Probe:
         """Images [N, C, H, W], the same at every call."""
         return G(z, c, noise_mode="const")
 
+    def discriminator(self, G):
+        """What stands for it in a snapshot: legacy.py builds each network anew in half precision."""
+        return G
+
     def shrink(self, c):
         """Make the options of a training smaller than the command line can; returns them."""
         return c
@@ -158,7 +162,8 @@ class Probe:
         G = grow(self.build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
         image = self.draw(G, *self.inputs(G))
         with open(path, "wb") as f:
-            pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
+            networks = {"G": G, "D": self.discriminator(G), "G_ema": G, "augment_pipe": None}
+            pickle.dump({**networks, "training_set_kwargs": {}}, f)
         return {"image": image}
 
     def load_elsewhere(self, path):

@@ -36,6 +36,14 @@ class StyleGANV(VideoProbe):
             **{"mapping_kwargs": mapping, "synthesis_kwargs": synthesis, "cfg": cfg},
         )
 
+    def discriminator(self, G):
+        from omegaconf import OmegaConf
+        from src import dnnlib
+
+        cfg = OmegaConf.create({"sampling": SAMPLING, "concat_res": 16, "num_frames_div_factor": 2, "dummy_c": False})
+        shape = {"c_dim": 0, "img_resolution": SIZE, "img_channels": 3, "channel_base": 256, "channel_max": 8}
+        return dnnlib.util.construct_class_by_name(class_name="training.networks.Discriminator", **shape, cfg=cfg)
+
     def inputs(self, G, batch=2):
         z = torch.randn([batch, G.z_dim], generator=torch.Generator().manual_seed(1))
         return z, torch.zeros([batch, 0])

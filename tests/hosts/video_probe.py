@@ -18,6 +18,39 @@ import torch
 from official_probe import Probe
 from probe_lab import Stopped, tensors
 
+METRICS = """
+from src.metrics import frechet_inception_distance, frechet_video_distance
+
+
+def register(register_metric):
+    register_metric(fvd_few)
+    register_metric(fid_few)
+
+
+def fvd_few(opts):
+    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    return dict(fvd_few=frechet_video_distance.compute_fvd(opts, max_real=64, num_gen=12, num_frames=16))
+
+
+def fid_few(opts):
+    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    return dict(fid_few=frechet_inception_distance.compute_fid(opts, max_real=None, num_gen=64))
+"""
+
+
+class Clips(torch.nn.Module):
+    """Stands in for I3D: uint8 [N, C, T, H, W] to features."""
+
+    def forward(self, x, rescale: bool = True, resize: bool = True, return_features: bool = True):
+        return torch.nn.functional.adaptive_avg_pool3d(x.float(), [2, 1, 1]).flatten(1)
+
+
+class Frames(torch.nn.Module):
+    """Stands in for Inception: uint8 [N, C, H, W] to features."""
+
+    def forward(self, x, return_features: bool = True):
+        return torch.nn.functional.adaptive_avg_pool2d(x.float(), 1).flatten(1)
+
 
 class VideoProbe(Probe):
     def run(self):
@@ -36,11 +69,10 @@ class VideoProbe(Probe):
         with initialize_config_dir(os.path.join(here, "configs"), version_base="1.1"):
             cfg = compose("config.yaml", overrides=[*overrides, *places])
         os.makedirs(outdir, exist_ok=True)
-        rank = os.environ.get("RANK", "")
-        folder = Path(outdir, f"configuration{rank}.d")
-        folder.mkdir(exist_ok=True)
-        OmegaConf.save(cfg, folder / "experiment_config.yaml")
-        os.chdir(folder)
+        partial = Path(outdir, f"rank{os.environ.get('RANK', '')}.yaml")
+        OmegaConf.save(cfg, partial)
+        os.chdir(outdir)
+        partial.replace("experiment_config.yaml")  # every rank writes the same
 
     def _small_training(self, iterations, tick=None, stop=None, **options):
         """As official_probe's, with previews as small as the concern cpu makes them; iterations are of videos.
@@ -122,6 +154,15 @@ class VideoProbe(Probe):
             "init_kwargs": json.loads(json.dumps(data["G"].init_kwargs, default=str)),
             "files": sorted(os.listdir(run)), "mtm_ops": "mtm_ops" in sys.modules,
         }  # fmt: skip
+
+    def stand_ins(self, folder):
+        """Tiny detectors, and the host's own metrics of few videos: the environment in which they are used."""
+        torch.jit.script(Clips()).save(os.path.join(folder, "i3d_torchscript.pt"))
+        torch.jit.script(Frames()).save(os.path.join(folder, "inception-2015-12-05.pt"))
+        Path(folder, "few_metrics.py").write_text(METRICS)
+        paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {"MTM_DETECTORS": folder, "MTM_METRICS": "few_metrics", "PYTHONPATH": os.pathsep.join(paths)}
+        return {**env, "DNNLIB_CACHE_DIR": os.path.join(folder, "cache")}
 
     def options(self, argument_lists):
         """train.py's dry runs: what it prints, or its complaint."""
