@@ -9,6 +9,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import shutil
 import sys
 import types
 import warnings
@@ -26,6 +27,11 @@ def strtobool(value: str) -> bool:
     if word not in _TRUE + _FALSE:
         raise ValueError(f"strtobool: value must be one of {', '.join(_TRUE + _FALSE)}; got {value!r}.")
     return word in _TRUE
+
+
+def copy_tree(src: Any, dst: Any) -> None:
+    """distutils.dir_util's: a folder's content into another, which may be there."""
+    shutil.copytree(src, dst, dirs_exist_ok=True)
 
 
 def _absent(name: str) -> bool:
@@ -48,7 +54,8 @@ def provide_distutils() -> None:
             importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
     if _absent("distutils"):
         util = provide("distutils.util", strtobool=strtobool)
-        provide("distutils", util=util, __path__=[])
+        dir_util = provide("distutils.dir_util", copy_tree=copy_tree)
+        provide("distutils", util=util, dir_util=dir_util, __path__=[])
 
 
 def provide(name: str, **members: Any) -> types.ModuleType:
@@ -77,6 +84,11 @@ def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
         build(self, *arguments, **options)
 
     adam.__init__ = init
+
+
+def operation(found: Any) -> Any:
+    """What torch._C._jit_get_operation gave: the operation, and from torch 1.12 on a list of overloads beside it."""
+    return found[0] if isinstance(found, tuple) else found
 
 
 def let_sqrtm_estimate_its_error() -> None:

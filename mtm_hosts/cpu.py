@@ -4,10 +4,13 @@ Where CUDA is available nothing is changed. To train on the CPU of a machine tha
 CUDA_VISIBLE_DEVICES= python train.py ...
 """
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtm_hosts.device import redirect
 
@@ -46,6 +49,49 @@ def install() -> None:
         join("gloo" if backend == "nccl" else backend, *arguments, **options)
 
     distributed.init_process_group = init_process_group
+    _let_ddp_take_a_device()
+
+
+def _let_ddp_take_a_device() -> None:
+    """DistributedDataParallel refuses the device of modules on the CPU; the video hosts pass one."""
+    ddp: Any = torch.nn.parallel.DistributedDataParallel
+    build = ddp.__init__
+
+    @functools.wraps(build)
+    def init(self: Any, module: Any, device_ids: Any = None, *arguments: Any, **options: Any) -> None:
+        build(self, module, None, *arguments, **options)
+
+    ddp.__init__ = init
+
+
+# What a training of a video host without a GPU draws to show its progress; with one it draws thousands of frames.
+PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
+_grid = {"size": (6, 6)}  # the hosts take their videos, 36 at most, from the images' labels
+
+
+def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and videos."""
+    if torch.cuda.is_available():
+        return grid, videos
+
+    def small_grid(training_set: Any, random_seed: int = 0) -> tuple[Any, ...]:
+        across, down = _grid["size"]
+        return ((across, down), *(part[: across * down] for part in grid(training_set, random_seed)[1:]))
+
+    def few_videos(G: Any, z: Tensor, c: Tensor, ts: Tensor, *more: Any, **options: Any) -> Tensor:
+        def few(value: Any) -> Any:
+            return value[:PREVIEW_VIDEOS] if isinstance(value, Tensor) else value
+
+        options = {name: few(value) for name, value in options.items()}
+        return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES].contiguous(), *map(few, more), **options)
+
+    return small_grid, few_videos
+
+
+def few_previews(vis: Any) -> None:
+    """StyleSV's number of videos in `vis`, without a GPU, before its images are chosen: they can be fewer then, too."""
+    if not torch.cuda.is_available():
+        vis.num_videos, _grid["size"] = PREVIEW_VIDEOS, (2, 2)
 
 
 if not torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """The table of what differs between the hosts (the codebases under vendor/), and their modules by one name."""
 
 import importlib
+import re
 import sys
 from types import ModuleType
 from typing import NamedTuple, NoReturn
@@ -25,12 +26,30 @@ HOSTS = {
 }
 
 
+def package() -> str:
+    """What the names of the modules of the host that runs in this process begin with."""
+    # The longest: a video host's scripts have its folder src on the path, too.
+    packages = sorted({host.package for host in HOSTS.values()}, key=len, reverse=True)
+    return next((package for package in packages if f"{package}dnnlib" in sys.modules), "")
+
+
 def module(name: str) -> ModuleType:
     """The module `name` of the host that runs in this process, such as "legacy" (src.legacy in the video hosts)."""
-    package = next((host.package for host in HOSTS.values() if f"{host.package}dnnlib" in sys.modules), "")
-    return importlib.import_module(package + name)
+    return importlib.import_module(package() + name)
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with one line, whether click or Hydra reads its options."""
-    raise SystemExit(f"Error: {message}")
+    """End the program with one line, in which options are spelt as the host reads them: by click, or by Hydra."""
+    raise SystemExit(f"Error: {as_hydra(message) if package() else message}")
+
+
+def as_hydra(message: str) -> str:
+    """Options in a message as the video hosts spell them.
+
+    >>> as_hydra("--resume: --mtm must be low; pass --mtm low --mtm-head offset, or --gpus=2.")
+    'training.resume: mtm must be low; pass mtm=low mtm_head=offset, or num_gpus=2.'
+    """
+    for ours, theirs in (("resume", "training.resume"), ("gpus", "num_gpus"), ("batch", "training.batch_size")):
+        message = message.replace(f"--{ours}", theirs)
+    message = re.sub(r"--mtm(-head)? (?=none|low|mid|high|\d|offset)", lambda m: f"mtm{m[1] or ''}=", message)
+    return re.sub(r"(--)?mtm-head", "mtm_head", message).replace("--mtm", "mtm")

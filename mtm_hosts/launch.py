@@ -1,12 +1,21 @@
-"""Several nodes: `torchrun --nnodes=N --nproc-per-node=M train.py --gpus=N*M ...`. Without torchrun nothing changes."""
+"""Several nodes: `torchrun --nnodes=N --nproc-per-node=M train.py --gpus=N*M ...`. Without torchrun nothing changes.
+
+The video hosts' src/infra/launch.py makes a folder for the experiment, and starts train.py there with a command line.
+
+Environment:
+    MTM_LAUNCHER: what stands before train.py in that line, such as "torchrun --nproc-per-node=8".
+"""
 
 import json
 import os
+import re
+import shlex
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -33,6 +42,19 @@ def quiet_followers() -> None:
         # The host's logger sends stderr to stdout: give both streams back first.
         sys.stderr = sys.__stderr__
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def command(line: str) -> str:
+    """The line with which launch.py starts train.py: with this Python, or MTM_LAUNCHER's, and where it finds us."""
+    launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    start = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} {launcher} src/train.py"
+    return re.sub(r"\S+ src/train\.py", lambda _: start, line)
+
+
+def run(line: str) -> NoReturn:
+    """Run that line, and end as it ends: launch.py alone would report success for a training that failed."""
+    raise SystemExit(subprocess.call(line, shell=True))
 
 
 def train(subprocess_fn: Callable[..., None], c: Any) -> None:

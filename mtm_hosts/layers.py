@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import mtm_ops
+from mtm_hosts.rebuild import KeepsItsCode
 from mtm_ops.module import ModulatedTransformation
 
 # Table 4's parameter increments force two, one and one replaced layers; the exact resolutions are our reading.
@@ -115,6 +116,11 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             f"{', '.join(map(str, missing))} in {spec!r}. Leave these out, or list {layout.unit} yourself: "
             f"--mtm {','.join(str(v) for v in chosen if v in places) or next(iter(places))}"
         )
+    if any(getattr(places[value].layer, "use_low_rank", False) for value in chosen):
+        raise ValueError(
+            "attach: --mtm must be none where model.generator.low_rank adds to the weights of its layers; got "
+            f"{spec!r}. Leave low_rank at -1."
+        )
     persistent = getattr(sys.modules[type(synthesis).__module__], "persistent_class", None)
     module = persistent(ModulatedTransformation) if persistent else ModulatedTransformation
     seed = torch.initial_seed()
@@ -123,7 +129,11 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
             layer, padding = places[value]
             # The CPU's stream only, which the fork restores; a stream of its own for every layer.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            layer.mtm = module(layer.in_channels, layer.w_dim + extra, layer.weight.shape[3], head, padding=padding)
+            # From the weights: StyleGAN-V's layers do not keep these numbers.
+            in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
+            layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
+    if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's
+        synthesis.keeps_its_code = persistent(KeepsItsCode)() if persistent else KeepsItsCode()
     _pass_flag_on()
 
 
@@ -155,8 +165,8 @@ def _pass_flag_on() -> None:
             continue
 
         @contextlib.contextmanager
-        def both(disable: bool = True, theirs: Any = theirs) -> Iterator[None]:
-            with theirs(disable), ours(disable):
+        def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:
+            with theirs(*disable), ours(*disable):  # the video hosts' takes no argument
                 yield
 
         both.reaches_mtm = True  # type: ignore[attr-defined]

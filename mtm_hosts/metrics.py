@@ -44,6 +44,18 @@ def cache_facts(url: str) -> dict[str, str]:
     return {} if path is None else {"detector_sha256": _sha256(path)}
 
 
+def folder() -> str:
+    """Where StyleSV looks for a detector before it downloads it, in place of a folder of its authors'."""
+    return os.environ.get("MTM_DETECTORS") or os.path.join(os.devnull, "none")
+
+
+def whole_tag(tag: str, url: str, **facts: Any) -> str:
+    """StyleSV's name for a file of dataset statistics, with what they depend on: the authors took that out, and so
+    statistics of another resolution or split were used again."""
+    text = repr(sorted({**facts, **cache_facts(url)}.items()))
+    return f"{tag}-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
+
+
 @functools.cache
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

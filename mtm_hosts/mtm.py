@@ -1,6 +1,6 @@
 """The options --mtm and --mtm-head of the patched trainers, and the guard on checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,20 +46,28 @@ def configure(c: Any, opts: Any) -> None:
     Raises:
         SystemExit: with one line, for layers that the network does not have and for a checkpoint that cannot be used.
     """
-    if (opts.mtm or "none").strip().lower() == "none":
+    mtm = _spec(opts.mtm)
+    if mtm == "none":
         print("MTM: none, as upstream")
         G = nn.Module()
     else:
-        c.G_kwargs.get("synthesis_kwargs", c.G_kwargs).update(mtm=opts.mtm, mtm_head=opts.mtm_head)
+        c.G_kwargs.get("synthesis_kwargs", c.G_kwargs).update(mtm=mtm, mtm_head=opts.mtm_head)
         G = _built(c)
         from mtm_hosts.layers import described
 
-        print(f"MTM: {opts.mtm} ({described(G)}), head {opts.mtm_head}")
+        print(f"MTM: {mtm} ({described(G)}), head {opts.mtm_head}")
     if c.get("resume_pkl"):
         try:
             refuse_loss(read(c.resume_pkl)["G"], G)
         except ValueError as error:
             fail(f"{error} The checkpoint is {c.resume_pkl}.")
+
+
+def _spec(value: Any) -> str:
+    """Layers as one string: Hydra reads `mtm=[low,mid]` as a list, and `mtm=8` as a number."""
+    words = [value] if value is None or isinstance(value, str | int) else value
+    text = ",".join(str(word).strip() for word in words)
+    return "none" if text.lower() in ("", "none") else text
 
 
 def _built(c: Any) -> nn.Module:
@@ -72,7 +80,16 @@ def _built(c: Any) -> nn.Module:
         fail(str(error))
 
 
-def refuse_loss(source: nn.Module, target: nn.Module) -> None:
+def as_trained(snapshot: nn.Module, rebuilt: nn.Module) -> nn.Module:
+    """The network that StyleSV's calc_metrics.py is to measure: the snapshot's own, where its copy cannot hold it.
+
+    The copy is built for 256 px, without MTM, in half precision whatever the snapshot was trained in.
+    """
+    shapes = [{name: t.shape for name, t in network.state_dict().items()} for network in (snapshot, rebuilt)]
+    return rebuilt if shapes[0] == shapes[1] else snapshot
+
+
+def refuse_loss(source: nn.Module | Mapping[str, Any], target: nn.Module) -> None:
     """Refuse to copy a checkpoint's parameters where some of its MTM would be dropped, or would not fit.
 
     The host copies by name and ignores what the target lacks; images would change without a word. A checkpoint
@@ -82,13 +99,15 @@ def refuse_loss(source: nn.Module, target: nn.Module) -> None:
         ValueError: naming the options that the checkpoint was trained with.
     """
     have = {name: p.shape for name, p in target.named_parameters()}
-    lost = [name for name, p in source.named_parameters() if ".mtm." in name and have.get(name) != p.shape]
+    tensors = source.named_parameters() if isinstance(source, nn.Module) else source.items()
+    lost = [name for name, p in tensors if ".mtm." in name and have.get(name) != p.shape]
     if not lost:
         return
     trained: Any = getattr(source, "init_kwargs", {})
     trained = trained.get("synthesis_kwargs", trained)
     layers, head = trained.get("mtm"), trained.get("mtm_head", HEADS[0])
+    options = f", --mtm {layers} --mtm-head {head}," if layers else ""
     raise ValueError(
-        f"--mtm and --mtm-head must be the checkpoint's, --mtm {layers} --mtm-head {head}, or add layers to it; this "
-        f"network cannot take {len(lost)} of its MTM parameters, such as {lost[0]}. Pass these options."
+        f"--mtm and --mtm-head must be the checkpoint's{options} or add layers to it; this network "
+        f"cannot take {len(lost)} of its MTM parameters, such as {lost[0]}. Pass these options."
     )

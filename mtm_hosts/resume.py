@@ -4,8 +4,8 @@ Beside network-snapshot-NNNNNN.pkl lies training-state-NNNNNN.pt, written after 
 training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
 share. The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of
 Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own
-tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data. What
-data-loader workers draw at random is not: only the video hosts do that.
+tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data, with
+what the data loader's workers drew.
 
 Environment:
     MTM_RESUME=weights: pay no attention to these files; --resume does what upstream does.
@@ -15,32 +15,20 @@ import hashlib
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mtm_hosts import run_options
 from mtm_hosts.hosts import fail
+from mtm_hosts.replay import skipped
 
 KEEP = 2  # the newest states of a run; they are larger than the pickles, and one spare is for a damaged pickle
 _MODULES = ("G", "D", "G_ema", "augment_pipe")
 _COUNTERS = ("cur_nimg", "cur_tick", "tick_start_nimg", "batch_idx")
-# The arguments of the loops that decide what the next iteration computes.
-_OPTIONS = (
-    *("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "augment_kwargs", "training_set_kwargs"),
-    *("random_seed", "num_gpus", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval"),
-    *("D_reg_interval", "augment_p", "ada_target", "ada_interval", "ada_kimg", "ada_linear"),
-)
-# What the hosts change for any --resume, since it begins anew there: (argument, key in it).
-_CHANGED = (
-    ("ada_kimg", None),
-    ("ema_rampup", None),
-    ("loss_kwargs", "blur_init_sigma"),
-    ("loss_kwargs", "gpc_reg_fade_kimg"),
-)
 
 
 def state_path(pkl: str | Path, rank: int = 0) -> Path:
@@ -68,8 +56,8 @@ def configure(c: Any) -> None:
     for rank in range(1, state["options"]["num_gpus"]):
         _read(state_path(pkl, rank))
     _check_pickle(pkl, state["pickle"])
-    _keep_options(c, state["options"])
-    _refuse_other_options(pkl, state["options"], c)
+    run_options.keep(c, state["options"])
+    run_options.refuse_others(pkl, state["options"], c)
     print(f"Resume: exactly as {pkl} was, from kimg {state['counters']['cur_nimg'] / 1e3:g}")
 
 
@@ -83,12 +71,13 @@ def restore(loop: Mapping[str, Any]) -> tuple[Any, ...]:
         cur_nimg, cur_tick, tick_start_nimg, batch_idx, training_set_iterator, for the loop to go on with: as they are
         where it does not continue.
     """
+    run_options.write(loop)
     pkl = loop["resume_pkl"]
     if not pkl or not _continues(pkl):
         return (*(loop[name] for name in _COUNTERS), loop["training_set_iterator"])
     shared = _read(state_path(pkl))
     mine = _read(state_path(pkl, loop["rank"]))
-    _refuse_other_options(pkl, shared["options"], loop)
+    run_options.refuse_others(pkl, shared["options"], loop)
     with torch.no_grad():
         for name, buffers in mine["buffers"].items():
             for key, buffer in loop[name].named_buffers():
@@ -100,7 +89,7 @@ def restore(loop: Mapping[str, Any]) -> tuple[Any, ...]:
     for optimiser, kept in zip(_optimisers(loop), shared["optimisers"], strict=True):
         optimiser.load_state_dict(kept)
     _restore_statistics(loop, mine["statistics"])
-    iterator = _skipped(loop, mine["counters"]["batch_idx"])
+    iterator = skipped(loop, mine["counters"]["batch_idx"])
     _set_random_states(mine["random"], loop["device"])  # last: what is above draws
     return (*(mine["counters"][name] for name in _COUNTERS), iterator)
 
@@ -111,7 +100,7 @@ def save(loop: Mapping[str, Any]) -> None:
     The first rank's file is the last one and is moved into place, so a state that is there is whole. Training goes on
     as if this were not called.
     """
-    pkl, rank = loop["snapshot_pkl"], loop["rank"]
+    pkl, rank = loop.get("network_pkl", loop["snapshot_pkl"]), loop["rank"]  # StyleSV's other pickles are best so far
     if pkl is None:
         return
     state = {
@@ -128,7 +117,7 @@ def save(loop: Mapping[str, Any]) -> None:
         torch.distributed.barrier()
     if rank == 0:
         state["optimisers"] = [optimiser.state_dict() for optimiser in _optimisers(loop)]
-        state["options"] = _plain({name: loop[name] for name in _OPTIONS if name in loop})
+        state["options"] = run_options.of(loop)
         state["pickle"] = {"size": os.path.getsize(pkl), "sha256": _sha256(pkl)}
         _write(state, state_path(pkl))
         _prune(Path(pkl).parent)
@@ -184,45 +173,6 @@ def _check_pickle(pkl: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_options(c: Any, options: Mapping[str, Any]) -> None:
-    """Undo what the host changed for --resume: the run goes on with what it had."""
-    for name, key in _CHANGED:
-        if key is None:
-            c[name] = options[name]
-        elif key in options[name]:
-            c[name][key] = options[name][key]
-        else:
-            c[name].pop(key, None)
-
-
-def _refuse_other_options(pkl: str, options: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    here = _plain({name: now[name] for name in options if name in now})
-    different = list(_differences({name: options[name] for name in here}, here))
-    if different:
-        fail(
-            f"--resume: {pkl} continues exactly, so its options must stay; got {'; '.join(different)}. Pass the "
-            "options that it was trained with, or set MTM_RESUME=weights to start anew from the weights alone."
-        )
-
-
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield f"{name} {now}, which was {before}"
-
-
-def _plain(value: Any, name: str = "") -> Any:
-    """Options as data. Left out: where the data lies, and the video hosts' whole configuration, with its paths."""
-    if isinstance(value, Mapping):
-        left_out = {"training_set_kwargs": "path", "loss_kwargs": "cfg"}.get(name)
-        return {str(key): _plain(v, str(key)) for key, v in value.items() if key != left_out}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
 def _optimisers(loop: Mapping[str, Any]) -> list[torch.optim.Optimizer]:
     return list({id(phase.opt): phase.opt for phase in loop["phases"]}.values())
 
@@ -276,20 +226,3 @@ def _set_random_states(kept: Mapping[str, Any], device: torch.device) -> None:
     torch.set_rng_state(kept["torch"])
     if kept["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(kept["cuda"], device)
-
-
-def _skipped(loop: Mapping[str, Any], batches: int) -> Any:
-    """The loop's data iterator after that many batches: their indices are drawn, their images are not read."""
-    each = loop["batch_size"] // loop["num_gpus"]
-    sampler = _From(loop["training_set_sampler"], batches * each)
-    return iter(torch.utils.data.DataLoader(loop["training_set"], each, sampler=sampler, **loop["data_loader_kwargs"]))
-
-
-class _From(torch.utils.data.Sampler):
-    """Another sampler's indices from the count-th on."""
-
-    def __init__(self, sampler: torch.utils.data.Sampler, count: int) -> None:
-        self.sampler, self.count = sampler, count
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(iter(self.sampler), self.count, None)

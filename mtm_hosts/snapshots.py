@@ -1,6 +1,12 @@
-"""Reading a host's network pickle, with one line where it cannot be read."""
+"""Reading a host's network pickle, with one line where it cannot be read; writing StyleSV's."""
 
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from mtm_hosts.hosts import fail, module
 
@@ -8,9 +14,13 @@ from mtm_hosts.hosts import fail, module
 def read(path: str) -> dict[str, Any]:
     """What the host's legacy.py makes of the pickle at `path` (a file or an address): G, D, G_ema and more.
 
+    Where `path` is a file of tensors alone (StyleSV's own resume takes such files too), G and D are name -> tensor.
+
     Raises:
         SystemExit: naming the file and why, e.g. where it is truncated.
     """
+    if _is_zip(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
     try:
         with module("dnnlib.util").open_url(path, verbose=False) as file:
             return module("legacy").load_network_pkl(file)
@@ -19,3 +29,34 @@ def read(path: str) -> dict[str, Any]:
             f"--resume: cannot read {path} as a network pickle: {type(error).__name__}: {error}. It is truncated, or "
             "not one. Pass an earlier snapshot."
         )
+
+
+def _is_zip(path: str) -> bool:
+    """torch.save's files are zips; a pickle is not."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:  # an address, or nothing: open_url says what is wrong
+        return False
+
+
+def write(loop: Mapping[str, Any]) -> str | None:
+    """In StyleSV's training loop, which writes a network only where a metric improves: write it at every snapshot.
+
+    Args:
+        loop: the loop's locals().
+
+    Returns:
+        The pickle's path, on every rank; None where the tick has no snapshot.
+    """
+    if loop["snapshot_data"] is None:
+        return None
+    path = Path(loop["run_dir"], f"network-snapshot-{loop['cur_nimg'] // 1000:06d}.pkl")
+    if loop["rank"] == 0:
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            pickle.dump(loop["snapshot_data"], file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    return str(path)

@@ -15,6 +15,8 @@ MODULES = (
     "random_frechet",
     "fid50k_full",
     "kid50k_full",
+    "fvd2048_16f",
+    "fvd2048_128f",
 )
 METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (import_module(f"{__name__}.{module}").METRIC for module in MODULES)

@@ -8,6 +8,8 @@ MODULES = (
     "mini",
     "stylegan3",
     "eg3d",
+    "stylegan_v",
+    "stylesv",
 )
 TRAINERS: dict[str, Trainer] = {
     trainer.name: trainer for trainer in (import_module(f"{__name__}.{module}").TRAINER for module in MODULES)

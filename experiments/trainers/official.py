@@ -5,7 +5,7 @@ of them and reads them as one run. Beside a snapshot, patched trainers write a s
 (mtm_hosts): with it a resumed run continues exactly, counting kimg on. Without one they resume as upstream does, with
 fresh optimisers and from 0 kimg; then only what is left of the training is asked for, and kimg are added up here.
 
-A host is one subclass that says how its command line is spelt; see stylegan3.py.
+A host is one subclass that says how its command line is spelt; see stylegan3.py, and hydra.py for the video hosts.
 """
 
 import hashlib
@@ -44,6 +44,9 @@ CURVES = {
 }
 
 
+_START = re.compile(r"\d{5}-")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A whole network snapshot; `kimg` counts from the beginning of the run."""
@@ -65,6 +68,7 @@ class Official(Trainer):
     """What the official trainers have in common. Subclasses give name, host, folder, and what is spelt differently."""
 
     host: str
+    script = "train.py"  # what starts a training
     stats = "stats.jsonl"
 
     @property
@@ -79,7 +83,7 @@ class Official(Trainer):
     def train_argv(self, run: Run, options: dict[str, Value]) -> list[str]:
         """The training command for options that hold seed, kimg and, where it resumes, resume."""
         words = {"outdir": str(run.train.resolve()), "data": str(run.data.resolve()), **options}
-        return ["python", "train.py", *[self.spell(key, value) for key, value in words.items()]]
+        return ["python", self.script, *[self.spell(key, value) for key, value in words.items()]]
 
     def metrics_argv(self, run: Run, snapshot: str, missing: list[str]) -> list[str]:
         """The command that computes metrics of the host's own."""
@@ -87,12 +91,16 @@ class Official(Trainer):
         words |= {"gpus": self.gpus(run)}
         return ["python", "calc_metrics.py", *[self.spell(key, value) for key, value in words.items()]]
 
+    def output(self, start: Path) -> Path:
+        """Where a start of the training, which has a folder NNNNN-..., puts its snapshots and statistics."""
+        return start
+
     # What follows is the same for all.
 
     def check(self, run: Run) -> None:
-        if not (ROOT / self.cwd / "train.py").is_file():
+        if not (ROOT / self.cwd / self.script).is_file():
             raise UserError(
-                f"run: {self.cwd} must be fetched; got no train.py in it. Run: git submodule update --init "
+                f"run: {self.cwd} must be fetched; got no {self.script} in it. Run: git submodule update --init "
                 f"vendor/{self.host} && make patch HOST={self.host}"
             )
         applied = run.identity.get("host", {}).get("patches", {})
@@ -124,12 +132,11 @@ class Official(Trainer):
 
     def parts(self, run: Run) -> list[Part]:
         """Every start of train.py in order, with the kimg at which it began where it counts from 0."""
-        folders = sorted(p for p in run.train.glob("*-*") if p.is_dir() and re.match(r"\d{5}-", p.name))
         parts: list[Part] = []
-        for folder in folders:
+        for folder in map(self.output, starts(run)):
             resumed = self.resumed_from(folder)
-            before = next((p for p in parts if resumed and p.folder.name == resumed.parent.name), None)
-            begun_kimg = (before.offset_kimg + _kimg_of(resumed)) if before and resumed else 0.0
+            before = next((p for p in parts if resumed and start_of(p.folder) == start_of(resumed)), None)
+            begun_kimg = (before.offset_kimg + kimg_of(resumed)) if before and resumed else 0.0
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
             counts_on = _sidecar(resumed) if first_kimg is None else first_kimg >= begun_kimg
             parts.append(Part(folder, 0.0 if counts_on else begun_kimg))
@@ -143,7 +150,7 @@ class Official(Trainer):
     def snapshots(self, run: Run) -> Iterator[Snapshot]:
         """The whole snapshots of all parts, the newest first."""
         found = [
-            (part.offset_kimg + _kimg_of(path), part.folder.name, path)
+            (part.offset_kimg + kimg_of(path), start_of(part.folder), path)
             for part in self.parts(run)
             for path in part.folder.glob("network-snapshot-*.pkl")
         ]
@@ -167,7 +174,7 @@ class Official(Trainer):
         parts = self.parts(run)
         kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
         ends = [
-            part.offset_kimg + _kimg_of(path)
+            part.offset_kimg + kimg_of(path)
             for part in parts
             for path in part.folder.glob("network-snapshot-*.pkl")
             if path.stat().st_size
@@ -189,7 +196,8 @@ class Official(Trainer):
         return ticks
 
     def planned_snapshot(self, run: Run) -> str:
-        return str(run.train.resolve() / f"00000-*/network-snapshot-{int(run.options['kimg']):06d}.pkl")
+        folder = self.output(run.train.resolve() / "00000-*")
+        return str(folder / f"network-snapshot-{int(run.options['kimg']):06d}.pkl")
 
     def measure(self, run: Run, name: str) -> Measured | None:
         """Ours as every trainer's; theirs from the metric-*.jsonl beside the newest snapshot."""
@@ -214,6 +222,16 @@ class Official(Trainer):
         return found | ({"generator_parameters": int(total.group(1))} if total else {})
 
 
+def starts(run: Run) -> list[Path]:
+    """The folder of every start of the training, in order."""
+    return sorted(p for p in run.train.glob("*-*") if p.is_dir() and _START.match(p.name))
+
+
+def start_of(path: Path) -> str:
+    """Of which start a file or folder is: the name NNNNN-... in its path, wherever the run's folder lies now."""
+    return next((name for name in reversed(path.parts) if _START.match(name)), "")
+
+
 def _detectors() -> str:
     """Which feature extractors the host's metrics use: the official ones, or stand-ins by their content."""
     folder = os.environ.get("MTM_DETECTORS")
@@ -234,7 +252,7 @@ def is_whole_pickle(path: Path) -> bool:
     return True
 
 
-def _kimg_of(snapshot: Path) -> int:
+def kimg_of(snapshot: Path) -> int:
     return int(snapshot.stem.rpartition("-")[2])
 
 
@@ -242,7 +260,7 @@ def _sidecar(snapshot: Path | None) -> bool:
     """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
     if snapshot is None:
         return True
-    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{_kimg_of(snapshot):06d}.pt"))
+    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt"))
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:

@@ -668,7 +668,11 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
         ('metrics = ["frechet"]', 'metrics = ["fid"]', "expected one of frechet, .*, got 'fid'"),
         ('id = "low"', 'id = "plain"', "rows must have distinct ids"),
         ('id = "low"', 'id = "../low"', "id must be of a-z, 0-9 and -"),
-        ('id = "low"', 'id = "low"\nsetting = "tiny"', r"rows\.low\.setting must name .* expected one of none, got 'tiny'"),
+        (
+            'id = "low"',
+            'id = "low"\nsetting = "tiny"',
+            r"rows\.low\.setting must name .* expected one of none, got 'tiny'",
+        ),
         ("seeds = [7]", "seeds = = 7", "must be valid TOML"),
     ],
 )

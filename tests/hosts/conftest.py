@@ -6,7 +6,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
 
 from eg3d_lab import make_posed_pictures
-from lab import make_checkouts, make_pictures
+from lab import make_checkouts, make_clips, make_pictures
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +39,8 @@ def pictures(tmp_path_factory):
 def posed(tmp_path_factory):
     """Images with a camera each."""
     return make_posed_pictures(tmp_path_factory.mktemp("data") / "posed")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    return make_clips(tmp_path_factory.mktemp("data") / "clips")

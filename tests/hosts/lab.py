@@ -95,6 +95,20 @@ def make_pictures(folder: Path, size: int = 32, count: int = 12) -> Path:
     return folder
 
 
+def make_clips(folder: Path, size: int = 128, count: int = 6) -> Path:
+    """Folders of frames, 20 and more in each: what the video hosts train on."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.RandomState(0)
+    for clip in range(count):
+        (folder / f"{clip:03d}").mkdir(parents=True)
+        for frame in range(20 + clip):
+            picture = random.randint(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+            Image.fromarray(picture).resize((size, size)).save(folder / f"{clip:03d}" / f"{frame:06d}.jpg")
+    return folder
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []

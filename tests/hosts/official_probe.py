@@ -32,6 +32,10 @@ class Probe:
         """Images [N, C, H, W], the same at every call."""
         return G(z, c, noise_mode="const")
 
+    def discriminator(self, G):
+        """What stands for it in a snapshot: legacy.py builds each network anew in half precision."""
+        return G
+
     def shrink(self, c):
         """Make the options of a training smaller than the command line can; returns them."""
         return c
@@ -56,12 +60,13 @@ class Probe:
             image = self.draw(G, z, c)
             names, params = zip(*G.named_parameters(), strict=True)
             grads = torch.autograd.grad(image.square().sum(), params, allow_unused=True)
-            empty = self.draw(G, torch.full_like(z, torch.nan), c)
+            fresh = tensors(G)
+            empty = self.draw(G, torch.full_like(z, torch.nan), c)  # may reach a running mean of w
             out[kind] = {
-                "tensors": tensors(G), "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
+                "tensors": fresh, "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
                 "grads": {n: g for n, g in zip(names, grads, strict=True) if g is not None},
                 "modules": [n for n, m in G.named_modules() if n.endswith(".mtm")],
-                "init_kwargs": json.loads(json.dumps(G.init_kwargs)),
+                "init_kwargs": json.loads(json.dumps(G.init_kwargs, default=str)),
             }  # fmt: skip
         return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 
@@ -159,7 +164,8 @@ class Probe:
         G = grow(self.build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
         image = self.draw(G, *self.inputs(G))
         with open(path, "wb") as f:
-            pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
+            networks = {"G": G, "D": self.discriminator(G), "G_ema": G, "augment_pipe": None}
+            pickle.dump({**networks, "training_set_kwargs": {}}, f)
         return {"image": image}
 
     def load_elsewhere(self, path):

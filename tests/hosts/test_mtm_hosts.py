@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, launch, metrics, mtm
+from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm
 from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
@@ -31,7 +31,7 @@ def child(code: str, **env: str) -> str:
 
 
 def test_the_hosts_package_imports_no_op():
-    names = ("compat", "cpu", "launch", "mtm", "metrics", "resume")
+    names = ("compat", "cpu", "launch", "mtm", "metrics", "resume", "video")
     child("".join(f"import mtm_hosts.{name}\n" for name in names) + "import sys; assert 'mtm_ops' not in sys.modules")
 
 
@@ -138,6 +138,74 @@ def test_detectors_of_ones_own_are_found_by_name_and_hashed(monkeypatch, tmp_pat
     assert metrics.cache_facts("https://example.org/other.pkl") == {}
 
 
+def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_launcher(monkeypatch):
+    line = "A=b cd folder && python src/train.py hydra.run.dir=."
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    start, end = f"A=b cd folder && PYTHONPATH={ROOT}:/elsewhere ", " src/train.py hydra.run.dir=."
+    assert launch.command(line) == f"{start}{sys.executable}{end}"
+    assert launch.command(line.replace("python", "/old/env/bin/python")) == f"{start}{sys.executable}{end}"
+    monkeypatch.setenv("MTM_LAUNCHER", "torchrun --nproc-per-node=2")
+    assert launch.command(line) == f"{start}torchrun --nproc-per-node=2{end}"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_video_hosts_launcher_ends_as_the_training_ends(code):
+    with pytest.raises(SystemExit) as ended:
+        launch.run(f"exit {code}")
+    assert ended.value.code == code
+
+
+def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
+    said = "--resume: --mtm must be low; pass --mtm 8,16 --mtm-head offset, or --gpus=2 with a --batch that it divides."
+    with pytest.raises(SystemExit, match="^Error: " + said):
+        hosts.fail(said)
+    monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
+    want = "training.resume: mtm must be low; pass mtm=8,16 mtm_head=offset, or num_gpus=2 with a training.batch_size"
+    with pytest.raises(SystemExit, match="^Error: " + want):
+        hosts.fail(said)
+
+
+def test_layers_from_hydra_are_lists_numbers_or_words():
+    given = ("low", " low ", ["low", "mid"], 8, [4, 8], "8,16", None, "None", "", "none")
+    assert [mtm._spec(value) for value in given] == ["low", "low", "low,mid", "8", "4,8", "8,16", *["none"] * 4]
+
+
+def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one(monkeypatch):
+    labels, vis = torch.arange(480), types.SimpleNamespace(num_videos=36)
+    monkeypatch.setattr(cpu, "_grid", dict(cpu._grid))
+
+    def grid(data, random_seed=0):
+        return (30, 16), labels, labels + random_seed
+
+    def videos(G, z, c, ts, addition=None, motion_z=None):
+        return [x if x is None else x.shape for x in (z, c, ts, addition, motion_z)]
+
+    small, few = cpu.small_previews(grid, videos)
+    assert len(small(None)[1]) == vis.num_videos
+    cpu.few_previews(vis)
+    size, images, other = small(None, random_seed=1)
+    assert (size, len(images), vis.num_videos) == ((2, 2), 4, 1)
+    assert torch.equal(images + 1, other)
+    shapes = few(None, torch.zeros(36, 5), torch.zeros(36, 0), torch.zeros(36, 150), None, motion_z=torch.zeros(36, 7))
+    assert shapes == [(1, 5), (1, 0), (1, 4), None, (1, 7)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cpu.few_previews(vis := types.SimpleNamespace(num_videos=36))
+    assert (cpu.small_previews(grid, videos), vis.num_videos) == ((grid, videos), 36)
+
+
+def test_stylesvs_cached_statistics_are_named_by_all_that_they_depend_on(monkeypatch, tmp_path):
+    url, facts = "https://example.org/net.pkl", {"dataset_kwargs": {"resolution": 128}, "max_items": 5}
+    first = metrics.whole_tag("clips-net", url, **facts)
+    assert first.startswith("clips-net-")
+    assert metrics.whole_tag("clips-net", url, **dict(reversed(facts.items()))) == first
+    others = [{**facts, "max_items": 6}, {**facts, "dataset_kwargs": {"resolution": 256}}]
+    tags = {first, *(metrics.whole_tag("clips-net", url, **other) for other in others)}
+    (tmp_path / "net.pkl").write_bytes(b"1")
+    monkeypatch.setenv("MTM_DETECTORS", str(tmp_path))
+    assert len({*tags, metrics.whole_tag("clips-net", url, **facts)}) == 4
+    assert metrics.folder() == str(tmp_path)
+
+
 class Layer(nn.Module):
     def __init__(self, resolution):
         super().__init__()
@@ -196,6 +264,19 @@ def test_the_hosts_flag_for_weight_gradients_reaches_the_op(monkeypatch):
     with gradfix.no_weight_gradients(False), gradfix.no_weight_gradients():
         pass
     assert seen == [("theirs", False), ("ours", False), ("theirs", True), ("ours", True)]
+
+
+def test_the_video_hosts_flag_takes_no_argument(monkeypatch):
+    @contextlib.contextmanager
+    def flag():
+        yield
+
+    gradfix = types.ModuleType("src.torch_utils.ops.conv2d_gradfix")
+    gradfix.no_weight_gradients = flag
+    monkeypatch.setitem(sys.modules, gradfix.__name__, gradfix)
+    Network("low")
+    with gradfix.no_weight_gradients():
+        pass
 
 
 def test_described_says_where_the_module_is():

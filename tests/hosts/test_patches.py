@@ -37,6 +37,7 @@ def changed_files(checkout):
     return {name: (checkout.folder / name).read_bytes() for name in changed}
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore:.*is an invalid escape sequence")  # upstream's
 @pytest.mark.parametrize(("host", "concern"), CONCERNS)
 def test_a_concern_alone_is_python_equals_plain_git_apply_and_leaves_no_trace(host, concern, tmp_path):
     checkout = clone(host, tmp_path)

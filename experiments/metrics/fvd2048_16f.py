@@ -1,0 +1,8 @@
+"""FVD of 16 frames as the official video codebases compute it themselves: calc_metrics.py --metrics=fvd2048_16f.
+
+Their detector is downloaded, or stands in the folder that MTM_DETECTORS names (mtm_hosts/metrics.py).
+"""
+
+from experiments.metrics.base import Metric
+
+METRIC = Metric("fvd2048_16f", "FVD (16 frames)", compute=None)

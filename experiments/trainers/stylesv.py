@@ -1,0 +1,68 @@
+"""The official StyleSV, in its two stages: images first, then videos from there.
+
+A row's `kimg`, in frames as the host counts, are those of both stages, and `stage1-kimg` those of the first; without it
+there is one stage, with what the row says. What the official scripts have otherwise in each stage is in STAGES; a row
+may say it itself, for both stages, or for one as "stage1.<key>" and "stage2.<key>".
+"""
+
+from experiments.checked import Value
+from experiments.trainers.contract import Run, Step
+from experiments.trainers.hydra import Hydra
+from experiments.trainers.official import kimg_of, start_of
+
+STAGES: dict[int, dict[str, Value]] = {
+    1: {
+        "frames": 1,
+        "gamma": 0.5,
+        "aug": "ada",
+        "augpipe": "bgc",
+        "model.generator.learnable_motion_mask": False,
+        "model.discriminator.tsm": False,
+        "model.discriminator.tmean": True,
+    },
+    2: {
+        "frames": 3,
+        "gamma": 8,
+        "aug": "noaug",
+        "model.generator.learnable_motion_mask": True,
+        "model.discriminator.tsm": True,
+        "model.discriminator.tmean": True,
+    },
+}
+
+
+class StyleSV(Hydra):
+    name = "stylesv"
+    host = "stylesv"
+    dataset = "sky_timelapse"
+
+    def train_step(self, run: Run) -> Step:
+        first_kimg = int(run.options.get("stage1-kimg", 0))
+        if not first_kimg:
+            return super().train_step(run)
+        last = self.to_resume(run)
+        stage = 1 if last is None or last.kimg < first_kimg else 2
+        options = {"gpus": 1, "metrics": "none", **_of_stage(stage, run.options), "seed": run.seed}
+        kimg, environment = int(run.options["kimg"]) if stage == 2 else first_kimg, dict(run.environment)
+        if last is not None:
+            options["resume"] = str(last.path.resolve())
+            if start_of(last.path).endswith(f"stage{stage}") and last.exact:
+                kimg -= last.kimg - kimg_of(last.path)  # the host counts each stage from 0
+            else:
+                kimg = max(1, kimg - last.kimg)
+                environment["MTM_RESUME"] = "weights"  # the state of the first stage is of other options
+        frames = self.spell("frames", options.pop("frames"))
+        argv = self.train_argv(run, {**options, "kimg": kimg}, f"stage{stage}")
+        argv[2:2] = [frames]  # in front: the runner tells by a command's beginning that it is another one
+        return Step(name="train", argv=argv, cwd=self.cwd, env=environment)
+
+
+def _of_stage(stage: int, options: dict[str, Value]) -> dict[str, Value]:
+    """The options of a stage: the official ones, those that the row has for both, those that it has for this one."""
+    prefixes = {"stage1.": 1, "stage2.": 2}
+    both = {k: v for k, v in options.items() if k[:7] not in prefixes and k not in ("stage1-kimg", "threads")}
+    own = {k[7:]: v for k, v in options.items() if prefixes.get(k[:7]) == stage}
+    return {**STAGES[stage], **both, **own}
+
+
+TRAINER = StyleSV()

@@ -1,0 +1,81 @@
+"""The options of a training, as a state keeps them: which ones a run that continues must have in common."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtm_hosts.hosts import fail
+
+# The arguments of the loops that decide what the next iteration computes.
+_OPTIONS = (
+    *("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "augment_kwargs", "training_set_kwargs"),
+    *("random_seed", "num_gpus", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval"),
+    *("D_reg_interval", "augment_p", "ada_target", "ada_interval", "ada_kimg", "ada_linear"),
+)
+# What the hosts change for any --resume, since it begins anew there: (argument, key in it).
+_CHANGED = (
+    ("ada_kimg", None),
+    ("ema_rampup", None),
+    ("loss_kwargs", "blur_init_sigma"),
+    ("loss_kwargs", "gpc_reg_fade_kimg"),
+)
+# Not what decides: where the data lies, and the video hosts' whole configuration, with its paths.
+_LEFT_OUT = {"training_set_kwargs": ("path",), "loss_kwargs": ("cfg",)}
+_PLACES = ("path", "path_for_slurm_job", "confpath", "dataset_jsonpath")
+
+
+def keep(c: Any, options: Mapping[str, Any]) -> None:
+    """Undo what the host changed for --resume: the run goes on with what it had."""
+    for name, key in _CHANGED:
+        if key is None:
+            c[name] = options[name]
+        elif key in options[name]:
+            c[name][key] = options[name][key]
+        else:
+            c[name].pop(key, None)
+
+
+def refuse_others(pkl: str, options: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    here = plain({name: now[name] for name in options if name in now})
+    different = list(_differences({name: options[name] for name in here}, here))
+    if different:
+        fail(
+            f"--resume: {pkl} continues exactly, so its options must stay; got {'; '.join(different)}. Pass the "
+            "options that it was trained with, or set MTM_RESUME=weights to start anew from the weights alone."
+        )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} {now}, which was {before}"
+
+
+def of(loop: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a state keeps, from the loop's locals()."""
+    # The workers of the video hosts' data loaders draw at random, each for the clips that come to it.
+    names = (*_OPTIONS, "data_loader_kwargs") if "cfg" in loop else _OPTIONS
+    return plain({name: loop[name] for name in names if name in loop})
+
+
+def plain(value: Any, name: str = "", inside: str = "") -> Any:
+    """Options as data, without what `_LEFT_OUT` says and the places in a data set's configuration."""
+    if isinstance(value, Mapping):
+        left_out = _LEFT_OUT.get(name, _PLACES if (inside, name) == ("training_set_kwargs", "cfg") else ())
+        return {str(key): plain(v, str(key), name) for key, v in value.items() if key not in left_out}
+    if isinstance(value, Sequence) and not isinstance(value, str):  # a ListConfig of Hydra's is no list
+        return [plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def write(loop: Mapping[str, Any]) -> None:
+    """training_options.json in the run's folder, for the video hosts, whose configuration lies elsewhere."""
+    if "cfg" not in loop or loop["rank"] > 0:
+        return
+    asked = ("run_dir", "resume_pkl", "total_kimg", "kimg_per_tick", "network_snapshot_ticks", "data_loader_kwargs")
+    chosen = of(loop) | plain({name: loop[name] for name in (*asked, "metrics")})
+    chosen["training_set_kwargs"]["path"] = loop["training_set_kwargs"]["path"]
+    Path(loop["run_dir"], "training_options.json").write_text(json.dumps(chosen, indent=2))

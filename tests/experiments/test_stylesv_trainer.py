@@ -1,0 +1,134 @@
+"""The adapter of StyleSV: what it types in each stage, how it goes on, and that the command trains."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+from PIL import Image
+from repository_lab import Repository
+from test_trainers import make_run, snap
+
+from experiments.trainers.official import kimg_of, starts
+from experiments.trainers.stylesv import StyleSV
+
+SV = StyleSV()
+TINY = {"resolution": 128, "batch": 1, "workers": 1, "snap": 1, "fp32": True, "mirror": False, "threads": 1}
+TINY |= {"model.generator.fmaps": 0.0625, "model.discriminator.fmaps": 0.0625, "stage1.aug": "noaug"}
+TWO = {"stage1-kimg": 4, "kimg": 10, **TINY}
+
+
+def words(step):
+    return dict(word.split("=", 1) for word in step.argv[2:])
+
+
+def make_start(run, number, stage, begun_kimg, kimgs, resumed=None):
+    """What launch.py and train.py leave of a start."""
+    output = run.train / f"{number:05d}-stage{stage}" / "output"
+    output.mkdir(parents=True)
+    (output / "training_options.json").write_text(f'{{"resume_pkl": "{resumed}"}}' if resumed else "{}")
+    stat = '{"Progress/kimg": {"num": 1, "mean": %s, "std": 0}, "Timing/total_sec": {"num": 1, "mean": 1, "std": 0}}\n'
+    (output / "stats.jsonl").write_text("".join(stat % kimg for kimg in (begun_kimg, *kimgs)))
+    return [snap(output, kimg, sidecar=True) for kimg in kimgs][-1]
+
+
+def test_one_stage_is_what_the_row_says(tmp_path):
+    step = SV.train_step(make_run(tmp_path, "stylesv", mtm="low,mid", **TINY))
+    said = words(step)
+    assert step.argv[:2] == ["python", "src/infra/launch.py"]
+    assert (step.cwd, step.env) == ("vendor/stylesv", {"OMP_NUM_THREADS": "1"})
+    expected = {"mtm": "[low,mid]", "training.kimg": "10", "training.seed": "3", "training.metrics": "[]"}
+    expected |= {"dataset.resolution": "128", "training.fp32": "true", "model.generator.fmaps": "0.0625"}
+    expected |= {"project_release_dir": f"{tmp_path}/train/00000-stylesv", "dataset.path": f"{tmp_path}/d.zip"}
+    assert expected.items() <= said.items()
+
+
+def test_stage_1_comes_first_and_hands_its_weights_over_to_stage_2(tmp_path):
+    run = make_run(tmp_path, "stylesv", **TWO)
+    first = SV.train_step(run)
+    expected = {"sampling.num_frames_per_video": "1", "training.kimg": "4", "model.discriminator.tsm": "false"}
+    assert {**expected, "training.aug": "noaug", "model.loss_kwargs.r1_gamma": "0.5"}.items() <= words(first).items()
+
+    last = make_start(run, 0, 1, 0.001, [2, 4])
+    assert (SV.progress(run).kimg, SV.progress(run).finished) == (4, False)
+    second = SV.train_step(run)
+    expected = {"sampling.num_frames_per_video": "3", "training.kimg": "6", "model.discriminator.tsm": "true"}
+    expected |= {"training.resume": str(last), "training.aug": "noaug", "model.loss_kwargs.r1_gamma": "8"}
+    expected["project_release_dir"] = f"{tmp_path}/train/00001-stage2"
+    assert expected.items() <= words(second).items()
+    assert second.env["MTM_RESUME"] == "weights"
+    assert first.argv[:3] != second.argv[:3], "the runner takes equal ones for a training that wrote nothing"
+
+    done = make_start(run, 1, 2, 0.003, [3, 6], last)
+    assert (SV.progress(run).kimg, SV.progress(run).finished, SV.snapshot(run)) == (10, True, done)
+    assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 2, 4, 4.003, 7, 10]
+
+
+@pytest.mark.parametrize(("stage", "kimg"), [(1, "4"), (2, "6")])
+def test_an_interrupted_stage_goes_on_exactly(tmp_path, stage, kimg):
+    run = make_run(tmp_path, "stylesv", **TWO)
+    if stage == 1:
+        last = make_start(run, 0, 1, 0.001, [2])
+    else:
+        last = make_start(run, 1, 2, 0.003, [3], make_start(run, 0, 1, 0.001, [4]))
+    said = words(SV.train_step(run))
+    assert (said["training.resume"], said["training.kimg"]) == (str(last), kimg)
+    assert said["project_release_dir"].endswith(f"-stage{stage}")
+    assert "MTM_RESUME" not in SV.train_step(run).env
+
+
+def test_metrics_of_the_host_are_asked_of_its_own_script(tmp_path):
+    run = make_run(tmp_path, "stylesv", **TINY)
+    step = next(SV.metric_steps(run, "a.pkl", ["fvd2048_16f", "fid50k_full"]))
+    assert step.argv[1:4] == ["src/scripts/calc_metrics.py", "--network_pkl=a.pkl", "--metrics=fvd2048_16f,fid50k_full"]
+
+
+def write_clips(path):
+    """A zip of clips, a folder of frames each."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for clip in range(3):
+            archive.writestr(f"clips/{clip}/", "")
+            for frame in range(8):
+                buffer = io.BytesIO()
+                Image.new("RGB", (128, 128), (clip * 80, frame * 30, 90)).save(buffer, "PNG")
+                archive.writestr(f"clips/{clip}/{frame:04d}.png", buffer.getvalue())
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_its_snapshot_is_found(tmp_path):
+    repository = Repository(tmp_path / "copy")
+    repository.patch("stylesv")
+    run = make_run(tmp_path, "stylesv", **TWO)
+    write_clips(run.data)
+    step = SV.train_step(run)
+    log = tmp_path / "log.txt"
+    with log.open("w") as out:
+        child = subprocess.Popen(
+            [sys.executable, *step.argv[1:]],
+            cwd=repository.root / step.cwd,
+            env={**repository.environment, **step.env},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 400
+        while not list(run.train.glob("*/output/training-state-*.pt")):
+            assert child.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(0.1)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert [path.name for path in starts(run)] == ["00000-stage1"]
+    snapshot = SV.snapshot(run)
+    assert kimg_of(snapshot) == 0
+    state = torch.load(snapshot.with_name("training-state-000000.pt"), weights_only=True)
+    assert (state["counters"]["cur_nimg"], state["options"]["G_kwargs"]["synthesis_kwargs"]["mtm"]) == (1, "low")
+    assert words(SV.train_step(run))["training.resume"] == str(snapshot)
+    assert SV.facts(run)["generator_parameters"] > 1e6

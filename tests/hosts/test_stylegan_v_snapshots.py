@@ -1,0 +1,111 @@
+"""StyleGAN-V's snapshots with MTM: read by legacy.py, also unpatched and without our packages; generated; measured."""
+
+import json
+
+import imageio
+import numpy as np
+import pytest
+import torch
+from lab import PKL
+from PIL import Image
+from stylegan_v_lab import arguments
+
+
+@pytest.fixture(scope="module")
+def snapshot(stylegan_v, tmp_path_factory):
+    path = tmp_path_factory.mktemp("snapshot") / "network.pkl"
+    return path, stylegan_v["patched"].probe("snapshot", path=str(path), kind="motion", head="offset+mask")["image"]
+
+
+def test_legacy_loads_a_snapshot_that_draws_the_same_and_rebuilds(stylegan_v, snapshot):
+    path, image = snapshot
+    loaded = stylegan_v["patched"].probe("load_here", path=str(path))
+    assert torch.equal(loaded["image"], image)
+    assert torch.equal(loaded["rebuilt"], image)
+    assert (loaded["straight"] - image).abs().max() > 1e-3
+    assert loaded["halves"] == loaded["names"] != []
+
+
+def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(stylegan_v, snapshot):
+    path, image = snapshot
+    loaded = stylegan_v["pristine"].probe("load_elsewhere", path=str(path))
+    torch.testing.assert_close(loaded["image"], image, rtol=1e-3, atol=1e-4)
+    assert sum("mtm_ops is not installed" in w for w in loaded["warnings"]) == 1
+    assert [loaded[how].split(";")[0] for how in ("rebuilt", "halves")] == ["No module named 'mtm_hosts.layers'"] * 2
+    assert loaded["again"] > 0
+
+
+def test_checkpoints_never_lose_mtm_without_a_word(stylegan_v):
+    found = stylegan_v["patched"].probe("copies", kind="motion", more="low,4")
+    assert found["into_mtm"] == ""
+    assert found["mtm_kept"]
+    torch.testing.assert_close(*found["images"], rtol=1e-4, atol=2e-5)
+    assert "--mtm low --mtm-head offset, " in found["into_plain"]
+    assert "--mtm low --mtm-head offset+mask, " in found["other_head"]
+    assert (found["same"], found["more"]) == ("", "")
+
+
+@pytest.fixture(scope="module")
+def trained(stylegan_v, clips, tmp_path_factory):
+    """A run's newest snapshot, of a training that took FVD and FID itself, with stand-in detectors; and where."""
+    folder = tmp_path_factory.mktemp("metrics")
+    env = stylegan_v["patched"].probe("stand_ins", folder=str(folder))
+    words = arguments(clips, folder / "run", "training.metrics=[fvd_few,fid_few]")
+    out = folder / "trained.pt"
+    command = stylegan_v["patched"].command("train_part", out, {"arguments": words, "iterations": 1})
+    stylegan_v["patched"].run(*command, **env)
+    return folder / "run" / "output" / PKL, env
+
+
+def values(pkl):
+    """What each metric was found to be for the snapshot, in order."""
+    found = {}
+    for name in ("fvd_few", "fid_few"):
+        lines = [json.loads(line) for line in (pkl.parent / f"metric-{name}.jsonl").read_text().splitlines()]
+        assert {line["snapshot_pkl"] for line in lines} == {pkl.name}
+        found[name] = [line["results"][name] for line in lines]
+    return found
+
+
+@pytest.mark.slow
+def test_fvd_and_fid_run_in_training_and_in_calc_metrics_with_detectors_of_ones_own(stylegan_v, clips, trained):
+    pkl, env = trained
+    words = ("--network_pkl", str(pkl), "--data", str(clips), "--metrics", "fvd_few,fid_few")
+    stylegan_v["patched"].run("src/scripts/calc_metrics.py", *words, **env)
+    for name, found in values(pkl).items():
+        assert len(found) == 2, name
+        assert all(np.isfinite(value) and value > 0 for value in found), name
+
+
+@pytest.mark.slow
+def test_the_fvd_of_a_data_set_to_itself_is_zero(stylegan_v, clips, trained, tmp_path):
+    """Clips of 16 frames, so that there is one place only for the sixteen that are compared."""
+    for frame in clips.glob("*/*.jpg"):
+        if int(frame.stem) < 16:
+            target = tmp_path / "short" / frame.relative_to(clips)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(frame.read_bytes())
+    words = ["--metrics", "fvd2048_16f", "--mirror", "0", "--resolution", "128", "--use_cache", "0"]
+    paths = ("--real_data_path", str(tmp_path / "short"), "--fake_data_path", str(tmp_path / "short"))
+    done = stylegan_v["patched"].run("src/scripts/calc_metrics_for_dataset.py", *words, *paths, **trained[1])
+    (line,) = [x for x in done.stdout.splitlines() if x.startswith("{")]
+    assert json.loads(line)["results"]["fvd2048_16f"] == pytest.approx(0, abs=1e-4)
+
+
+def test_generate_py_draws_videos_as_mp4_and_as_frames(stylegan_v, trained, tmp_path):
+    pkl, _ = trained
+    words = ("--network_pkl", str(pkl), "--truncation_psi", "0.9", "--video_len", "8", "--seed", "3")
+    grid = ("--num_videos", "4", "--batch_size", "4", "--as_grids", "true", "--save_as_mp4", "true")
+    stylegan_v["patched"].run("src/scripts/generate.py", *words, *grid, "--outdir", str(tmp_path / "grid"))
+    with imageio.get_reader(tmp_path / "grid" / "000000.mp4") as video:
+        frames = [frame for frame in video]  # noqa: C416 - list() asks for a length
+    assert len(frames) == 8
+    assert frames[0].shape[:2] == (2 * 130 + 2, 2 * 130 + 2)
+
+    stylegan_v["patched"].run(
+        "src/scripts/generate.py", *words, "--num_videos", "2", "--batch_size", "2", "--outdir", str(tmp_path / "two")
+    )
+    files = sorted(tmp_path.glob("two/*/*.jpg"))
+    assert files == [tmp_path / "two" / f"00000{v}" / f"00000{f}.jpg" for v in (0, 1) for f in range(8)]
+    first, *_, last = [np.asarray(Image.open(f)).astype(int) for f in files]
+    assert abs(first - last).max() > 0
