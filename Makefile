@@ -15,7 +15,7 @@ GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
-TABLE  ?= quickstart
+TABLE  ?= $(if $(filter smoke,$(MAKECMDGOALS)),smoke,quickstart)
 OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 HOST   ?=
@@ -37,7 +37,7 @@ RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(i
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
+.PHONY: help setup quickstart smoke table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
 	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
@@ -64,6 +64,9 @@ $(READY_DEV): $(READY) requirements-dev.txt
 
 quickstart: $(READY)  ## Train plain and MTM on real images, CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
 	$(RUN)
+
+smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, plain and with MTM, on the CPU, with a contact sheet (OUT=)
+	$(PY) -m experiments.run smoke --out "$$MTM_OUT"
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	$(RUN)

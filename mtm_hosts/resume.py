@@ -9,6 +9,7 @@ what the data loader's workers drew.
 
 Environment:
     MTM_RESUME=weights: pay no attention to these files; --resume does what upstream does.
+    MTM_KIMG: the length of the training, such as 0.032; the hosts' own options take whole numbers only.
 """
 
 import hashlib
@@ -46,6 +47,7 @@ def configure(c: Any) -> None:
     Raises:
         SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.
     """
+    run_options.shorten(c)
     pkl = c.get("resume_pkl")
     if not pkl:
         return

@@ -1,6 +1,7 @@
 """The options of a training, as a state keeps them: which ones a run that continues must have in common."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,25 @@ _CHANGED = (
 # Not what decides: where the data lies, and the video hosts' whole configuration, with its paths.
 _LEFT_OUT = {"training_set_kwargs": ("path",), "loss_kwargs": ("cfg",)}
 _PLACES = ("path", "path_for_slurm_job", "confpath", "dataset_jsonpath")
+
+
+def shorten(c: Any) -> None:
+    """Let MTM_KIMG say how long the training goes, where it is set, with a snapshot in the middle at the latest.
+
+    Raises:
+        SystemExit: where it is no number above 0.
+    """
+    text = os.environ.get("MTM_KIMG")
+    if not text:
+        return
+    try:
+        kimg = float(text)
+    except ValueError:
+        kimg = 0.0
+    if not 0 < kimg < float("inf"):
+        fail(f"MTM_KIMG must be a number above 0, thousands of images to train for; got {text!r}. Correct it.")
+    c.total_kimg, c.kimg_per_tick = kimg, min(c.kimg_per_tick, kimg / 2)
+    print(f"Training duration: {kimg:g} kimg, as MTM_KIMG says")
 
 
 def keep(c: Any, options: Mapping[str, Any]) -> None:

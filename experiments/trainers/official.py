@@ -3,18 +3,20 @@
 Their train.py makes a new folder NNNNN-... at every start. This adapter resumes from the newest whole snapshot of all
 of them and reads them as one run. Beside a snapshot, patched trainers write a sidecar with the rest of their state
 (mtm_hosts): with it a resumed run continues exactly, counting kimg on. Without one they resume as upstream does, with
-fresh optimisers and from 0 kimg; then only what is left of the training is asked for, and kimg are added up here.
+fresh optimisers and from 0 kimg; then only what is left of the training is asked for, and kimg are added up here. Their
+kimg are whole numbers; a row may have a fraction, for smoke tests.
 
 A host is one subclass that says how its command line is spelt; see stylegan3.py, and hydra.py for the video hosts.
 """
 
 import hashlib
+import math
 import os
 import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ CURVES = {
 }
 
 
+_LEAST_KIMG = 0.001
 _START = re.compile(r"\d{5}-")
 
 
@@ -118,11 +121,17 @@ class Official(Trainer):
     def train_step(self, run: Run) -> Step:
         options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
         options.pop("threads", None)
-        last = self.to_resume(run)
+        environment = dict(run.environment)  # with what mtm_hosts/resume.py reads
+        last, kimg = self.to_resume(run), float(options["kimg"])
         if last is not None:
             options["resume"] = str(last.path.resolve())
-            options["kimg"] = options["kimg"] if last.exact else max(1, int(options["kimg"]) - last.kimg)
-        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=run.environment)
+            if not last.exact:
+                environment["MTM_RESUME"] = "weights"
+                kimg = max(_LEAST_KIMG if kimg % 1 else 1, kimg - last.kimg)
+        options["kimg"] = math.ceil(kimg)
+        if kimg != options["kimg"]:
+            environment["MTM_KIMG"] = f"{kimg:g}"
+        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=environment)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         theirs = [name for name in missing if METRICS[name].compute is None]
@@ -161,9 +170,12 @@ class Official(Trainer):
     def to_resume(self, run: Run) -> Snapshot | None:
         """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
         is no more than a beginning."""
-        snapshots = list(self.snapshots(run))
-        exact = [snapshot for snapshot in snapshots if snapshot.exact]
-        return next(iter(exact or [snapshot for snapshot in snapshots if snapshot.kimg > 0]), None)
+        newest = None
+        for snapshot in self.snapshots(run):
+            if snapshot.exact and _belong_together(snapshot.path):
+                return snapshot
+            newest = newest or (replace(snapshot, exact=False) if snapshot.kimg > 0 else None)
+        return newest
 
     def snapshot(self, run: Run) -> Path | None:
         newest = next(self.snapshots(run), None)
@@ -173,17 +185,17 @@ class Official(Trainer):
         total_kimg = float(run.options.get("kimg", 0))
         parts = self.parts(run)
         kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
+        kimg = (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0
         ends = [
             part.offset_kimg + kimg_of(path)
             for part in parts
             for path in part.folder.glob("network-snapshot-*.pkl")
             if path.stat().st_size
         ]
-        values = {
-            "kimg": (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0,
-            "total_kimg": total_kimg,
-            "finished": max(ends, default=-1.0) >= total_kimg,
-        }
+        # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
+        at_end = max(ends, default=-1.0) >= math.floor(total_kimg)
+        finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - _LEAST_KIMG / 2)
+        values = {"kimg": kimg, "total_kimg": total_kimg, "finished": finished}
         return check(Progress, values, f"{run.label}: {self.stats}")
 
     def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
@@ -261,6 +273,24 @@ def _sidecar(snapshot: Path | None) -> bool:
     if snapshot is None:
         return True
     return zipfile.is_zipfile(snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt"))
+
+
+def _belong_together(snapshot: Path) -> bool:
+    """Whether the state beside a snapshot is of this one, and not of an older one of the same name: a kill between the
+    writing of the two leaves that."""
+    import torch  # only where a training is resumed: the runner itself does without
+
+    path = snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return state["pickle"]["size"] == snapshot.stat().st_size and state["pickle"]["sha256"] == _sha256(snapshot)
+    except Exception:  # a damaged file raises whatever its bytes happen to say
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:

@@ -1,11 +1,12 @@
 """experiments.trainers: what the adapters type, and what they read from the files of the trainers."""
 
+import hashlib
 import json
 import pickle
-import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.files import UserError
 from experiments.trainers import TRAINERS
@@ -55,8 +56,8 @@ def snap(part: Path, kimg: int, *, whole: bool = True, sidecar: bool = False) ->
     data = pickle.dumps({"G": list(range(1000))})
     path.write_bytes(data if whole else data[: len(data) // 2])
     if sidecar:
-        with zipfile.ZipFile(part / f"training-state-{kimg:06d}.pt", "w") as archive:  # torch.save writes a zip
-            archive.writestr("state", "")
+        facts = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        torch.save({"pickle": facts}, part / f"training-state-{kimg:06d}.pt")
     return path
 
 
@@ -116,6 +117,27 @@ def test_a_first_snapshot_without_a_sidecar_is_no_better_than_a_beginning(tmp_pa
     run = make_run(tmp_path)
     snap(make_part(run, 0, [0.004]), 0)
     assert "resume" not in words(OFFICIAL.train_step(run))
+
+
+def test_a_state_of_an_older_snapshot_of_the_same_name_is_not_gone_on_with(tmp_path):
+    run = make_run(tmp_path, kimg=0.064)
+    path = snap(make_part(run, 0, [0.004, 0.032]), 0, sidecar=True)
+    assert words(OFFICIAL.train_step(run))["resume"] == str(path)
+    path.write_bytes(pickle.dumps({"G": list(range(999, -1, -1))}))  # of the same size
+    assert "resume" not in words(OFFICIAL.train_step(run))
+
+
+def test_a_fraction_of_a_kimg_is_asked_for_and_reached(tmp_path):
+    run = make_run(tmp_path, kimg=0.064)
+    step = OFFICIAL.train_step(run)
+    assert (words(step)["kimg"], step.env["MTM_KIMG"]) == ("1", "0.064")
+    assert "MTM_KIMG" not in OFFICIAL.train_step(make_run(tmp_path, kimg=2)).env
+    part = make_part(run, 0, [0.004, 0.032])
+    assert not OFFICIAL.progress(run).finished
+    snap(part, 0, sidecar=True)
+    assert not OFFICIAL.progress(run).finished
+    make_part(run, 1, [0.064], resumed=part / "network-snapshot-000000.pkl")
+    assert OFFICIAL.progress(run).finished
 
 
 def test_ticks_of_all_starts_are_one_curve_whether_they_count_on_or_anew(tmp_path):
