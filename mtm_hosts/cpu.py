@@ -64,19 +64,30 @@ def _let_ddp_take_a_device() -> None:
     ddp.__init__ = init
 
 
-# What a training of a video host without a GPU draws to show its progress; with one it draws thousands of frames.
+# What a training without a GPU draws to show its progress. With one the hosts draw up to a thousand images, and of videos
+# thousands of frames; the video hosts take their videos from the images' labels.
 PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
-_grid = {"size": (6, 6)}  # the hosts take their videos, 36 at most, from the images' labels
+_grid = {"side": 6}
+
+
+def small_grid(grid: Callable[..., Any], side: int | None = None) -> Callable[..., Any]:
+    """A host's setup_snapshot_image_grid; without a GPU for `side` x `side` images, with which it returns the first of
+    whatever else it returns."""
+    if torch.cuda.is_available():
+        return grid
+    _grid["side"] = side or _grid["side"]
+
+    def small(training_set: Any, random_seed: int = 0) -> tuple[Any, ...]:
+        side = _grid["side"]
+        return ((side, side), *(part[: side * side] for part in grid(training_set, random_seed)[1:]))
+
+    return small
 
 
 def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and videos."""
     if torch.cuda.is_available():
         return grid, videos
-
-    def small_grid(training_set: Any, random_seed: int = 0) -> tuple[Any, ...]:
-        across, down = _grid["size"]
-        return ((across, down), *(part[: across * down] for part in grid(training_set, random_seed)[1:]))
 
     def few_videos(G: Any, z: Tensor, c: Tensor, ts: Tensor, *more: Any, **options: Any) -> Tensor:
         def few(value: Any) -> Any:
@@ -85,13 +96,13 @@ def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tupl
         options = {name: few(value) for name, value in options.items()}
         return videos(G, few(z), few(c), few(ts)[:, :PREVIEW_FRAMES].contiguous(), *map(few, more), **options)
 
-    return small_grid, few_videos
+    return small_grid(grid), few_videos
 
 
 def few_previews(vis: Any) -> None:
     """StyleSV's number of videos in `vis`, without a GPU, before its images are chosen: they can be fewer then, too."""
     if not torch.cuda.is_available():
-        vis.num_videos, _grid["size"] = PREVIEW_VIDEOS, (2, 2)
+        vis.num_videos, _grid["side"] = PREVIEW_VIDEOS, 2
 
 
 if not torch.cuda.is_available():

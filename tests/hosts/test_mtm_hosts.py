@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm
+from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm, resume
 from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
@@ -345,3 +345,26 @@ def test_the_modules_file_needs_no_package_around_it():
     alone: dict = {"__name__": "alone"}
     exec(Path(file.__file__).read_text(), alone)
     assert alone["ModulatedTransformation"](4, 3).taps == 9
+
+
+def test_mtm_kimg_sets_length_and_ticks_and_nothing_else(monkeypatch, capsys):
+    options = {"resume_pkl": None, "total_kimg": 25000, "kimg_per_tick": 4}
+    assert configured(options) == options
+    monkeypatch.setenv("MTM_KIMG", "0.032")
+    assert configured(options) == {**options, "total_kimg": 0.032, "kimg_per_tick": 0.016}
+    assert "0.032 kimg, as MTM_KIMG says" in capsys.readouterr().out
+    monkeypatch.setenv("MTM_KIMG", "100")
+    assert configured(options) == {**options, "total_kimg": 100}
+    for wrong in ("none", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("MTM_KIMG", wrong)
+        with pytest.raises(SystemExit, match=f"MTM_KIMG must be a number above 0, .* got '{wrong}'"):
+            configured(options)
+
+
+def configured(options):
+    class Options(dict):
+        __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+    c = Options(options)
+    resume.configure(c)
+    return c
