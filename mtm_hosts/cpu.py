@@ -64,8 +64,8 @@ def _let_ddp_take_a_device() -> None:
     ddp.__init__ = init
 
 
-# What a training without a GPU draws to show its progress. With one the hosts draw up to a thousand images, and of videos
-# thousands of frames; the video hosts take their videos from the images' labels.
+# What a training without a GPU draws to show its progress. With one the hosts draw up to a thousand images, and videos
+# of thousands of frames; the video hosts take their videos from the images' labels.
 PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
 _grid = {"side": 6}
 
