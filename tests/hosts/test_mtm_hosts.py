@@ -210,7 +210,7 @@ class Layer(nn.Module):
     def __init__(self, resolution):
         super().__init__()
         self.in_channels, self.w_dim, self.padding, self.resolution = 4, 3, 1, resolution
-        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+        self.weight, self.affine = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Linear(3, 4)
 
 
 class Network(nn.Module):

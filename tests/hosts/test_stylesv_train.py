@@ -72,7 +72,7 @@ def test_snapshots_are_written_also_without_metrics_that_improve(plain, low):
     ("first", "more"),
     [
         ("low", {"mtm_head": "offset+mask"}),
-        ("plain", {}),
+        pytest.param("plain", {}, marks=pytest.mark.slow),
         pytest.param("plain", {"mtm": "none"}, marks=pytest.mark.slow),
     ],
     ids=["mtm-mtm", "plain-mtm", "plain-plain"],
