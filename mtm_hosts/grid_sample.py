@@ -42,7 +42,7 @@ class _Sample(torch.autograd.Function):
         return torch.ops.aten.grid_sampler_2d(x, grid, *_HOW)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         return _Scatter.apply(grad_y, *ctx.saved_tensors, ctx.needs_input_grad)
 
 
@@ -54,7 +54,7 @@ class _Scatter(torch.autograd.Function):
         return grad_x if wanted[0] else None, grad_grid if wanted[1] else None
 
     @staticmethod
-    def backward(ctx: Any, ggx: Tensor | None, ggrid: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, ggx: Tensor | None, ggrid: Tensor | None) -> tuple[Any, ...]:
         (grid,) = ctx.saved_tensors
         if ctx.needs_input_grad[2]:
             raise RuntimeError(
