@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import pathlib
 import sys
+from typing import Any
 
 import torch
 
@@ -18,19 +19,19 @@ NETWORKS = "src.training.networks"
 class KeepsItsCode(torch.nn.Module):
     """Has no tensors. When it is unpickled where the network file knows no MTM, legacy.py takes the snapshot's."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
         spec = importlib.util.find_spec("src") and importlib.util.find_spec(NETWORKS)
-        if spec and "mtm_hosts" not in pathlib.Path(spec.origin).read_text(encoding="utf-8-sig"):
-            networks = importlib.import_module(NETWORKS)
+        if spec and spec.origin and "mtm_hosts" not in pathlib.Path(spec.origin).read_text(encoding="utf-8-sig"):
+            networks: Any = importlib.import_module(NETWORKS)
             if not hasattr(networks.Generator, "of_a_snapshot"):
                 networks.Generator = taking_snapshots(networks.Generator)
 
 
-def taking_snapshots(generator):
+def taking_snapshots(generator: Any) -> Any:
     """The class Generator, but for a network with MTM: that is a copy of the one that the caller names `old`."""
 
-    def build(*arguments, **options):
+    def build(*arguments: Any, **options: Any) -> Any:
         if (options.get("synthesis_kwargs") or {}).get("mtm") is None:
             return generator(*arguments, **options)
         old = sys._getframe(1).f_locals.get("old")
@@ -41,5 +42,5 @@ def taking_snapshots(generator):
             )
         return copy.deepcopy(old)
 
-    build.of_a_snapshot = True
+    build.of_a_snapshot = True  # type: ignore[attr-defined]
     return build

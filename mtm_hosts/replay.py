@@ -72,7 +72,7 @@ def _drawer(dataset: Any) -> Any:
     """What draws as reading an item does, and reads nothing; None for a data set that draws nothing."""
     if not hasattr(dataset, "_load_raw_frames"):
         return None
-    module = sys.modules[type(dataset).__module__]
+    module: Any = sys.modules[type(dataset).__module__]
 
     def draw(index: int) -> None:
         read = module.load_image_from_buffer

@@ -10,8 +10,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import probe_lab
 import torch
-from probe_lab import Stopped, grow, main, pickled, stub_pkg_resources, tensors  # noqa: F401 - pickled is a probe
+from probe_lab import Stopped, grow, main, stub_pkg_resources, tensors
 
 sys.path.append("src")  # as train.py and the scripts have it
 TINY = {"img_resolution": 32, "img_channels": 3, "c_dim": 0, "w_dim": 512}
@@ -235,6 +236,11 @@ def clips_read(words, workers, skip, batches):
     later = skipped(loop, skip)
     return [[{k: batch[k] for k in ("image", "times")} for batch in read]
             for read in (straight, [next(later) for _ in range(batches - skip)])]  # fmt: skip
+
+
+def pickled(paths):
+    """The tensors of snapshots' networks."""
+    return [probe_lab.pickled(path) for path in paths]
 
 
 def train_rank(words, iterations):

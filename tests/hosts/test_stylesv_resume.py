@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab import PKL, assert_equal, assert_same_training
 from stylesv_lab import options
-from test_stylegan3_resume import assert_equal, assert_same_training
-
-PKL = "network-snapshot-000000.pkl"
 
 
 @pytest.mark.parametrize(("workers", "skip"), [(1, 3), (2, 3), (3, 7)])

@@ -131,6 +131,16 @@ def test_stage_2_refuses_to_lose_the_mtm_of_stage_1(stylesv, low, clips, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_launch_starts_the_training_here_and_ends_as_it_ends(stylesv, clips, tmp_path):
+    words = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "env=local"]
+    launch = ("src/infra/launch.py", *words, *options(1, clips, tmp_path / "out", mtm=4))
+    done = stylesv["patched"].run(*launch, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Error: attach: mtm must name sampling rates of this network" in done.stdout + done.stderr
+    assert f"{sys.executable} src/train.py" in (tmp_path / "out" / "training_cmd.sh").read_text()
+    assert not (tmp_path / "out" / "output").exists()
+
+
 @pytest.mark.slow
 def test_two_ranks_under_torchrun_train_agree_and_save_once(stylesv, clips, tmp_path):
     checkout, folder = stylesv["patched"], tmp_path / "out"
