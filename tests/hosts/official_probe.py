@@ -14,7 +14,7 @@ import sys
 import warnings
 
 import torch
-from probe_lab import Stopped, grow, main, pickled, stub_pkg_resources, tensors
+from probe_lab import Stopped, grow, main, metric, pickled, stub_pkg_resources, tensors
 
 
 class Probe:
@@ -42,6 +42,8 @@ class Probe:
 
     def run(self):
         main({name: getattr(self, name) for name in dir(self) if not name.startswith("_")})
+
+    metric = staticmethod(metric)
 
     def pickled(self, paths):
         return [pickled(path) for path in paths]
@@ -280,38 +282,6 @@ class Probe:
             sys.stdout, sys.stderr = keep
             out.append(said.getvalue())
         return out
-
-    def metric(self, snapshot_path, data, folder):
-        """A small FID through calc_metrics.py's own main, with a metric and a detector of ours."""
-
-        class Mean(torch.nn.Module):
-            def forward(self, x, return_features: bool = True):
-                return torch.nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1)
-
-        torch.jit.script(Mean()).save(os.path.join(folder, "inception-2015-12-05.pt"))
-        with open(os.path.join(folder, "ov_metrics.py"), "w") as f:
-            f.write("def register(register_metric):\n"
-                    "    from metrics import frechet_inception_distance as fid\n"
-                    "    def fid_tiny(opts):\n"
-                    "        return dict(fid_tiny=fid.compute_fid(opts, max_real=None, num_gen=64))\n"
-                    "    register_metric(fid_tiny)\n")  # fmt: skip
-        sys.path.insert(0, folder)
-        os.environ.update(MTM_METRICS="ov_metrics", MTM_DETECTORS=folder)
-        os.environ["DNNLIB_CACHE_DIR"] = os.path.join(folder, "cache")
-        import calc_metrics
-        from metrics import metric_utils
-
-        seen = []
-        whole = metric_utils.compute_feature_stats_for_dataset
-        here = {"data_loader_kwargs": {"num_workers": 0}}  # three processes take longer to start than a few images
-        metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k, **here)) or s
-        words = ["--network", snapshot_path, "--data", data, "--metrics", "fid_tiny"]
-        calc_metrics.calc_metrics(words, standalone_mode=False)
-        run = os.path.dirname(snapshot_path)
-        with open(os.path.join(run, "metric-fid_tiny.jsonl")) as f:
-            line = json.loads(f.readlines()[-1])
-        cached = os.listdir(os.path.join(folder, "cache", "gan-metrics"))
-        return {"result": line["results"]["fid_tiny"], "cached": cached, "images": seen[0].num_items}
 
 
 def _newest_run(arguments):

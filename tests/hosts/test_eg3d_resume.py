@@ -60,6 +60,7 @@ def plain(eg3d, posed, tmp_path_factory):
     return Path(eg3d["base"].probe("train_part", arguments=words, iterations=1))
 
 
+@pytest.mark.slow
 def test_without_a_state_resume_is_upstreams_to_the_bit(eg3d, plain, posed, tmp_path):
     def train(checkout, *also):
         words = arguments(posed, tmp_path / checkout, "--resume", str(plain / PKL), *also)
