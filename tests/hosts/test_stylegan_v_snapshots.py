@@ -2,13 +2,13 @@
 
 import json
 
-import imageio
 import numpy as np
 import pytest
 import torch
 from lab import PKL
 from PIL import Image
 from stylegan_v_lab import arguments
+from test_video import ENCODES, read_back
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,13 @@ def test_the_fvd_of_a_data_set_to_itself_is_zero(stylegan_v, clips, trained, tmp
     assert json.loads(line)["results"]["fvd2048_16f"] == pytest.approx(0, abs=1e-4)
 
 
+@ENCODES
 def test_generate_py_draws_videos_as_mp4_and_as_frames(stylegan_v, trained, tmp_path):
     pkl, _ = trained
     words = ("--network_pkl", str(pkl), "--truncation_psi", "0.9", "--video_len", "8", "--seed", "3")
     grid = ("--num_videos", "4", "--batch_size", "4", "--as_grids", "true", "--save_as_mp4", "true")
     stylegan_v["patched"].run("src/scripts/generate.py", *words, *grid, "--outdir", str(tmp_path / "grid"))
-    with imageio.get_reader(tmp_path / "grid" / "000000.mp4") as video:
-        frames = [frame for frame in video]  # noqa: C416 - list() asks for a length
+    frames = read_back(tmp_path / "grid" / "000000.mp4")
     assert len(frames) == 8
     assert frames[0].shape[:2] == (2 * 130 + 2, 2 * 130 + 2)
 
