@@ -41,7 +41,7 @@ def shorten(c: Any) -> None:
         kimg = 0.0
     if not 0 < kimg < float("inf"):
         fail(f"MTM_KIMG must be a number above 0, thousands of images to train for; got {text!r}. Correct it.")
-    c.total_kimg, c.kimg_per_tick = kimg, min(c.kimg_per_tick, kimg / 2)
+    c.total_kimg, c.kimg_per_tick = kimg, min(c.get("kimg_per_tick", kimg), kimg / 2)
     print(f"Training duration: {kimg:g} kimg, as MTM_KIMG says")
 
 

@@ -353,6 +353,7 @@ def test_mtm_kimg_sets_length_and_ticks_and_nothing_else(monkeypatch, capsys):
     monkeypatch.setenv("MTM_KIMG", "0.032")
     assert configured(options) == {**options, "total_kimg": 0.032, "kimg_per_tick": 0.016}
     assert "0.032 kimg, as MTM_KIMG says" in capsys.readouterr().out
+    assert configured({"resume_pkl": None})["kimg_per_tick"] == 0.016  # the video hosts leave it to their loop
     monkeypatch.setenv("MTM_KIMG", "100")
     assert configured(options) == {**options, "total_kimg": 100}
     for wrong in ("none", "0", "-1", "nan", "inf"):
