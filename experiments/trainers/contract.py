@@ -29,6 +29,7 @@ IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-fie
 LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row
+MOST_IMAGES_NIMG = 96  # in a grid: tools/images.py
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
 # Exit codes of a command that was told to stop and did; any other code but 0 is a failure.
@@ -199,6 +200,8 @@ class Trainer(ABC):
     def image_steps(self, run: Run, snapshot: str) -> Iterator[Step]:
         """The command that draws IMAGES."""
         words = [f"--outdir={run.folder / IMAGES}", f"--data={run.data}", "--seed=0"]
+        if run.samples_nimg < MOST_IMAGES_NIMG:  # a smoke test
+            words.append(f"--count={run.samples_nimg}")
         yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words], env=run.environment)
 
     def steps(self, run: Run) -> list[Step]:

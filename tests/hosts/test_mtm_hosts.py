@@ -209,8 +209,9 @@ def test_stylesvs_cached_statistics_are_named_by_all_that_they_depend_on(monkeyp
 class Layer(nn.Module):
     def __init__(self, resolution):
         super().__init__()
-        self.in_channels, self.w_dim, self.padding, self.resolution = 4, 3, 1, resolution
-        self.weight, self.affine = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Linear(3, 4)
+        self.padding, self.resolution = 1, resolution
+        self.affine = nn.Linear(3, 4)  # from w to the input's channels
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
 
 
 class Network(nn.Module):
