@@ -23,6 +23,7 @@ from experiments.snapshots import Snapshot
 GAP_PX = 2
 LABEL_PX = 84
 CELL_PX = (96, 256)  # an image in a grid is enlarged by whole factors towards the first, reduced to the second
+MOST_NIMG = 96  # samples in a grid
 COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
 STRIP_NIMG = 4  # images of a strip, or frames of one video
 FILMS, FILM_FRAMES, FILM_STEP = 4, 8, 2  # videos, the frames shown of each, and how far they are apart
@@ -32,7 +33,7 @@ MAX_MPX = 25.0  # of a real image
 Save = Callable[..., None]
 
 
-def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, count: int = 96) -> list[Path]:
+def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, count: int = MOST_NIMG) -> list[Path]:
     """Write all images of a snapshot; returns their paths.
 
     samples.png: `count` images, none selected. reals.png: as many of `data`. strip.png: the first few, or a few frames
@@ -40,7 +41,8 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
     strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
 
-    The latents follow from the seed, and are the same for every snapshot with this z_dim.
+    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least. The latents follow from the
+    seed, and are the same for every snapshot with this z_dim.
     """
     saves: dict[str, Save] = {}
     if data is not None:
@@ -50,15 +52,20 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     saves["samples"] = grid(snapshot.generate(z, noise=True), COLUMNS).save
     if snapshot.facts.frames:
         times = [FILM_STEP * i for i in range(FILM_FRAMES)]
-        saves["films"] = grid(snapshot.generate(z[:FILMS], frames=times).flatten(0, 1), FILM_FRAMES).save
+        saves["films"] = grid(snapshot.generate(few(z, FILMS), frames=times).flatten(0, 1), FILM_FRAMES).save
     saves |= strips(snapshot, z)
     if snapshot.facts.layers:
-        saves["fig4"] = switch_grid(snapshot, z[:SWITCHED_NIMG]).save
-        saves["offsets"] = offset_fields(*snapshot.offsets(z[:FIELDS_NIMG])).savefig
+        saves["fig4"] = switch_grid(snapshot, few(z, SWITCHED_NIMG)).save
+        saves["offsets"] = offset_fields(*snapshot.offsets(few(z, FIELDS_NIMG))).savefig
         for strength in STRENGTHS:
-            strip = grid(snapshot.generate(z[:SWEPT_NIMG], strength=strength), SWEPT_NIMG)
+            strip = grid(snapshot.generate(few(z, SWEPT_NIMG), strength=strength), SWEPT_NIMG)
             saves[f"strength-{strength:.1f}"] = strip.save
     return [_write_png(outdir / f"{name}.png", save) for name, save in saves.items()]
+
+
+def few(z: Tensor, full: int) -> Tensor:
+    """The first latents of z [count, z_dim] for a figure that shows `full` where count is MOST_NIMG."""
+    return z[: max(1, min(full, full * len(z) // MOST_NIMG))]
 
 
 def strips(snapshot: Snapshot, z: Tensor) -> dict[str, Save]:

@@ -15,9 +15,8 @@ import click
 import torch
 
 from experiments.files import UserError
-from experiments.images import make_images
+from experiments.images import MOST_NIMG, make_images
 from experiments.snapshots import HOSTS, TRUST, open_snapshot
-from experiments.trainers.contract import MOST_IMAGES_NIMG
 
 
 @click.command(epilog=TRUST)
@@ -25,9 +24,7 @@ from experiments.trainers.contract import MOST_IMAGES_NIMG
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data set, for real images beside the generated ones.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the latents.")
-@click.option(
-    "--count", type=click.IntRange(min=1), default=MOST_IMAGES_NIMG, show_default=True, help="Images in the grids."
-)
+@click.option("--count", type=click.IntRange(min=1), default=MOST_NIMG, show_default=True, help="Images in the grids.")
 @click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
 @click.option("--host", type=click.Choice(list(HOSTS)), help="Whose pickle it is, where the file does not tell.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")

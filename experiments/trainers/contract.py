@@ -29,7 +29,7 @@ IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-fie
 LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row
-MOST_IMAGES_NIMG = 96  # in a grid: tools/images.py
+FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
 # Exit codes of a command that was told to stop and did; any other code but 0 is a failure.
@@ -200,7 +200,7 @@ class Trainer(ABC):
     def image_steps(self, run: Run, snapshot: str) -> Iterator[Step]:
         """The command that draws IMAGES."""
         words = [f"--outdir={run.folder / IMAGES}", f"--data={run.data}", "--seed=0"]
-        if run.samples_nimg < MOST_IMAGES_NIMG:  # a smoke test
+        if run.samples_nimg < FEW_NIMG:
             words.append(f"--count={run.samples_nimg}")
         yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words], env=run.environment)
 
