@@ -41,8 +41,8 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
     strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
 
-    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least. The latents follow from the
-    seed, and are the same for every snapshot with this z_dim.
+    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least. The latents follow from
+    the seed, and are the same for every snapshot with this z_dim.
     """
     saves: dict[str, Save] = {}
     if data is not None:

@@ -370,3 +370,20 @@ def configured(options):
     c = Options(options)
     resume.configure(c)
     return c
+
+
+def test_without_a_gpu_few_images_show_progress():
+    """In a process of its own: the size is the module's."""
+    child(
+        "from mtm_hosts import cpu\n"
+        "asked = []\n"
+        "def grid(training_set, random_seed=0):\n"
+        "    asked.append((training_set, random_seed))\n"
+        "    return (32, 32), list(range(1024)), list(range(1024))\n"
+        "small = cpu.small_grid(grid, 3)\n"
+        "assert small('data', random_seed=7) == ((3, 3), list(range(9)), list(range(9)))\n"
+        "assert asked == [('data', 7)]\n"
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "assert cpu.small_grid(grid, 3) is grid\n"
+    )
