@@ -65,8 +65,8 @@ $(READY_DEV): $(READY) requirements-dev.txt
 quickstart: $(READY)  ## Train plain and MTM on real images, CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
 	$(RUN)
 
-smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, plain and with MTM, on the CPU, with a contact sheet (OUT=)
-	$(PY) -m experiments.run smoke --out "$$MTM_OUT"
+smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, plain and with MTM, on the CPU, with a contact sheet (OUT=, PARALLEL=)
+	$(PY) -m experiments.run smoke --out "$$MTM_OUT" $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	$(RUN)
