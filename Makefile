@@ -44,7 +44,7 @@ help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
-	@echo "           TABLE=tiny-stylegan3|...  PARALLEL=2"
+	@echo "           TABLE=smoke|...  PARALLEL=2"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
 setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)

@@ -1,18 +1,13 @@
 """Copies of this repository's code to change in a test, and its commands run there."""
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from experiments.trainers.contract import Step
 from overlay.catalog import load_hosts
 from overlay.git import open_checkout
 
@@ -69,25 +64,3 @@ class Repository:
         output, _ = done.communicate(timeout=1800)
         assert not ok or done.returncode == 0, output
         return output
-
-    def run_until(self, step: Step, done: Callable[[], bool], log: Path, timeout_s: float = 300) -> None:
-        """A trainer's step, killed with all that it started as soon as `done` says so; it must not end before."""
-        with log.open("w") as out:
-            child = subprocess.Popen(
-                [sys.executable, *step.argv[1:]],
-                cwd=self.root / step.cwd,
-                env={**self.environment, **step.env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            end = time.monotonic() + timeout_s
-            while not done():
-                assert child.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < end, log.read_text()[-3000:]
-                time.sleep(0.1)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()

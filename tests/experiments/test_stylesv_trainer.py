@@ -1,20 +1,8 @@
 """The adapter of StyleSV: what it types in each stage, how it goes on, and that the command trains."""
 
-import io
-import os
-import signal
-import subprocess
-import sys
-import time
-import zipfile
-
 import pytest
-import torch
-from PIL import Image
-from repository_lab import Repository
 from test_trainers import make_run, snap
 
-from experiments.trainers.official import kimg_of, starts
 from experiments.trainers.stylesv import StyleSV
 
 SV = StyleSV()
@@ -86,49 +74,3 @@ def test_metrics_of_the_host_are_asked_of_its_own_script(tmp_path):
     run = make_run(tmp_path, "stylesv", **TINY)
     step = next(SV.metric_steps(run, "a.pkl", ["fvd2048_16f", "fid50k_full"]))
     assert step.argv[1:4] == ["src/scripts/calc_metrics.py", "--network_pkl=a.pkl", "--metrics=fvd2048_16f,fid50k_full"]
-
-
-def write_clips(path):
-    """A zip of clips, a folder of frames each."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for clip in range(3):
-            archive.writestr(f"clips/{clip}/", "")
-            for frame in range(8):
-                buffer = io.BytesIO()
-                Image.new("RGB", (128, 128), (clip * 80, frame * 30, 90)).save(buffer, "PNG")
-                archive.writestr(f"clips/{clip}/{frame:04d}.png", buffer.getvalue())
-
-
-@pytest.mark.slow
-def test_the_command_trains_and_its_snapshot_is_found(tmp_path):
-    repository = Repository(tmp_path / "copy")
-    repository.patch("stylesv")
-    run = make_run(tmp_path, "stylesv", **TWO)
-    write_clips(run.data)
-    step = SV.train_step(run)
-    log = tmp_path / "log.txt"
-    with log.open("w") as out:
-        child = subprocess.Popen(
-            [sys.executable, *step.argv[1:]],
-            cwd=repository.root / step.cwd,
-            env={**repository.environment, **step.env},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        end = time.monotonic() + 400
-        while not list(run.train.glob("*/output/training-state-*.pt")):
-            assert child.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end, log.read_text()[-3000:]
-            time.sleep(0.1)
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    assert [path.name for path in starts(run)] == ["00000-stage1"]
-    snapshot = SV.snapshot(run)
-    assert kimg_of(snapshot) == 0
-    state = torch.load(snapshot.with_name("training-state-000000.pt"), weights_only=True)
-    assert (state["counters"]["cur_nimg"], state["options"]["G_kwargs"]["synthesis_kwargs"]["mtm"]) == (1, "low")
-    assert words(SV.train_step(run))["training.resume"] == str(snapshot)
-    assert SV.facts(run)["generator_parameters"] > 1e6
