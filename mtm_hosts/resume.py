@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from mtm_hosts import run_options
-from mtm_hosts.hosts import fail
+from mtm_hosts.hosts import fail, reason
 from mtm_hosts.replay import skipped
 
 KEEP = 2  # the newest states of a run; they are larger than the pickles, and one spare is for a damaged pickle
@@ -133,10 +133,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes happen to say
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         fail(
-            f"--resume: cannot read the training state {path}: {type(error).__name__}: {reason} Pass an earlier "
-            "snapshot, or set MTM_RESUME=weights to start anew from the weights alone."
+            f"--resume: cannot read the training state {path}: {reason(error)}. Pass an earlier snapshot, or set "
+            "MTM_RESUME=weights to start anew from the weights alone."
         )
 
 

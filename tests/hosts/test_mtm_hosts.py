@@ -4,9 +4,12 @@ import contextlib
 import functools
 import inspect
 import os
+import pickle
+import re
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm, resume
+from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm, resume, snapshots
 from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
@@ -160,9 +163,30 @@ def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
     with pytest.raises(SystemExit, match="^Error: " + said):
         hosts.fail(said)
     monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
-    want = "training.resume: mtm must be low; pass mtm=8,16 mtm_head=offset, or num_gpus=2 with a training.batch_size"
-    with pytest.raises(SystemExit, match="^Error: " + want):
+    # Hydra refuses mtm=8,16 as ambiguous.
+    want = "training.resume: mtm must be low; pass 'mtm=[8,16]' mtm_head=offset, or num_gpus=2 with a training.batch"
+    with pytest.raises(SystemExit, match="^Error: " + re.escape(want)):
         hosts.fail(said)
+
+
+def test_what_is_no_network_pickle_ends_in_one_line(monkeypatch, tmp_path):
+    util = types.SimpleNamespace(open_url=lambda path, verbose: Path(path).open("rb"))
+    legacy = types.SimpleNamespace(load_network_pkl=pickle.load)
+    monkeypatch.setattr(snapshots, "module", {"dnnlib.util": util, "legacy": legacy}.__getitem__)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+    torch.save({"counters": {}}, tmp_path / "training-state-000000.pt")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "damaged.pkl").write_bytes(b"no pickle")
+    for name in ("data.zip", "training-state-000000.pt", "other.pkl", "damaged.pkl"):
+        with pytest.raises(SystemExit) as ended:
+            snapshots.read(str(tmp_path / name))
+        assert str(ended.value).startswith(f"Error: --resume: cannot read {tmp_path / name} as a network pickle: ")
+        assert len(str(ended.value).splitlines()) == 1
+    with pytest.raises(SystemExit, match=r"no\.pkl must be a network pickle; got no such file, seen from "):
+        snapshots.read("no.pkl")
+    torch.save({"G": {}}, tmp_path / "tensors.pt")
+    assert snapshots.read(str(tmp_path / "tensors.pt")) == {"G": {}}
 
 
 def test_layers_from_hydra_are_lists_numbers_or_words():
