@@ -45,11 +45,13 @@ def quiet_followers() -> None:
 
 
 def command(line: str) -> str:
-    """The line with which launch.py starts train.py: with this Python, or MTM_LAUNCHER's, and where it finds us."""
+    """The line with which launch.py starts train.py: with this Python, or MTM_LAUNCHER's, where it finds us, in a folder
+    whose name may have spaces."""
     launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     start = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} {launcher} src/train.py"
-    return re.sub(r"\S+ src/train\.py", lambda _: start, line)
+    typed = r"cd ((?:(?! && ).)+) && \S+ src/train\.py"
+    return re.sub(typed, lambda found: f"cd {shlex.quote(found[1])} && {start}", line)
 
 
 def run(line: str) -> NoReturn:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import io
 import os
 import pickle
 import re
@@ -146,6 +147,8 @@ def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_la
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     start, end = f"A=b cd folder && PYTHONPATH={ROOT}:/elsewhere ", " src/train.py hydra.run.dir=."
     assert launch.command(line) == f"{start}{sys.executable}{end}"
+    spaced = launch.command(line.replace("folder", "/a folder/b=c"))
+    assert spaced.startswith("A=b cd '/a folder/b=c' && PYTHONPATH=")
     assert launch.command(line.replace("python", "/old/env/bin/python")) == f"{start}{sys.executable}{end}"
     monkeypatch.setenv("MTM_LAUNCHER", "torchrun --nproc-per-node=2")
     assert launch.command(line) == f"{start}torchrun --nproc-per-node=2{end}"
@@ -170,7 +173,7 @@ def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
 
 
 def test_what_is_no_network_pickle_ends_in_one_line(monkeypatch, tmp_path):
-    util = types.SimpleNamespace(open_url=lambda path, verbose: Path(path).open("rb"))
+    util = types.SimpleNamespace(open_url=lambda path, verbose: io.BytesIO(Path(path).read_bytes()))
     legacy = types.SimpleNamespace(load_network_pkl=pickle.load)
     monkeypatch.setattr(snapshots, "module", {"dnnlib.util": util, "legacy": legacy}.__getitem__)
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
