@@ -45,7 +45,7 @@ def quiet_followers() -> None:
 
 
 def command(line: str) -> str:
-    """The line with which launch.py starts train.py: with this Python, or MTM_LAUNCHER's, where it finds us, in a folder
+    """The line with which launch.py starts train.py: this Python or MTM_LAUNCHER, where it finds us, in a folder
     whose name may have spaces."""
     launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
