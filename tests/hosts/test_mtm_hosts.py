@@ -154,6 +154,17 @@ def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_la
     assert launch.command(line) == f"{start}torchrun --nproc-per-node=2{end}"
 
 
+def test_resume_latest_reaches_the_configuration_of_a_folder_that_is_there(monkeypatch, tmp_path):
+    config = tmp_path / "experiment_config.yaml"
+    written = "sampling: random\ntraining:\n  resume: null\n  how: ${sampling}\n"
+    config.write_text(written)
+    for words, want in (([], "null"), (["training.resume=latest"], "latest")):
+        monkeypatch.setattr(sys, "argv", ["launch.py", *words])
+        launch.command(f"A=b cd {tmp_path} && python src/train.py hydra.run.dir=.")
+        launch.command(f"A=b cd {tmp_path}/absent && python src/train.py hydra.run.dir=.")
+        assert config.read_text() == written.replace("null", want)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_video_hosts_launcher_ends_as_the_training_ends(code):
     with pytest.raises(SystemExit) as ended:
