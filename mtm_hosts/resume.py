@@ -52,7 +52,8 @@ def configure(c: Any) -> None:
     if not pkl:
         return
     if not _continues(pkl):
-        print(f"Resume: the weights of {pkl} alone, from kimg 0, as upstream")
+        whole = c.get("resume_whole_state")  # the video hosts' training.resume=latest
+        print(f"Resume: {pkl} as upstream does: {'not to the bit' if whole else 'the weights alone, from kimg 0'}")
         return
     state = _read(state_path(pkl))
     for rank in range(1, state["options"]["num_gpus"]):

@@ -410,6 +410,14 @@ def configured(options):
     return c
 
 
+def test_what_a_resume_without_a_state_begins_with_is_said(capsys, tmp_path):
+    pkl = str(tmp_path / "network-snapshot-000001.pkl")
+    configured({"resume_pkl": pkl})
+    assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: the weights alone, from kimg 0\n"
+    configured({"resume_pkl": pkl, "resume_whole_state": True})  # StyleGAN-V's latest: optimisers and counters, too
+    assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: not to the bit\n"
+
+
 def test_without_a_gpu_few_images_show_progress():
     """In a process of its own: the size is the module's."""
     child(
