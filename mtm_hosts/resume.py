@@ -48,6 +48,8 @@ def configure(c: Any) -> None:
         SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.
     """
     run_options.shorten(c)
+    if os.environ.get("MTM_RESUME", "") not in ("", "weights"):
+        fail(f"MTM_RESUME must be weights, or not set; got {os.environ['MTM_RESUME']!r}. Correct it.")
     pkl = c.get("resume_pkl")
     if not pkl:
         return

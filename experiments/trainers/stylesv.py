@@ -41,8 +41,8 @@ class StyleSV(Hydra):
         first, both = (run.options.get(name) for name in ("stage1-kimg", "kimg"))
         if first is not None and not (isinstance(first, int) and isinstance(both, int) and 0 < first < both):
             raise UserError(
-                f"run: row {run.row} must have whole kimg, and more of both stages than of the first; got stage1-kimg = "
-                f"{first}, kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
+                f"run: row {run.row} must have whole kimg, and more of both stages than of the first; got "
+                f"stage1-kimg = {first}, kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
             )
         super().check(run)
 

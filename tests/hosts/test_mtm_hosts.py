@@ -410,6 +410,15 @@ def configured(options):
     return c
 
 
+def test_misspelt_words_are_refused(monkeypatch):
+    monkeypatch.setenv("MTM_RESUME", "weight")
+    with pytest.raises(SystemExit, match="MTM_RESUME must be weights, or not set; got 'weight'"):
+        configured({"resume_pkl": None})
+    monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
+    with pytest.raises(SystemExit, match="mtm_head must be offset or offset\\+mask; got 'mask'. Pass mtm_head=offset"):
+        mtm.configure({}, types.SimpleNamespace(mtm="none", mtm_head="mask"))
+
+
 def test_what_a_resume_without_a_state_begins_with_is_said(capsys, tmp_path):
     pkl = str(tmp_path / "network-snapshot-000001.pkl")
     configured({"resume_pkl": pkl})
