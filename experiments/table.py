@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.checked import Checked, Value, check
 from experiments.datasets import RECIPES
+from experiments.datasets.zips import CLIPS
 from experiments.files import UserError
 from experiments.metrics import METRICS, Metric
 from experiments.trainers import TRAINERS
@@ -114,8 +115,15 @@ class Table(Checked):
 
     def with_data(self, given: Collection[str]) -> "Table":
         """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
-        that are rendered. The others take what the user gives for their source."""
+        that are rendered. The others take what the user gives for their source. Raises UserError where they are clips.
+        """
         own = RECIPES["images"]
+        for name in given:
+            if RECIPES[self.datasets[name].recipe].folder == CLIPS:
+                raise UserError(
+                    f"run: --data must stand for a data set of images; got {name}, whose folders of frames would be "
+                    "lost. Train on your own clips with the codebase's own command: docs/hosts/."
+                )
         changed = {
             name: Dataset(
                 recipe=own.name,

@@ -43,13 +43,21 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(f"Error: {as_hydra(message) if package() else message}")
 
 
+def reason(error: Exception) -> str:
+    """What an error says, in one line without a full stop."""
+    return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0].rstrip('. ')}"
+
+
 def as_hydra(message: str) -> str:
-    """Options in a message as the video hosts spell them.
+    """Options in a message as the video hosts spell them: a list has brackets, and quotes for the shell.
 
     >>> as_hydra("--resume: --mtm must be low; pass --mtm low --mtm-head offset, or --gpus=2.")
     'training.resume: mtm must be low; pass mtm=low mtm_head=offset, or num_gpus=2.'
+    >>> as_hydra("pass --mtm low,mid")
+    "pass 'mtm=[low,mid]'"
     """
     for ours, theirs in (("resume", "training.resume"), ("gpus", "num_gpus"), ("batch", "training.batch_size")):
         message = message.replace(f"--{ours}", theirs)
+    message = re.sub(r"--mtm (\w+(?:,\w+)+)", r"'mtm=[\1]'", message)
     message = re.sub(r"--mtm(-head)? (?=none|low|mid|high|\d|offset)", lambda m: f"mtm{m[1] or ''}=", message)
     return re.sub(r"(--)?mtm-head", "mtm_head", message).replace("--mtm", "mtm")

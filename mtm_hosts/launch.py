@@ -45,11 +45,28 @@ def quiet_followers() -> None:
 
 
 def command(line: str) -> str:
-    """The line with which launch.py starts train.py: with this Python, or MTM_LAUNCHER's, and where it finds us."""
+    """The line with which launch.py starts train.py: this Python or MTM_LAUNCHER, where it finds us, in a folder
+    whose name may have spaces."""
     launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     start = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} {launcher} src/train.py"
-    return re.sub(r"\S+ src/train\.py", lambda _: start, line)
+    typed = re.search(r"cd ((?:(?! && ).)+) && \S+ src/train\.py", line)
+    if typed is None:
+        return line
+    if any(word.lstrip("+") == "training.resume=latest" for word in sys.argv[1:]):
+        _resume_latest(Path(typed[1], "experiment_config.yaml"))
+    return line.replace(typed[0], f"cd {shlex.quote(typed[1])} && {start}")
+
+
+def _resume_latest(config: Path) -> None:
+    """launch.py leaves the configuration of a folder that is there as it is; train.py, which reads that, would start
+    anew and fail at the folder's output."""
+    if config.is_file():
+        from omegaconf import OmegaConf
+
+        kept = OmegaConf.load(config)
+        kept.training.resume = "latest"
+        OmegaConf.save(kept, config)
 
 
 def run(line: str) -> NoReturn:

@@ -46,6 +46,8 @@ def configure(c: Any, opts: Any) -> None:
     Raises:
         SystemExit: with one line, for layers that the network does not have and for a checkpoint that cannot be used.
     """
+    if opts.mtm_head not in HEADS:  # click has refused it; Hydra has not
+        fail(f"--mtm-head must be {' or '.join(HEADS)}; got {opts.mtm_head!r}. Pass --mtm-head {HEADS[0]}.")
     mtm = _spec(opts.mtm)
     if mtm == "none":
         print("MTM: none, as upstream")

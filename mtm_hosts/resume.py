@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from mtm_hosts import run_options
-from mtm_hosts.hosts import fail
+from mtm_hosts.hosts import fail, reason
 from mtm_hosts.replay import skipped
 
 KEEP = 2  # the newest states of a run; they are larger than the pickles, and one spare is for a damaged pickle
@@ -48,11 +48,14 @@ def configure(c: Any) -> None:
         SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.
     """
     run_options.shorten(c)
+    if os.environ.get("MTM_RESUME", "") not in ("", "weights"):
+        fail(f"MTM_RESUME must be weights, or not set; got {os.environ['MTM_RESUME']!r}. Correct it.")
     pkl = c.get("resume_pkl")
     if not pkl:
         return
     if not _continues(pkl):
-        print(f"Resume: the weights of {pkl} alone, from kimg 0, as upstream")
+        whole = c.get("resume_whole_state")  # the video hosts' training.resume=latest
+        print(f"Resume: {pkl} as upstream does: {'not to the bit' if whole else 'the weights alone, from kimg 0'}")
         return
     state = _read(state_path(pkl))
     for rank in range(1, state["options"]["num_gpus"]):
@@ -133,10 +136,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes happen to say
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         fail(
-            f"--resume: cannot read the training state {path}: {type(error).__name__}: {reason} Pass an earlier "
-            "snapshot, or set MTM_RESUME=weights to start anew from the weights alone."
+            f"--resume: cannot read the training state {path}: {reason(error)}. Pass an earlier snapshot, or set "
+            "MTM_RESUME=weights to start anew from the weights alone."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mtm_hosts.hosts import fail, module
+from mtm_hosts.hosts import fail, module, reason
 
 
 def read(path: str) -> dict[str, Any]:
@@ -19,15 +19,21 @@ def read(path: str) -> dict[str, Any]:
     Raises:
         SystemExit: naming the file and why, e.g. where it is truncated.
     """
-    if _is_zip(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
     try:
-        with module("dnnlib.util").open_url(path, verbose=False) as file:
-            return module("legacy").load_network_pkl(file)
+        if _is_zip(path):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            with module("dnnlib.util").open_url(path, verbose=False) as file:
+                found = module("legacy").load_network_pkl(file)
+        if "G" not in found:
+            raise ValueError("it holds no generator G")
+        return found
+    except FileNotFoundError:
+        fail(f"--resume: {path} must be a network pickle; got no such file, seen from {os.getcwd()}. Correct the path.")
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         fail(
-            f"--resume: cannot read {path} as a network pickle: {type(error).__name__}: {error}. It is truncated, or "
-            "not one. Pass an earlier snapshot."
+            f"--resume: cannot read {path} as a network pickle: {reason(error)}. It is truncated, or not one. Pass an "
+            "earlier snapshot."
         )
 
 

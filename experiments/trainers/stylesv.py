@@ -6,6 +6,7 @@ may say it itself, for both stages, or for one as "stage1.<key>" and "stage2.<ke
 """
 
 from experiments.checked import Value
+from experiments.files import UserError
 from experiments.trainers.contract import Run, Step
 from experiments.trainers.hydra import Hydra
 from experiments.trainers.official import kimg_of, start_of
@@ -35,6 +36,15 @@ class StyleSV(Hydra):
     name = "stylesv"
     host = "stylesv"
     dataset = "sky_timelapse"
+
+    def check(self, run: Run) -> None:
+        first, both = (run.options.get(name) for name in ("stage1-kimg", "kimg"))
+        if first is not None and not (isinstance(first, int) and isinstance(both, int) and 0 < first < both):
+            raise UserError(
+                f"run: row {run.row} must have whole kimg, and more of both stages than of the first; got "
+                f"stage1-kimg = {first}, kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
+            )
+        super().check(run)
 
     def train_step(self, run: Run) -> Step:
         first_kimg = int(run.options.get("stage1-kimg", 0))

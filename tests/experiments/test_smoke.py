@@ -11,6 +11,7 @@ import pytest
 import torch
 from repository_lab import Repository
 
+from experiments.files import UserError
 from experiments.snapshots import open_snapshot
 from experiments.table import load_table
 from mtm_hosts.hosts import HOSTS
@@ -29,6 +30,13 @@ def test_every_codebase_is_in_the_table_with_and_without_mtm() -> None:
         assert {**plain.options, "mtm": "low"} == mtm.options
     assert len(pairs) == 5
     assert table.meaningless
+
+
+def test_images_of_ones_own_cannot_stand_in_for_clips() -> None:
+    table = load_table("smoke")
+    assert table.with_data(["openmoji", "openmoji-views"]).datasets["openmoji-views"].recipe == "images"
+    with pytest.raises(UserError, match="--data must stand for a data set of images; got openmoji-clips"):
+        table.with_data(["openmoji", "openmoji-clips"])
 
 
 def kill_once_it_trains(repository: Repository, row: str) -> None:

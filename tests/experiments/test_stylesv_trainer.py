@@ -1,8 +1,9 @@
-"""The adapter of StyleSV: what it types in each stage, how it goes on, and that the command trains."""
+"""The adapter of StyleSV: what it types in each stage, and how it goes on."""
 
 import pytest
 from test_trainers import make_run, snap
 
+from experiments.files import UserError
 from experiments.trainers.stylesv import StyleSV
 
 SV = StyleSV()
@@ -55,6 +56,14 @@ def test_stage_1_comes_first_and_hands_its_weights_over_to_stage_2(tmp_path):
     done = make_start(run, 1, 2, 0.003, [3, 6], last)
     assert (SV.progress(run).kimg, SV.progress(run).finished, SV.snapshot(run)) == (10, True, done)
     assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 2, 4, 4.003, 7, 10]
+
+
+@pytest.mark.parametrize(("first", "both"), [(0.006, 0.012), (4, 4.5), (4, 4), (0, 4), (4, None)])
+def test_stages_that_do_not_add_up_are_refused(tmp_path, first, both):
+    run = make_run(tmp_path, "stylesv", **TINY)
+    options = {**run.options, "stage1-kimg": first, "kimg": both}
+    with pytest.raises(UserError, match=f"must have whole kimg, .* got stage1-kimg = {first}, kimg = {both}"):
+        SV.check(run.model_copy(update={"options": options}))
 
 
 @pytest.mark.parametrize(("stage", "kimg"), [(1, "4"), (2, "6")])

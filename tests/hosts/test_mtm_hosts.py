@@ -3,10 +3,14 @@
 import contextlib
 import functools
 import inspect
+import io
 import os
+import pickle
+import re
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm, resume
+from mtm_hosts import compat, cpu, hosts, launch, metrics, mtm, resume, snapshots
 from mtm_hosts.layers import attach, described
 from mtm_ops import ModulatedTransformation, modulated_deform_conv2d
 from mtm_ops.module import HEADS, _sampled_conv2d
@@ -143,9 +147,22 @@ def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_la
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     start, end = f"A=b cd folder && PYTHONPATH={ROOT}:/elsewhere ", " src/train.py hydra.run.dir=."
     assert launch.command(line) == f"{start}{sys.executable}{end}"
+    spaced = launch.command(line.replace("folder", "/a folder/b=c"))
+    assert spaced.startswith("A=b cd '/a folder/b=c' && PYTHONPATH=")
     assert launch.command(line.replace("python", "/old/env/bin/python")) == f"{start}{sys.executable}{end}"
     monkeypatch.setenv("MTM_LAUNCHER", "torchrun --nproc-per-node=2")
     assert launch.command(line) == f"{start}torchrun --nproc-per-node=2{end}"
+
+
+def test_resume_latest_reaches_the_configuration_of_a_folder_that_is_there(monkeypatch, tmp_path):
+    config = tmp_path / "experiment_config.yaml"
+    written = "sampling: random\ntraining:\n  resume: null\n  how: ${sampling}\n"
+    config.write_text(written)
+    for words, want in (([], "null"), (["training.resume=latest"], "latest")):
+        monkeypatch.setattr(sys, "argv", ["launch.py", *words])
+        launch.command(f"A=b cd {tmp_path} && python src/train.py hydra.run.dir=.")
+        launch.command(f"A=b cd {tmp_path}/absent && python src/train.py hydra.run.dir=.")
+        assert config.read_text() == written.replace("null", want)
 
 
 @pytest.mark.parametrize("code", [0, 3])
@@ -160,9 +177,30 @@ def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
     with pytest.raises(SystemExit, match="^Error: " + said):
         hosts.fail(said)
     monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
-    want = "training.resume: mtm must be low; pass mtm=8,16 mtm_head=offset, or num_gpus=2 with a training.batch_size"
-    with pytest.raises(SystemExit, match="^Error: " + want):
+    # Hydra refuses mtm=8,16 as ambiguous.
+    want = "training.resume: mtm must be low; pass 'mtm=[8,16]' mtm_head=offset, or num_gpus=2 with a training.batch"
+    with pytest.raises(SystemExit, match="^Error: " + re.escape(want)):
         hosts.fail(said)
+
+
+def test_what_is_no_network_pickle_ends_in_one_line(monkeypatch, tmp_path):
+    util = types.SimpleNamespace(open_url=lambda path, verbose: io.BytesIO(Path(path).read_bytes()))
+    legacy = types.SimpleNamespace(load_network_pkl=pickle.load)
+    monkeypatch.setattr(snapshots, "module", {"dnnlib.util": util, "legacy": legacy}.__getitem__)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+    torch.save({"counters": {}}, tmp_path / "training-state-000000.pt")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "damaged.pkl").write_bytes(b"no pickle")
+    for name in ("data.zip", "training-state-000000.pt", "other.pkl", "damaged.pkl"):
+        with pytest.raises(SystemExit) as ended:
+            snapshots.read(str(tmp_path / name))
+        assert str(ended.value).startswith(f"Error: --resume: cannot read {tmp_path / name} as a network pickle: ")
+        assert len(str(ended.value).splitlines()) == 1
+    with pytest.raises(SystemExit, match=r"no\.pkl must be a network pickle; got no such file, seen from "):
+        snapshots.read("no.pkl")
+    torch.save({"G": {}}, tmp_path / "tensors.pt")
+    assert snapshots.read(str(tmp_path / "tensors.pt")) == {"G": {}}
 
 
 def test_layers_from_hydra_are_lists_numbers_or_words():
@@ -370,6 +408,23 @@ def configured(options):
     c = Options(options)
     resume.configure(c)
     return c
+
+
+def test_misspelt_words_are_refused(monkeypatch):
+    monkeypatch.setenv("MTM_RESUME", "weight")
+    with pytest.raises(SystemExit, match="MTM_RESUME must be weights, or not set; got 'weight'"):
+        configured({"resume_pkl": None})
+    monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
+    with pytest.raises(SystemExit, match=r"mtm_head must be offset or offset\+mask; got .mask.\. Pass"):
+        mtm.configure({}, types.SimpleNamespace(mtm="none", mtm_head="mask"))
+
+
+def test_what_a_resume_without_a_state_begins_with_is_said(capsys, tmp_path):
+    pkl = str(tmp_path / "network-snapshot-000001.pkl")
+    configured({"resume_pkl": pkl})
+    assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: the weights alone, from kimg 0\n"
+    configured({"resume_pkl": pkl, "resume_whole_state": True})  # StyleGAN-V's latest: optimisers and counters, too
+    assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: not to the bit\n"
 
 
 def test_without_a_gpu_few_images_show_progress():

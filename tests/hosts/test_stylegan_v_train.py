@@ -78,7 +78,7 @@ def test_options_and_checkpoints_are_checked_before_a_run_folder_is_made(stylega
     assert "resolutions of this network, 4, 8, 16, 32, 64, 128; got 256" in large
     assert "MTM: none, as upstream" in none
     assert "MTM: 8 (resolutions 8)" in eight
-    assert "mtm and mtm_head must be the checkpoint's, mtm=low,mid mtm_head=offset+mask" in lost
+    assert "mtm and mtm_head must be the checkpoint's, 'mtm=[low,mid]' mtm_head=offset+mask" in lost
     assert pkl in lost
     assert f"Error: training.resume: cannot read {broken} as a network pickle" in damaged
     assert [text.count("Training duration") for text in said] == [1, 0, 0, 1, 1, 0, 0]

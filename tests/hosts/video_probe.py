@@ -28,12 +28,12 @@ def register(register_metric):
 
 
 def fvd_few(opts):
-    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    opts.dataset_kwargs.update(xflip=False, max_size=None)
     return dict(fvd_few=frechet_video_distance.compute_fvd(opts, max_real=64, num_gen=12, num_frames=16))
 
 
 def fid_few(opts):
-    opts.dataset_kwargs.update(max_size=None, xflip=False)
+    opts.dataset_kwargs.update(xflip=False, max_size=None)
     return dict(fid_few=frechet_inception_distance.compute_fid(opts, max_real=None, num_gen=64))
 """
 
