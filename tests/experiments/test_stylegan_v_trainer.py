@@ -1,4 +1,4 @@
-"""The adapter of StyleGAN-V: what it types, that the command trains, and how it goes on."""
+"""The adapter of StyleGAN-V: what it types."""
 
 from test_stylesv_trainer import words
 from test_trainers import make_run
