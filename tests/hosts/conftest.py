@@ -8,6 +8,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engi
 from eg3d_lab import make_posed_pictures
 from lab import make_checkouts, make_clips, make_pictures
 
+TRAINING = ("_train", "_resume", "_snapshots", "_adapter", "_export")
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose fixtures train an official codebase, or export one, are slow as a whole."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem.endswith(TRAINING):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def stylegan3(tmp_path_factory):

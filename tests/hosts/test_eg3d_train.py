@@ -65,7 +65,6 @@ def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(eg3d, traine
         assert any(".mtm." in n for n in start)
 
 
-@pytest.mark.slow
 def test_two_ranks_under_torchrun_train_agree_and_save_once(eg3d, posed, tmp_path):
     checkout, outdir = eg3d["patched"], tmp_path / "out"
     words = arguments(posed, outdir, "--gpus", "2", "--mbstd-group", "1")

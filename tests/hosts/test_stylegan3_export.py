@@ -2,12 +2,9 @@
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 
 import mtm_ops  # noqa: F401 - registers the op that a .pt2 names
-
-pytestmark = pytest.mark.slow
 
 
 def feed(found, batch):

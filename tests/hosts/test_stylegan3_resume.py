@@ -16,9 +16,9 @@ ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and 
     ("cfg", "more", "options"),
     [
         ("stylegan2", ("--aug", "ada"), ADA),
-        pytest.param("stylegan2", ("--mtm", "none", "--workers", "2"), {}, marks=pytest.mark.slow),
-        pytest.param("stylegan3-t", ("--aug", "ada"), ADA, marks=pytest.mark.slow),
-        pytest.param("stylegan3-r", (), {}, marks=pytest.mark.slow),
+        ("stylegan2", ("--mtm", "none", "--workers", "2"), {}),
+        ("stylegan3-t", ("--aug", "ada"), ADA),
+        ("stylegan3-r", (), {}),
     ],
     ids=["stylegan2-ada", "stylegan2-none", "stylegan3-t-ada", "stylegan3-r"],
 )

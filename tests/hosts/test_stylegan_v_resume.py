@@ -1,6 +1,5 @@
 """training.resume continues exactly where a training state lies beside the pickle, and as upstream elsewhere."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ def train(checkout, calls):
     return checkout.probe("several", of="train_part", calls=calls)
 
 
-@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
     """Also the frames, which the data loader's workers draw: other frames, other networks."""
     whole = {"iterations": 5, "tick": 2, **ADAPTIVE, **NO_IMAGES}  # snapshots after 1, 3 and 5; ADA adjusts after 4
@@ -35,7 +33,6 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
     assert_same_training(stylegan_v["patched"], straight, goes_on)
 
 
-@pytest.mark.slow
 def test_resume_latest_goes_on_in_the_same_folder_to_the_bit(stylegan_v, clips, tmp_path):
     """Of more frames than max_num_frames, so that the worker draws offsets too; without MTM."""
     words = ("mtm=none", "dataset.max_num_frames=18")
@@ -50,25 +47,6 @@ def test_resume_latest_goes_on_in_the_same_folder_to_the_bit(stylegan_v, clips, 
     assert_same_training(stylegan_v["patched"], straight, latest)
 
 
-@pytest.mark.slow
-def test_two_ranks_go_on_to_the_bit(stylegan_v, clips, tmp_path):
-    checkout = stylegan_v["patched"]
-
-    def ranks(name, *also, **part):
-        words = arguments(clips, tmp_path / name, "num_gpus=2", "training.batch_size=4", *also)
-        told = {"arguments": words, "iterations": 2, **NO_IMAGES, **part}
-        probe = checkout.command("train_part", tmp_path / f"{name}-RANK.pt", told)
-        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
-        checkout.run(*launcher, sys.executable, *probe)
-        return torch.load(tmp_path / f"{name}-1.pt")
-
-    straight, stopped = ranks("straight"), ranks("stopped", stop=1)
-    states = (STATE, "training-state-000000-rank1.pt")
-    goes_on = ranks("goes-on", f"training.resume={stopped}/{PKL}")
-    assert_same_training(checkout, straight, goes_on, states)
-
-
-@pytest.mark.slow
 def test_without_a_state_resume_is_upstreams_to_the_bit_and_mtm_is_added_to_a_plain_network(
     stylegan_v, clips, tmp_path
 ):

@@ -67,7 +67,6 @@ def values(pkl):
     return found
 
 
-@pytest.mark.slow
 def test_fvd_and_fid_run_in_training_and_in_calc_metrics_with_detectors_of_ones_own(stylegan_v, clips, trained):
     pkl, env = trained
     words = ("--network_pkl", str(pkl), "--data", str(clips), "--metrics", "fvd_few,fid_few")
@@ -77,7 +76,6 @@ def test_fvd_and_fid_run_in_training_and_in_calc_metrics_with_detectors_of_ones_
         assert all(np.isfinite(value) and value > 0 for value in found), name
 
 
-@pytest.mark.slow
 def test_the_fvd_of_a_data_set_to_itself_is_zero(stylegan_v, clips, trained, tmp_path):
     """Clips of 16 frames, so that there is one place only for the sixteen that are compared."""
     for frame in clips.glob("*/*.jpg"):

@@ -85,7 +85,6 @@ def test_options_and_checkpoints_are_checked_before_a_run_folder_is_made(stylega
     assert not (tmp_path / "out" / "output").exists()
 
 
-@pytest.mark.slow
 def test_two_ranks_under_torchrun_train_agree_and_save_once(stylegan_v, clips, tmp_path):
     checkout, outdir = stylegan_v["patched"], tmp_path / "out"
     words = arguments(clips, outdir, "num_gpus=2", "training.batch_size=4")
@@ -111,7 +110,6 @@ def launch(checkout, clips, outdir, *more, **how):
     return checkout.run("src/infra/launch.py", *words, **how)
 
 
-@pytest.mark.slow
 def test_launch_py_makes_the_experiment_trains_in_it_and_ends_as_the_training(stylegan_v, clips, tmp_path):
     """The code is not on PYTHONPATH; the folder of the experiment, a copy of it, lies elsewhere."""
     outdir = tmp_path / "experiment"

@@ -16,7 +16,6 @@ def test_data_loaders_that_continue_read_the_same_frames(stylesv, clips, tmp_pat
     assert len({tuple(times.tolist()) for batch in straight for times in batch["times"]}) > 4
 
 
-@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_bit(stylesv, clips, tmp_path):
     """In stage 2, which draws frames, motion and augmentations at random."""
 

@@ -61,7 +61,6 @@ def test_generate_writes_videos(stylesv, snapshot, tmp_path):
     assert [imageio.imread(path).shape for path in frames] == [(32, 32, 3)] * 3
 
 
-@pytest.mark.slow
 def test_calc_metrics_measures_the_snapshots_own_network_with_a_detector_of_ones_own(stylesv, clips, tmp_path):
     found = stylesv["patched"].probe("metric", words=options(2, clips, tmp_path), folder=str(tmp_path))
     assert found["result"] > 0

@@ -72,8 +72,8 @@ def test_snapshots_are_written_also_without_metrics_that_improve(plain, low):
     ("first", "more"),
     [
         ("low", {"mtm_head": "offset+mask"}),
-        pytest.param("plain", {}, marks=pytest.mark.slow),
-        pytest.param("plain", {"mtm": "none"}, marks=pytest.mark.slow),
+        ("plain", {}),
+        ("plain", {"mtm": "none"}),
     ],
     ids=["mtm-mtm", "plain-mtm", "plain-plain"],
 )
@@ -141,7 +141,6 @@ def test_launch_starts_the_training_here_and_ends_as_it_ends(stylesv, clips, tmp
     assert not (tmp_path / "out" / "output").exists()
 
 
-@pytest.mark.slow
 def test_two_ranks_under_torchrun_train_agree_and_save_once(stylesv, clips, tmp_path):
     checkout, folder = stylesv["patched"], tmp_path / "out"
     words = options(1, clips, folder, num_gpus=2, **{"training.batch_size": 2})
