@@ -89,7 +89,7 @@ def report_context(results: Results) -> dict[str, Any]:
         "one_seed": results.one_seed,
         **table_text(results),
         "fingerprints": fingerprints(results),
-        "cautions": cautions(results),
+        "cautions": [] if table.meaningless else cautions(results),
         "contact": small.get((sheet,)),
         "groups": [_group(results, group, small) for group in groups],
         "open_groups": OPEN_GROUPS,
@@ -113,6 +113,8 @@ def row_groups(results: Results) -> list[list[RowResult]]:
 
 
 def _verdicts(results: Results) -> list[str]:
+    if results.table.meaningless:
+        return ["A smoke test: rows are not compared."]
     sentences = verdicts(results)
     if len(sentences) <= MOST_VERDICTS:
         return sentences

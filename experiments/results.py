@@ -145,8 +145,8 @@ class Results:
     @property
     def credits(self) -> list[str]:
         """Credit due wherever an image is shown."""
-        used = {result.row.dataset: None for result in self.rows}
-        return [self.table.datasets[name].credit for name in used if self.table.datasets[name].credit]
+        credits = (self.table.datasets[result.row.dataset].credit for result in self.rows)
+        return [credit for credit in dict.fromkeys(credits) if credit]
 
     @property
     def first_entry(self) -> ledger.Attempt | None:
