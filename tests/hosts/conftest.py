@@ -8,6 +8,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engi
 from eg3d_lab import make_posed_pictures
 from lab import make_checkouts, make_clips, make_pictures
 
+from mtm_hosts.hosts import HOSTS
+
 TRAINING = ("_train", "_resume", "_snapshots", "_adapter", "_export")
 
 
@@ -18,25 +20,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="session")
-def stylegan3(tmp_path_factory):
-    """name -> clone: pristine, base (compat and cpu), patched (all concerns)."""
-    return make_checkouts(tmp_path_factory.mktemp("stylegan3"), "stylegan3")
+def checkouts(host):
+    """A fixture: name -> clone of that host: pristine, base (compat and cpu), patched (all concerns)."""
+
+    @pytest.fixture(scope="session", name=host.replace("-", "_"))
+    def made(tmp_path_factory):
+        clones = make_checkouts(tmp_path_factory.mktemp(host), host)
+        yield clones
+        for clone in clones.values():
+            clone.close()
+
+    return made
 
 
-@pytest.fixture(scope="session")
-def eg3d(tmp_path_factory):
-    return make_checkouts(tmp_path_factory.mktemp("eg3d"), "eg3d")
-
-
-@pytest.fixture(scope="session")
-def stylegan_v(tmp_path_factory):
-    return make_checkouts(tmp_path_factory.mktemp("stylegan-v"), "stylegan-v")
-
-
-@pytest.fixture(scope="session")
-def stylesv(tmp_path_factory):
-    return make_checkouts(tmp_path_factory.mktemp("stylesv"), "stylesv")
+stylegan3, eg3d, stylegan_v, stylesv = map(checkouts, HOSTS)
 
 
 @pytest.fixture(scope="session")
