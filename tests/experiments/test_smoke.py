@@ -1,4 +1,4 @@
-"""make smoke's table: every official codebase, plain and with MTM, each killed in its training and gone on with."""
+"""make smoke's table: every official codebase, plain and with MTM; killed in its training and gone on with."""
 
 import json
 import os
@@ -16,9 +16,10 @@ from experiments.snapshots import open_snapshot
 from experiments.table import load_table
 from mtm_hosts.hosts import HOSTS
 
-ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none"]
+# Without StyleSV, whose row takes four minutes; its resuming is tested in tests/hosts/test_stylesv_resume.py.
+ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none" and row.trainer != "stylesv"]
 WORDS = ("-m", "experiments.run", "smoke", "--out", "out", *(word for row in ROWS for word in ("--row", row)))
-LESS = {"samples_nimg = 24": "samples_nimg = 4", "kimg = 0.4": "kimg = 0.1", "kimg = 0.012": "kimg = 0.006"}
+LESS = {"samples_nimg = 24": "samples_nimg = 4", "kimg = 0.4": "kimg = 0.1"}
 
 
 def test_every_codebase_is_in_the_table_with_and_without_mtm() -> None:
@@ -56,9 +57,9 @@ def kill_once_it_trains(repository: Repository, row: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_every_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
+def test_killed_in_each_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "copy")
-    for host in HOSTS:
+    for host in HOSTS.keys() - {"stylesv"}:
         repository.patch(host)
     table = repository.root / "experiments/tables/smoke.toml"
     for whole, less in LESS.items():
@@ -74,8 +75,7 @@ def test_killed_in_every_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
     entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
     done = {entry["row"] for entry in entries if entry["event"] == "row" and entry["status"] == "done"}
     assert done == set(ROWS), printed
-    for video in ("stylegan-v", "stylesv"):
-        assert list(out.glob(f"runs/{video}-mtm/*/images/films.png"))
+    assert list(out.glob("runs/stylegan-v-mtm/*/images/films.png"))
     repository.python("-m", "experiments.run", "smoke", "--out", "straight", "--row", ROWS[0])
     check_bits(repository.root / "straight", out)
 
