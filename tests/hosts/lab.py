@@ -138,6 +138,15 @@ def assert_same(a, b):
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
 
 
+def assert_reached(grads, where=""):
+    """Both modules' parameters, four each, have gradients that say something."""
+    assert len(grads) == 8, where
+    for name, grad in grads.items():
+        assert grad is not None, (where, name)
+        assert grad.isfinite().all(), (where, name)
+        assert grad.abs().max() > 0, (where, name)
+
+
 def _settled(state):
     """A state without what a clock says."""
     statistics = state["statistics"]
