@@ -9,15 +9,14 @@ A weights folder holds the files under the names of weights.toml, and beside the
 A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from experiments.checked import Bytes, Checked, check
-from experiments.files import UserError, atomic_output, disk_errors
+from experiments.files import UserError, atomic_output, locked
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = "stand-ins.toml"
@@ -71,7 +70,8 @@ class Weights(Checked):
     @property
     def terms(self) -> str:
         """Size and licence as text."""
-        return f"{self.size_bytes / 1e6:.1f} MB; {self.licence}" if self.size_bytes else self.licence
+        size = f"{self.size_bytes / 1e6:.1f} MB, " if self.size_bytes else ""
+        return f"{size}licence: {self.licence}"
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,7 @@ def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> st
             f"      from {entry.url}",
             f"      to   {state.path}",
         ]
-    lines.append(
-        f'Fetch with: make weights WEIGHTS="{names}". Without a network, put the files there: docs/weights.md.'
-    )
+    lines.append(f'Fetch them: make weights WEIGHTS="{names}". Or put them there by hand: docs/weights.md.')
     return "\n".join(lines)
 
 
@@ -225,20 +223,7 @@ def recorded(path: Path) -> Mapping[str, str]:
 
 
 def _record(path: Path, name: str, sha256: str) -> None:
-    with _locked(path):
+    with locked(path):
         lines = [f'{key} = "{value}"\n' for key, value in {**recorded(path), name: sha256}.items()]
         with atomic_output(path) as partial:
             partial.write_text("".join(lines), encoding="utf-8")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds `path` for one process at a time, by a lock beside it."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
