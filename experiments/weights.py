@@ -142,6 +142,16 @@ def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Loca
     return {name: Located(s.path, s.sha256, s.kind == "stand-in") for name, (_, s) in states.items()}
 
 
+def official(url: str) -> Path | None:
+    """The verified file in weights_folder() of the entry with this address; None where there is no entry, no file or a
+    stand-in. Raises UserError where the file is wrong."""
+    entry = next((entry for entry in WEIGHTS.values() if entry.url == url), None)
+    state = examine(entry, weights_folder()) if entry else None
+    if entry is None or state is None or state.kind in ("missing", "stand-in"):
+        return None
+    return locate([entry.name])[entry.name].path
+
+
 def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> str:
     """What is missing or wrong in one text: where to get each file, on which terms, and where to put it."""
     names = " ".join(entry.name for entry, _ in refused)
@@ -213,7 +223,7 @@ def recorded(path: Path) -> Mapping[str, str]:
     """The hashes by name of stand-ins.toml or pinned.toml; none where there is no such file. Raises UserError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected TOML, got {error}. Correct the file, or remove it.") from error
