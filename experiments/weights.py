@@ -113,8 +113,9 @@ WEIGHTS: dict[str, Weights] = weights_from_toml(
 
 
 def weights_folder() -> Path:
-    """The folder that MTM_WEIGHTS names, else `weights` in the repository. It need not exist."""
-    return Path(os.environ.get("MTM_WEIGHTS") or ROOT / "weights")
+    """The folder that MTM_WEIGHTS names, from the repository where it is relative (the hosts run in folders of their
+    own); else `weights` in the repository. It need not exist."""
+    return ROOT / (os.environ.get("MTM_WEIGHTS") or "weights")
 
 
 def select(names: Collection[str]) -> list[Weights]:

@@ -78,8 +78,7 @@ def _stand_in(url: str) -> Path | None:
 
 
 def _fetched(url: str) -> Path | None:
-    folder = os.environ.get("MTM_WEIGHTS") or Path(__file__).resolve().parents[1] / "weights"
-    if not os.path.isdir(folder):
+    if not os.path.isdir(Path(__file__).resolve().parents[1] / (os.environ.get("MTM_WEIGHTS") or "weights")):
         return None
     try:  # the host's own environment may lack what experiments needs: then it downloads, as upstream does
         from experiments import weights

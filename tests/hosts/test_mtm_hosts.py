@@ -183,7 +183,7 @@ class Trap:
 def test_other_bytes_end_the_program_before_anything_unpickles_them(official, tmp_path, monkeypatch):
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
     official.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(SystemExit, match="net: wrong .its sha256 must be"):
+    with pytest.raises(SystemExit, match=r"net: wrong \(its sha256 must be"):
         metrics.provide({}, "https://example.org/net-1.0.pkl", torch.device("cpu"))
     assert not (tmp_path / "sprung").exists()
     pickle.loads(official.read_bytes())

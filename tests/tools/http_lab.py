@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     lab: Server
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.lab.asked.append((self.path, dict(self.headers)))
         replies = self.lab.script.get(self.path, [Reply(status=404)])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
