@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             status = 206 if start < len(reply.body) else 416
             span = f"{start}-{len(reply.body) - 1}" if status == 206 else "*"
-            headers["Content-Range"] = f"bytes {span}/{len(reply.body)}"
+            headers.setdefault("Content-Range", f"bytes {span}/{len(reply.body)}")
         body = reply.body[start:]
         if reply.etag:
             headers["ETag"] = reply.etag

@@ -103,6 +103,22 @@ def test_a_file_that_changes_between_attempts_is_fetched_anew(server, dest, if_r
     assert dest.read_bytes() == OTHER
 
 
+def test_a_server_that_continues_whichever_version_it_has_is_noticed_each_time(server, dest):
+    third = OTHER[::-1]
+    versions = [(BODY, '"v1"', 1_000_000), (OTHER, '"v2"', None), (OTHER, '"v2"', 1_000_000), (third, '"v3"', None)]
+    replies = [Reply(body, etag=etag, stop_after=n, if_range=False) for body, etag, n in versions]
+    make(server.say(PATH, *replies), body=third).to(dest)
+    assert dest.read_bytes() == third
+    assert server.ranges(PATH) == [None, "bytes=1000000-"] * 2 + [None]
+
+
+def test_a_server_that_continues_elsewhere_starts_over(server, dest):
+    elsewhere = Reply(BODY, headers={"Content-Range": "bytes 5-2999999/3000000"})
+    make(server.say(PATH, Reply(BODY, stop_after=1_000_000), elsewhere, Reply(BODY))).to(dest)
+    assert dest.read_bytes() == BODY
+    assert server.ranges(PATH) == [None, "bytes=1000000-", None]
+
+
 def test_two_versions_that_meet_in_one_file_are_found_out_and_fetched_once_more(server, dest):
     make(server.say(PATH, Reply(BODY, etag="", stop_after=1_000_000), Reply(OTHER, etag="")), body=OTHER).to(dest)
     assert dest.read_bytes() == OTHER
@@ -225,6 +241,9 @@ def test_progress_that_starts_over_each_time_is_none(server, dest):
     with pytest.raises(DownloadError, match="connection broke"):
         make(server.say(PATH, Reply(BODY, ranges=False, stop_after=1 << 21))).to(dest)
     assert len(server.asked) == 6
+    replies = [Reply(BODY, ranges=False, stop_after=n) for n in [1 << 21, 9] * 10]
+    with pytest.raises(DownloadError, match="connection broke"):
+        make(server.say(PATH, *replies, Reply(status=404))).to(dest)
 
 
 def test_wrong_bytes_are_refused_and_what_was_there_stays(server, dest):
@@ -320,16 +339,17 @@ def wait_for(condition) -> None:
         time.sleep(0.01)
 
 
-def test_after_sigkill_only_the_rest_is_asked_for(server, dest):
-    url = server.say(PATH, Reply(BODY, stop_after=1_234_567, hold_after=1), Reply(BODY))
+@pytest.mark.parametrize("come", [9, 1_234_567])
+def test_after_sigkill_only_the_rest_is_asked_for(server, dest, come):
+    url = server.say(PATH, Reply(BODY, stop_after=come, hold_after=1), Reply(BODY))
     partial = dest.with_name(".net.pt.partial")
     with child(url, dest) as process:
-        wait_for(lambda: partial.exists() and partial.stat().st_size == 1_234_567)
+        wait_for(lambda: partial.exists() and partial.stat().st_size == come)
         process.send_signal(signal.SIGKILL)
     assert not dest.exists()
     make(url).to(dest)
     assert dest.read_bytes() == BODY
-    assert server.ranges(PATH) == [None, "bytes=1234567-"]
+    assert server.ranges(PATH) == [None, f"bytes={come}-"]
     assert left(dest) == ["net.pt"]
 
 
