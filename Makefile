@@ -142,5 +142,5 @@ cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four ar
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
-clean:  ## Remove .venv, .torch and caches; runs/ and data/ stay
+clean:  ## Remove .venv, .torch and caches; runs/, data/ and weights/ stay
 	rm -rf $(VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
