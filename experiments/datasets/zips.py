@@ -140,6 +140,24 @@ def add_member(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
     archive.writestr(info, data)
 
 
+def verify(file: Path, info: DatasetInfo) -> None:
+    """Raises UserError unless the zip has as many frames as `info` says, each stored as it is, and a thousand of them,
+    evenly chosen, decode to the right size. (`describe` reads them all.)"""
+    with zipfile.ZipFile(file) as archive:
+        frames = [member for member in archive.infolist() if member.filename.endswith(".png")]
+        wrong = [m.filename for m in frames if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
+        for member in frames[:: max(1, len(frames) // 1000)]:
+            with archive.open(member) as opened, Image.open(opened) as image:
+                image.load()
+                if (image.mode, image.size) != ("RGB", (info.resolution_px, info.resolution_px)):
+                    wrong.append(member.filename)
+    if wrong or len(frames) != info.nimg:
+        raise UserError(
+            f"{file.name}: was not written as it should be: {len(frames)} of {info.nimg} frames, {len(wrong)} of them "
+            f"wrong ({', '.join(wrong[:3])}). Check the disk, and run the same command again."
+        )
+
+
 def describe(path: Path, progress: bool = False) -> DatasetInfo:
     """Reads a zip of this format and returns what it holds; the hash is computed anew from every image. Raises
     UserError with every broken image at once, and where the images are not square or of different sizes."""
