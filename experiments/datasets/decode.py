@@ -86,6 +86,7 @@ def _frames(container: Any) -> Iterator[Image.Image]:
     if stream.codec_context is None:  # decoding would end the process: PyAV issue 2344
         raise ValueError("not a video that can be read (no codec)")
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # every core has a video of its own
+    stream.codec_context.options = {"err_detect": "explode"}  # else what is damaged is painted over
     count = 0
     for frame in container.decode(stream):
         if frame.is_corrupt:

@@ -70,8 +70,8 @@ def _check_labels(chosen: Sequence[Item], labels: dict[str, list[float]], source
     for item in chosen:
         if not is_camera(labels[item.name]):
             raise UserError(
-                f"{NAME}: a camera must be {LABEL_NUMBERS} numbers, a [4, 4] camera-to-world matrix and [3, 3] intrinsics; "
-                f"got {str(labels[item.name])[:80]} for {item.name!r} in {str(source)!r}. {OBTAIN}"
+                f"{NAME}: a camera must be {LABEL_NUMBERS} numbers, a [4, 4] camera-to-world matrix and [3, 3] "
+                f"intrinsics; got {str(labels[item.name])[:80]} for {item.name!r} in {str(source)!r}. {OBTAIN}"
             )
 
 

@@ -12,8 +12,8 @@ from experiments.datasets.zips import DatasetInfo
 RESOLUTION_PX = 128
 EXPECTED = {"images": 1_281_167, "classes": 1_000}
 OBTAIN = (
-    "Register at https://image-net.org/download.php and download the training images (task 1 & 2) of ILSVRC2012; SOURCE "
-    "is ILSVRC2012_img_train.tar as it is, or a folder with a folder or a tar for each class."
+    "Register at https://image-net.org/download.php and download the training images (task 1 & 2) of ILSVRC2012; "
+    "SOURCE is ILSVRC2012_img_train.tar as it is, or a folder with a folder or a tar for each class."
 )
 _MEMBER = re.compile(r"(?:^|/)(n\d{8})/([^/]+\.jpe?g)$", re.IGNORECASE)
 
@@ -49,7 +49,8 @@ RECIPE = Recipe(
     packages=published.PACKAGES,
     more_sources=published.MORE_SOURCES,
     expected=EXPECTED,
-    crop="The middle square, its side the shorter side, resized with Lanczos (StyleGAN3's dataset_tool.py, center-crop).",
+    crop="The middle square, its side the shorter side, resized with Lanczos (StyleGAN3's dataset_tool.py, "
+    "center-crop).",
     check=check_source,
     resumable=True,
     unrecorded=published.UNRECORDED,

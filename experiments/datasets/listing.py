@@ -85,7 +85,7 @@ def _expand(path: Path) -> Iterator[Item]:
     else:
         for name in walk(path):
             file = path / name
-            if is_hidden(name):
+            if is_hidden(name) or file.name == "lock.mdb":
                 continue
             if file.name == "data.mdb":
                 yield from _list_lmdb(file.parent)

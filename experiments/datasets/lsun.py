@@ -63,7 +63,8 @@ def _choose(name: str, source: Path) -> list[Item]:
     items = list_items(source)
     if packed := next((item.name for item in items if PurePosixPath(item.name).name == "data.mdb"), None):
         raise UserError(
-            f"{name}: an LMDB must not lie in an archive; got {packed!r} in {str(source)!r}. Unpack it and give the folder."
+            f"{name}: an LMDB must not lie in an archive; got {packed!r} in {str(source)!r}. Unpack it and "
+            "give the folder."
         )
     keyed = [item for item in items if item.kind == LMDB]
     chosen = keyed or choose(items, lambda item_name: suffix_of(item_name) in SUFFIXES)[0]

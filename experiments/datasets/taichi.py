@@ -20,8 +20,8 @@ OBTAIN = (
 )
 LICENCE = "none stated; the videos are their owners', under YouTube's terms of service."
 CROP = (
-    "The boxes of taichi-metadata.csv, which load_videos.py crops and resizes to 256 x 256 px; taken as they are. Frames "
-    "of another size: the middle square, resized with Lanczos."
+    "The boxes of taichi-metadata.csv, which load_videos.py crops and resizes to 256 x 256 px; taken as they are. "
+    "Frames of another size: the middle square, resized with Lanczos."
 )
 
 

@@ -16,8 +16,9 @@ RESOLUTION_PX = 256
 EXPECTED = {"videos": 134}
 CLIP_FRAMES, MIN_FRAMES = 512, 128
 OBTAIN = (
-    "From https://github.com/metadriverse/ACO: download its frames (OneDrive) and join them, cat sega* > frames.zip; or "
-    "download the videos of its list. SOURCE is the zip, or a folder with a folder of frames or a file for each video."
+    "From https://github.com/metadriverse/ACO: download its frames (OneDrive) and join them, cat sega* > frames.zip; "
+    "or download the videos of its list. SOURCE is the zip, or a folder with a folder of frames or a file "
+    "for each video."
 )
 
 
@@ -65,8 +66,9 @@ RECIPE = Recipe(
     folder=CLIPS,
     more_sources=(*published.MORE_SOURCES, str(clips.__file__)),
     expected=EXPECTED,
-    crop="The whole frame, squashed to a square with Lanczos (StyleSV's loader squashes frames that are not square, with "
-    "OpenCV's bicubic filter). Clips of 512 frames, those under 128 left out (StyleSV's configuration ytb, its loader).",
+    crop="The whole frame, squashed to a square with Lanczos (StyleSV's loader squashes frames that are not square, "
+    "with OpenCV's bicubic filter). Clips of 512 frames, those under 128 left out (StyleSV's configuration ytb "
+    "and its loader).",
     check=check_source,
     resumable=True,
     unrecorded=published.UNRECORDED,
