@@ -15,7 +15,7 @@ from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError
 
 RESOLUTION_PX = 256
-MAX_IMAGES = click.Option(["--max-images"], type=click.IntRange(1), help="Only the first of them.")
+MAX_IMAGES = click.Option(["--max-images"], type=click.IntRange(1), default=None, help="Only the first of them.")
 
 
 def lsun_recipe(name: str, title: str, archive: str, folder: str, expected: int, more: str = "") -> Recipe:
