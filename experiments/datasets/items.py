@@ -9,7 +9,7 @@ import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.datasets.paths import MAX_FILE_BYTES, read_regular
 from experiments.files import UserError
@@ -36,7 +36,7 @@ class Item(NamedTuple):
 
 def read_item(item: Item) -> bytes:
     """The bytes of an item. Raises ValueError or OSError, in words, where they cannot be had."""
-    if item.unpacked > MAX_FILE_BYTES:
+    if max(item.unpacked, 0 if item.kind in (FILE, LMDB) else item.size) > MAX_FILE_BYTES:
         raise ValueError(f"has {item.unpacked / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB: unpack it")
     if item.kind == FILE:
         return read_regular(Path(item.file))
@@ -63,20 +63,11 @@ def _read_zipped(item: Item) -> bytes:
 
 
 def _read_at(file: str, offset: int, size: int) -> bytes:
-    data = os.pread(_opened(file).fileno(), size, offset)
-    while 0 < len(data) < size:  # the system reads 2 GB at most at a time
-        more = os.pread(_opened(file).fileno(), size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
+    with open(file, "rb", buffering=0) as opened:
+        data = os.pread(opened.fileno(), size, offset)  # sizes are below what one call gives, 2 GB
     if len(data) != size:
         raise ValueError(f"{Path(file).name} is cut short")
     return data
-
-
-@lru_cache(maxsize=8)
-def _opened(file: str) -> BinaryIO:
-    return open(file, "rb")
 
 
 def _read_lmdb(item: Item) -> bytes:
