@@ -82,6 +82,7 @@ def video(frames: list[np.ndarray], codec: str = "libx264rgb", faststart: bool =
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         with av.open(file.name, "w", options=mux) as container:
             stream = container.add_stream(codec, rate=25, options=options or {"qp": "0"})
+            stream.codec_context.thread_count = 1  # the same bytes each time
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
             for pixels in frames:
