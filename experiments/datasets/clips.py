@@ -25,7 +25,8 @@ def list_clips(source: Path, split: str | None = None) -> tuple[list[Shard], Cou
     for item in chosen:
         is_video = suffix_of(item.name) in VIDEO_SUFFIXES
         clips.setdefault(item.name if is_video else str(PurePosixPath(item.name).parent), []).append(item)
-    return [Shard(name, tuple(clips[name])) for name in sorted(clips, key=natural)], others
+    ordered = {name: sorted(clips[name], key=lambda item: natural(item.name)) for name in sorted(clips, key=natural)}
+    return [Shard(name, tuple(items)) for name, items in ordered.items()], others
 
 
 def cut_clips(clips: Sequence[Shard], clip_frames: int) -> list[Shard]:

@@ -1,10 +1,12 @@
 """What a source holds: every file in folders, zips, tars, tars of tars and LMDBs, as items, without unpacking."""
 
+import itertools
 import re
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,18 +44,17 @@ def check_source(path: Path) -> None:
 
 
 def list_items(path: Path) -> list[Item]:
-    """Every visible file of the source, in natural order of the names. An archive in a folder or in a tar counts as a
+    """Every visible file of the source, in the order of the names. An archive in a folder or in a tar counts as a
     folder named as it is, without its suffix.
 
-    Holds some 400 bytes for each file. Raises UserError, naming the path and the next step, for a source that is
+    Holds some 300 bytes for each file. Raises UserError, naming the path and the next step, for a source that is
     missing, of another format, damaged, cut short, encrypted, with names that lead out of it, with links in a tar, or
     with a name twice.
     """
     check_source(path)
     items = [item for item in _expand(path) if not is_hidden(item.name)]
-    items.sort(key=lambda item: natural(item.name))
-    names = Counter(item.name for item in items) if len(items) != len({item.name for item in items}) else Counter()
-    if twice := [name for name, count in names.items() if count > 1]:
+    items.sort(key=attrgetter("name"))
+    if twice := [a.name for a, b in itertools.pairwise(items) if a.name == b.name]:
         raise UserError(
             f"source: a name must stand once; got {printable(twice[0])!r} more than once in {str(path)!r} "
             f"({len(twice)} such names). Remove one: perhaps an archive lies beside what was unpacked from it."
