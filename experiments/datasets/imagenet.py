@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.datasets import published
 from experiments.datasets.listing import check_source, choose, list_items
-from experiments.datasets.published import Job, image_shards, make_images
+from experiments.datasets.published import Job, image_shards, make_images, tell_ignored
 from experiments.datasets.recipe import Recipe
 from experiments.datasets.zips import DatasetInfo
 
@@ -22,11 +22,12 @@ def make(source: Path, file: Path, work: Path, skip_broken: bool, partial: bool,
     """Writes the images in the order of class and name. A label is the rank of the class's WordNet id (n01440764 is 0),
     which is the usual numbering where all classes are there."""
     job = Job("imagenet-128", RESOLUTION_PX, "center", work, skip_broken, partial, processes)
-    chosen, _ = choose(list_items(source), lambda name: _MEMBER.search(name) is not None)
+    chosen, others = choose(list_items(source), lambda name: _MEMBER.search(name) is not None)
     chosen.sort(key=lambda item: _class_and_name(item.name))
     classes = sorted({_class_and_name(item.name)[0] for item in chosen})
     job.check_count("images", EXPECTED["images"], len(chosen), source, OBTAIN)
     job.check_count("classes", EXPECTED["classes"], len(classes), source, OBTAIN)
+    tell_ignored(others)
     rank = {wordnet_id: index for index, wordnet_id in enumerate(classes)}
     info = make_images(job, file, image_shards(chosen, RESOLUTION_PX), lambda name: rank[_class_and_name(name)[0]])
     info.notes.update(found={"images": len(chosen), "classes": len(classes)}, classes=classes)

@@ -10,6 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from experiments.datasets.images import SUFFIXES
 from experiments.datasets.items import DEFLATED, FILE, LMDB, SPAN, STORED, Item, open_lmdb
 from experiments.datasets.paths import is_hidden, leads_out, printable, suffix_of, walk
@@ -52,7 +54,8 @@ def list_items(path: Path) -> list[Item]:
     with a name twice.
     """
     check_source(path)
-    items = [item for item in _expand(path) if not is_hidden(item.name)]
+    found = tqdm(_expand(path), desc=f"listing {printable(path.name)}", unit=" files", disable=None)
+    items = [item for item in found if not is_hidden(item.name)]
     items.sort(key=attrgetter("name"))
     if twice := [a.name for a, b in itertools.pairwise(items) if a.name == b.name]:
         raise UserError(

@@ -1,5 +1,6 @@
 """What the categories of LSUN share: an LMDB, or what was exported from one, to squares of 256 px."""
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import click
@@ -9,7 +10,7 @@ from experiments.datasets.images import SUFFIXES
 from experiments.datasets.items import LMDB, Item
 from experiments.datasets.listing import check_source, choose, list_items
 from experiments.datasets.paths import suffix_of
-from experiments.datasets.published import Job, image_shards, make_images
+from experiments.datasets.published import Job, image_shards, make_images, tell_ignored
 from experiments.datasets.recipe import Recipe
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError
@@ -67,5 +68,8 @@ def _choose(name: str, source: Path) -> list[Item]:
             "give the folder."
         )
     keyed = [item for item in items if item.kind == LMDB]
-    chosen = keyed or choose(items, lambda item_name: suffix_of(item_name) in SUFFIXES)[0]
+    chosen, others = choose(items, lambda item_name: suffix_of(item_name) in SUFFIXES)
+    if keyed:
+        chosen, others = keyed, Counter()
+    tell_ignored(others)
     return sorted(chosen, key=lambda item: PurePosixPath(item.name).stem)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 from experiments.datasets import decode, images, items, listing, parts, zips
 from experiments.datasets.decode import Decoder
@@ -72,6 +74,13 @@ class Job:
         raise UserError(f"{self.name}: source must hold {expected} {what}; got {found} in {str(source)!r}. {way_out}")
 
 
+def tell_ignored(others: Counter[str]) -> None:
+    """Says which files of the source are no part of the data set."""
+    if others:
+        kinds = ", ".join(f"{n} x {printable(suffix) or 'no suffix'}" for suffix, n in others.most_common(5))
+        click.echo(f"Ignored {others.total()} files that are no part of the data set: {kinds}.", err=True)
+
+
 def image_shards(chosen: Sequence[Item], resolution_px: int) -> list[Shard]:
     """Shards of a fixed number of images, so that a part has some 64 MB."""
     size = max(1, SHARD_BYTES // (3 * resolution_px**2))
@@ -86,7 +95,7 @@ def make_images(
         made, broken = _decode(job, shards)
 
         def labelled() -> Iterator[tuple[Encoded, object]]:
-            for part in made:
+            for part in _shown(job, made):
                 labels = [label(name) for name, nframes in part.items() for _ in range(nframes)]
                 yield from zip(part.frames(), labels, strict=True)
 
@@ -106,7 +115,7 @@ def make_clips(
         short = sum(length < min_frames for cut in lengths for length in cut)
 
         def clips() -> Iterator[Iterator[Encoded]]:
-            for part, cut in zip(sound, lengths, strict=True):
+            for part, cut in zip(_shown(job, sound), lengths, strict=True):
                 frames = part.frames()
                 for length in cut:
                     clip = (frame for _, frame in zip(range(length), frames, strict=False))
@@ -119,6 +128,10 @@ def make_clips(
         info = write_encoded_clips(file, clips(), job.resolution_px)
         notes = {"short_clips_left_out": short, "broken_clips_left_out": len(made) - len(sound)}
         return _finished(file, replace(info, notes=notes), broken)
+
+
+def _shown(job: Job, made: Sequence[Part]) -> Iterable[Part]:
+    return tqdm(made, desc=f"{job.name}, writing", unit=" parts", disable=None)
 
 
 def _cut(nframes: int, clip_frames: int | None) -> Iterator[int]:

@@ -65,7 +65,8 @@ class Recipe:
                 if self.credit:
                     add_member(archive, self.folder + CREDIT_NAME, f"{self.credit}\nLicence: {self.licence}\n")
                 add_member(archive, self.folder + MANIFEST_NAME, json.dumps(self._manifest(info, complete), indent=2))
-        shutil.rmtree(work, ignore_errors=True)
+        if self.resumable:
+            shutil.rmtree(work, ignore_errors=True)
         return info
 
     @property

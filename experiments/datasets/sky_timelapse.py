@@ -30,7 +30,7 @@ def make(
 ) -> DatasetInfo:
     """Writes the short videos of the training split, each a clip."""
     job = Job(NAME, RESOLUTION_PX, crop, work, skip_broken, partial, processes)
-    found, _ = list_clips(source, split="sky_train")
+    found = list_clips(source, split="sky_train")
     job.check_count("clips", EXPECTED["clips"], len(found), source, OBTAIN)
     info = make_clips(job, file, found, min_frames)
     info.notes.update(found={"clips": len(found)})

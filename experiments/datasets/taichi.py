@@ -1,6 +1,5 @@
 """TaiChi at 256 px: each frame an image. What the two recipes of TaiChi share lies here, too."""
 
-from collections import Counter
 from pathlib import Path
 
 from experiments.datasets import clips, published
@@ -25,17 +24,17 @@ CROP = (
 )
 
 
-def training_clips(job: Job, source: Path) -> tuple[list[Shard], Counter[str]]:
+def training_clips(job: Job, source: Path) -> list[Shard]:
     """The clips of the training split, whose number must be right."""
-    found, others = list_clips(source, split="train")
+    found = list_clips(source, split="train")
     job.check_count("clips", EXPECTED["clips"], len(found), source, OBTAIN)
-    return found, others
+    return found
 
 
 def make(source: Path, file: Path, work: Path, skip_broken: bool, partial: bool, processes: int) -> DatasetInfo:
     """Writes every frame of every clip as an image."""
     job = Job("taichi-256", RESOLUTION_PX, "center", work, skip_broken, partial, processes)
-    found, _ = training_clips(job, source)
+    found = training_clips(job, source)
     info = make_images(job, file, found)
     info.notes.update(found={"clips": len(found)})
     return info

@@ -14,7 +14,7 @@ def make(
 ) -> DatasetInfo:
     """Writes every clip with all its frames."""
     job = Job("taichi-256-videos", taichi.RESOLUTION_PX, "center", work, skip_broken, partial, processes)
-    found, _ = taichi.training_clips(job, source)
+    found = taichi.training_clips(job, source)
     info = make_clips(job, file, found, min_frames)
     info.notes.update(found={"clips": len(found)})
     return info

@@ -35,7 +35,7 @@ def make(
 ) -> DatasetInfo:
     """Writes the videos, cut into clips."""
     job = Job(NAME, RESOLUTION_PX, crop, work, skip_broken, partial, processes)
-    found, _ = list_clips(source)
+    found = list_clips(source)
     job.check_count("videos", EXPECTED["videos"], len(found), source, OBTAIN)
     info = make_clips(job, file, cut_clips(found, clip_frames), min_frames, clip_frames)
     info.notes.update(found={"videos": len(found)})
