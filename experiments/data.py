@@ -4,11 +4,12 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from experiments.datasets import RECIPES
 from experiments.datasets.listing import SOURCE_SUFFIXES
+from experiments.datasets.recipe import read_manifest
 from experiments.datasets.zips import DatasetInfo, describe
 from experiments.files import UserError, atomic_output, disk_errors
 from experiments.table import Dataset, Table
@@ -54,6 +55,7 @@ class Data:
             code = subprocess.run(command, stdout=2).returncode  # what it says goes to stderr
             if code or not path.exists():
                 raise UserError(f"Failed to create the data set {name!r} (exit code {code}); see above.")
+            _remember(path, _as_made(path))
         return path, described(path)
 
     def known(self, name: str) -> DatasetInfo | None:
@@ -104,9 +106,23 @@ def described(path: Path) -> DatasetInfo:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent, torn or of another version: made anew
     info = describe(path)
-    with atomic_output(note) as temporary:
-        temporary.write_text(json.dumps({"stamp": stamp, "info": asdict(info)}), encoding="utf-8")
+    _remember(path, info)
     return info
+
+
+def _remember(path: Path, info: DatasetInfo) -> None:
+    stat = path.stat()
+    with atomic_output(path.with_suffix(".json")) as temporary:
+        note = {"stamp": [stat.st_size, stat.st_mtime_ns], "info": asdict(info)}
+        temporary.write_text(json.dumps(note), encoding="utf-8")
+
+
+def _as_made(path: Path) -> DatasetInfo:
+    """What the recipe says of the zip that it has just written, without its lists: `describe` would read it all again,
+    which takes the better part of an hour for a million images."""
+    manifest = read_manifest(path)
+    info = DatasetInfo(**{field.name: manifest[field.name] for field in fields(DatasetInfo)})
+    return replace(info, notes={key: value for key, value in info.notes.items() if not isinstance(value, list)})
 
 
 def _matters(file: Path) -> bool:

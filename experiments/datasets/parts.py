@@ -89,7 +89,7 @@ def make_parts(
     total = sum(len(shard.items) for shard in shards)
     bar = tqdm(desc=title, unit=unit, total=total, initial=done, disable=None)
     if done:
-        tqdm.write(f"Resuming: {done} of {total} {unit} are decoded already, in {work}.", file=sys.stderr)
+        tqdm.write(f"Resuming: {done} of {total} {unit.strip()} are decoded already, in {work}.", file=sys.stderr)
     with bar:
         jobs = ((number, (shards[number], decode, paths[number], stamps[number])) for number in missing)
         for number, part in _run(jobs, min(processes, len(missing)), shards):

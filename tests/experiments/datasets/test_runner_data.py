@@ -1,10 +1,12 @@
 """The runner makes the data sets of the paper from what the user gives, and keeps them as it does the others."""
 
+from dataclasses import replace
 
 import pytest
 from sources_lab import folder, image, lmdb_folder
 
 from experiments.data import Data
+from experiments.datasets.zips import describe
 from experiments.files import UserError
 from experiments.table import Dataset, Table, load_table
 
@@ -26,7 +28,10 @@ def test_a_data_set_is_made_from_an_lmdb_and_made_anew_when_that_changes(tmp_pat
     with pytest.raises(UserError, match="Failed to create the data set 'paper'"):
         data().prepare("paper")
     path, info = data(skip_broken=True).prepare("paper")
-    assert (info.nimg, info.resolution_px) == (1, 256)
+    assert (info.nimg, info.resolution_px, info.skipped) == (1, 256, 1)
+    assert info.notes == {"found": {"images": 2}}
+    assert info == replace(describe(path), skipped=1)
+    assert data(skip_broken=True).known("paper") == info
     lmdb_folder(source, {"b": image(2, kind="webp")})
     assert data().path("paper") != path
     assert data().prepare("paper")[1].nimg == 2
