@@ -34,7 +34,7 @@ UNRECORDED = ("processes",)
 PACKAGES = ("pillow", "av")
 SOURCES = tuple(str(module.__file__) for module in (decode, items, listing, parts, images, zips))
 MORE_SOURCES = (str(Path(__file__)), *SOURCES)
-SHARD_BYTES = 1 << 26
+SHARD_BYTES = 1 << 25
 _LISTED = 100
 _LISTED_SHORT = 10
 
@@ -82,7 +82,7 @@ def tell_ignored(others: Counter[str]) -> None:
 
 
 def image_shards(chosen: Sequence[Item], resolution_px: int) -> list[Shard]:
-    """Shards of a fixed number of images, so that a part has some 64 MB."""
+    """Shards of a fixed number of images, so that a part has some 32 MB."""
     size = max(1, SHARD_BYTES // (3 * resolution_px**2))
     return [Shard(chosen[i].name, tuple(chosen[i : i + size])) for i in range(0, len(chosen), size)]
 

@@ -1,13 +1,10 @@
 """Data sets are made on several cores and in several goes: the same to the bit, and nothing is decoded twice."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
+import tracemalloc
 from pathlib import Path
 
-import psutil
+import numpy as np
 import pytest
 from sources_lab import encoded, folder, frames, image, video
 
@@ -19,13 +16,6 @@ from experiments.files import UserError
 
 SHARD_NIMG = 4
 SHARD_BYTES = SHARD_NIMG * 3 * 128**2
-BUILD = """
-import sys
-from experiments.datasets import published
-published.SHARD_BYTES = {shard_bytes}
-from tools.data import main
-main(prog_name="data")
-"""
 
 
 def images(path: Path, width: int, height: int) -> Path:
@@ -36,12 +26,6 @@ def images(path: Path, width: int, height: int) -> Path:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return images(tmp_path / "in", 300, 200)
-
-
-@pytest.fixture
-def slow_source(tmp_path: Path) -> Path:
-    """Images large enough that a build is still at work when it is killed."""
-    return images(tmp_path / "slow", 1200, 900)
 
 
 @pytest.fixture(autouse=True)
@@ -73,55 +57,8 @@ def work_of(dest: Path) -> Path:
     return dest.with_name(f".{dest.name}.parts")
 
 
-def started(source: Path, dest: Path, processes: int = 2) -> subprocess.Popen:
-    command = [sys.executable, "-c", BUILD.format(shard_bytes=SHARD_BYTES), "imagenet-128", str(source), str(dest)]
-    options = ["--partial", f"--processes={processes}"]
-    return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for_parts(work: Path, count: int) -> None:
-    end = time.monotonic() + 30
-    while len(list(work.glob("*.json"))) < count:
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def test_one_process_and_three_give_the_same_bytes(source, tmp_path):
     assert build(source, tmp_path / "a.zip") == build(source, tmp_path / "b.zip", processes=3)
-
-
-def test_a_build_that_is_killed_goes_on_where_it_was_and_gives_the_same_bytes(slow_source, tmp_path, decoded):
-    whole = build(slow_source, tmp_path / "whole.zip")
-    assert len(decoded) == 60
-    dest = tmp_path / "killed.zip"
-    process = started(slow_source, dest)
-    wait_for_parts(work_of(dest), 3)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.communicate()
-    assert not dest.exists()
-    psutil.wait_procs(workers, timeout=10)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
-    there = len(list(work_of(dest).glob("*.json")))
-    assert 3 <= there < 15
-    decoded.clear()
-    assert build(slow_source, dest) == whole
-    assert len(decoded) == 60 - there * SHARD_NIMG
-
-
-def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(slow_source, tmp_path):
-    dest = tmp_path / "stopped.zip"
-    process = started(slow_source, dest)
-    wait_for_parts(work_of(dest), 2)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "Stopped. What is decoded is kept: run the same command again to resume." in said
-    assert "Traceback" not in said
-    psutil.wait_procs(workers, timeout=10)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
-    assert len(build(slow_source, dest)) > 60 * 3 * 128**2
 
 
 def test_only_shards_whose_files_changed_are_decoded_again(source, tmp_path, decoded):
@@ -232,3 +169,21 @@ def test_clips_of_videos_and_of_frames_are_the_same_on_two_cores(tmp_path):
         made.add(dest.read_bytes())
         assert info.clips == 2 + 2 + 2 + 2  # of 9, 7, 8 and 9 frames; rests of one frame are left out
     assert len(made) == 1
+
+
+def test_a_long_video_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    count, frame = 300, np.zeros((256, 256, 3), np.uint8)
+
+    def long(self: Decoder, item):
+        yield from (frame + np.uint8(i % 256) for i in range(count))
+
+    monkeypatch.setattr(Decoder, "__call__", long)
+    source = folder(tmp_path / "in", {"a.mp4": b""})
+    tracemalloc.start()
+    try:
+        info = RECIPES["taichi-256-videos"].run(source, tmp_path / "out.zip", partial=True, processes=1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert info.nimg == count
+    assert peak < 20 * frame.nbytes < count * frame.nbytes

@@ -61,7 +61,7 @@ def test_a_block_of_a_video_that_was_lost_is_seen(tmp_path, place):
         decode(folder(tmp_path / "in", {"a.mp4": bytes(data)}))
 
 
-def test_a_file_that_is_no_video_and_one_without_a_picture_are_broken(tmp_path):
+def test_a_file_that_is_no_video_and_one_of_sound_alone_are_broken(tmp_path):
     with pytest.raises(ValueError, match="not a video that can be read"):
         decode(folder(tmp_path / "in", {"a.mp4": b"text" * 100}))
     import av
