@@ -57,6 +57,11 @@ class Recipe:
         if (source is None) == self.takes_source:
             rule, got = ("be given", "none") if self.takes_source else ("not be given", repr(str(source)))
             raise UserError(f"{self.name}: source must {rule}; got {got}. {self.obtain}")
+        if self.resumable and source is not None and dest.resolve().is_relative_to(source.resolve()):
+            raise UserError(
+                f"{self.name}: DEST must not lie in SOURCE, where it would count as an archive of images; got "
+                f"{str(dest)!r} in {str(source)!r}. Choose another folder for it."
+            )
         complete = self._complete(options)
         work = dest.with_name(f".{dest.name}.parts")
         with atomic_output(dest) as partial:

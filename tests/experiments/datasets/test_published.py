@@ -307,6 +307,13 @@ def test_wrong_counts_are_refused_before_anything_is_decoded(name, files, found,
         assert "got 0" in message or "must exist" in message
 
 
+def test_a_data_set_is_not_made_inside_its_source(tmp_path):
+    source = folder(tmp_path / "in", {"a.png": image(0)})
+    for dest in (source / "out.zip", source / "deep" / "out.zip", tmp_path / "in" / ".." / "in" / "out.zip"):
+        assert "DEST must not lie in SOURCE" in refused("lsun-church-256", source, dest)
+    assert [path.name for path in source.iterdir()] == ["a.png"]
+
+
 def test_more_than_expected_is_refused_even_with_partial(tmp_path, dest, monkeypatch):
     monkeypatch.setitem(__import__("experiments.datasets.sky_timelapse", fromlist=["x"]).EXPECTED, "clips", 1)
     source = folder(tmp_path / "in", {"sky_train/a/0.png": image(0), "sky_train/b/0.png": image(1)})
