@@ -7,46 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.datasets import published
 from experiments.datasets.images import SUFFIXES
 from experiments.datasets.items import Item, read_item
-from experiments.datasets.listing import check_source, list_items
+from experiments.datasets.listing import list_items
 from experiments.datasets.paths import suffix_of
-from experiments.datasets.published import Job, image_shards, make_images
-from experiments.datasets.recipe import Recipe
+from experiments.datasets.published import Job, image_shards, make_images, published_recipe
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError
 
-NAME = "ffhq-256"
-RESOLUTION_PX = 256
-EXPECTED = {"images": 139_914}
 LABEL_NUMBERS = 25
 LABELS_MD5 = "a5893550587656894051685f1a5930ce"  # of FFHQ_512.zip's dataset.json, as EG3D's rebalancing script has it
-OBTAIN = (
-    "Run dataset_preprocessing/ffhq/runme.py of https://github.com/NVlabs/eg3d, which downloads FFHQ in the wild and "
-    "crops it; SOURCE is its FFHQ_512.zip, or its folder final_crops."
-)
 
 
-def make(source: Path, file: Path, work: Path, skip_broken: bool, partial: bool, processes: int) -> DatasetInfo:
+def make(job: Job, source: Path, file: Path) -> DatasetInfo:
     """Writes the images in the order of their names, with their cameras."""
-    job = Job(NAME, RESOLUTION_PX, "whole", work, skip_broken, partial, processes)
     items = list_items(source)
-    chosen = sorted((item for item in items if suffix_of(item.name) in SUFFIXES), key=lambda item: item.name)
-    job.check_count("images", EXPECTED["images"], len(chosen), source, OBTAIN)
-    labels, md5 = _read_labels(items, source)
-    _check_labels(chosen, labels, source)
-    info = make_images(job, file, image_shards(chosen, RESOLUTION_PX), labels.__getitem__)
+    chosen = [item for item in items if suffix_of(item.name) in SUFFIXES]
+    job.check_count("images", len(chosen), source)
+    labels, md5 = _read_labels(job, items, source)
+    _check_labels(job, chosen, labels, source)
+    info = make_images(job, file, image_shards(chosen, job.resolution_px), labels.__getitem__)
     info.notes.update(found={"images": len(chosen)}, labels_md5=md5, labels_as_published=md5 == LABELS_MD5)
     return info
 
 
-def _read_labels(items: Sequence[Item], source: Path) -> tuple[dict[str, list[float]], str]:
+def _read_labels(job: Job, items: Sequence[Item], source: Path) -> tuple[dict[str, list[float]], str]:
     """The label of each name, from the topmost dataset.json, and the file's md5."""
     found = [item for item in items if PurePosixPath(item.name).name == "dataset.json"]
     if not found:
         raise UserError(
-            f"{NAME}: source must hold dataset.json with the cameras; got none in {str(source)!r}. {OBTAIN}"
+            f"{job.name}: source must hold dataset.json with the cameras; got none in {str(source)!r}. {job.obtain}"
         )
     item = min(found, key=lambda item: (item.name.count("/"), item.name))
     folder = item.name.removesuffix("dataset.json")
@@ -55,23 +45,23 @@ def _read_labels(items: Sequence[Item], source: Path) -> tuple[dict[str, list[fl
         labels = {folder + name: label for name, label in json.loads(data)["labels"]}
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(
-            f'{NAME}: dataset.json must be EG3D\'s, {{"labels": [[name, 25 numbers], ...]}}; got something else in '
-            f"{str(source)!r} ({error}). {OBTAIN}"
+            f'{job.name}: dataset.json must be EG3D\'s, {{"labels": [[name, 25 numbers], ...]}}; got something else in '
+            f"{str(source)!r} ({error}). {job.obtain}"
         ) from error
     return labels, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _check_labels(chosen: Sequence[Item], labels: dict[str, list[float]], source: Path) -> None:
+def _check_labels(job: Job, chosen: Sequence[Item], labels: dict[str, list[float]], source: Path) -> None:
     if bare := [item.name for item in chosen if item.name not in labels]:
         raise UserError(
-            f"{NAME}: every image must have a camera in dataset.json; got {len(bare)} of {len(chosen)} without one in "
-            f"{str(source)!r}, such as {bare[0]!r}. {OBTAIN}"
+            f"{job.name}: every image must have a camera in dataset.json; got {len(bare)} of {len(chosen)} without "
+            f"one in {str(source)!r}, such as {bare[0]!r}. {job.obtain}"
         )
     for item in chosen:
         if not is_camera(labels[item.name]):
             raise UserError(
-                f"{NAME}: a camera must be {LABEL_NUMBERS} numbers, a [4, 4] camera-to-world matrix and [3, 3] "
-                f"intrinsics; got {str(labels[item.name])[:80]} for {item.name!r} in {str(source)!r}. {OBTAIN}"
+                f"{job.name}: a camera must be {LABEL_NUMBERS} numbers, a [4, 4] camera-to-world matrix and [3, 3] "
+                f"intrinsics; got {str(labels[item.name])[:80]} for {item.name!r} in {str(source)!r}. {job.obtain}"
             )
 
 
@@ -87,20 +77,17 @@ def is_camera(label: Any) -> bool:
     return orthonormal and label[12:16] == [0, 0, 0, 1]
 
 
-RECIPE = Recipe(
-    name=NAME,
+RECIPE = published_recipe(
+    make,
+    name="ffhq-256",
     title="FFHQ at 256 x 256 px as EG3D crops it, mirrored too, with EG3D's camera labels.",
-    make=make,
-    obtain=OBTAIN,
+    obtain="Run dataset_preprocessing/ffhq/runme.py of https://github.com/NVlabs/eg3d, which downloads FFHQ in the "
+    "wild and crops it; SOURCE is its FFHQ_512.zip, or its folder final_crops.",
     licence="CC BY-NC-SA 4.0 (the collection); each photo has its own, listed in FFHQ's metadata. See "
     "https://github.com/NVlabs/ffhq-dataset.",
-    options=published.OPTIONS,
-    packages=published.PACKAGES,
-    more_sources=published.MORE_SOURCES,
-    expected=EXPECTED,
-    crop="EG3D's own crops of 512 x 512 px, resized with Lanczos (its dataset_tool.py with --resolution 256x256); the "
-    "labels stay, for their intrinsics are in image sides.",
-    check=check_source,
-    resumable=True,
-    unrecorded=published.UNRECORDED,
+    expected={"images": 139_914},
+    resolution_px=256,
+    crop="whole",
+    crop_text="EG3D's own crops of 512 x 512 px, resized with Lanczos (its dataset_tool.py with --resolution "
+    "256x256); the labels stay, for their intrinsics are in image sides.",
 )

@@ -1,5 +1,6 @@
 """What the recipes of published data sets share: options, counts, broken files, and the way from shards to a zip."""
 
+import functools
 import hashlib
 import json
 import os
@@ -7,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -14,32 +17,98 @@ from tqdm import tqdm
 from experiments.datasets import decode, images, items, listing, parts, zips
 from experiments.datasets.decode import Decoder
 from experiments.datasets.items import Item
-from experiments.datasets.listing import VIDEO_SUFFIXES
+from experiments.datasets.listing import VIDEO_SUFFIXES, check_source
 from experiments.datasets.parts import Part, Shard, make_parts, work_folder
 from experiments.datasets.paths import printable, suffix_of
-from experiments.datasets.recipe import version
+from experiments.datasets.recipe import Recipe, version
 from experiments.datasets.zips import DatasetInfo, Encoded, verify, write_encoded, write_encoded_clips
 from experiments.files import UserError, free_bytes
 
-SKIP_BROKEN = click.Option(["--skip-broken"], is_flag=True, help="Go on without the files that cannot be read.")
-PARTIAL = click.Option(["--partial"], is_flag=True, help="Accept fewer than the expected number; the manifest says so.")
-PROCESSES = click.Option(
-    ["--processes"], type=click.IntRange(1), default=lambda: len(os.sched_getaffinity(0)), show_default="all cores"
-)
-MIN_FRAMES = click.Option(
-    ["--min-frames"], type=click.IntRange(1), default=3, show_default=True, help="Leave shorter clips out."
-)
-OPTIONS = (SKIP_BROKEN, PARTIAL, PROCESSES)
-UNRECORDED = ("processes",)
 PACKAGES = ("pillow", "av")
 SOURCES = tuple(str(module.__file__) for module in (decode, items, listing, parts, images, zips))
-MORE_SOURCES = (str(Path(__file__)), *SOURCES)
 SHARD_BYTES = 1 << 25
 _LISTED = 100
 _LISTED_SHORT = 10
 
 
-def crop_option(default: str) -> click.Option:
+@dataclass(frozen=True)
+class Job:
+    """One run of a recipe: what to make, and what was asked for."""
+
+    name: str
+    resolution_px: int
+    crop: str
+    expected: dict[str, int]
+    obtain: str
+    work: Path
+    skip_broken: bool
+    partial: bool
+    processes: int
+
+    def check_count(self, what: str, found: int, source: Path) -> None:
+        """Raises UserError where there are more than expected, none, or, unless `partial`, fewer."""
+        expected = self.expected[what]
+        if found == expected or (self.partial and 0 < found < expected):
+            return
+        way_out = self.obtain
+        if found > expected:
+            way_out = f"Point SOURCE at the training set alone. {way_out}"
+        elif found:
+            way_out = f"See what is missing, or accept fewer: --partial. {way_out}"
+        raise UserError(f"{self.name}: source must hold {expected} {what}; got {found} in {str(source)!r}. {way_out}")
+
+
+def published_recipe(
+    make: Callable[..., DatasetInfo],
+    *,
+    resolution_px: int,
+    crop: str,
+    crop_text: str,
+    crop_is_a_choice: bool = False,
+    options: tuple[click.Option, ...] = (),
+    modules: tuple[ModuleType, ...] = (),
+    **facts: Any,
+) -> Recipe:
+    """A recipe of `make(job, source, file, **options)`, with the options, the checks and the resuming that all recipes
+    of published data sets have. `crop` is a key of decode.CROPS; `modules`, too, decide the result; `facts` are name,
+    title, obtain, licence, expected, and folder for clips."""
+
+    asked = ("skip_broken", "partial", "processes")
+
+    @functools.wraps(make)
+    def run(source: Path, file: Path, work: Path, crop: str = crop, **own: Any) -> DatasetInfo:
+        given = {name: own.pop(name) for name in asked}
+        job = Job(facts["name"], resolution_px, crop, facts["expected"], facts["obtain"], work, **given)
+        return make(job, source, file, **own)
+
+    return Recipe(
+        make=run,
+        crop=crop_text,
+        options=(*_options(), *options, *[_crop_option(crop)] * crop_is_a_choice),
+        unrecorded=("processes",),
+        packages=PACKAGES,
+        more_sources=(__file__, *SOURCES, *(str(module.__file__) for module in modules)),
+        check=check_source,
+        resumable=True,
+        **facts,
+    )
+
+
+def _options() -> tuple[click.Option, ...]:
+    return (
+        click.Option(["--skip-broken"], is_flag=True, help="Go on without the files that cannot be read."),
+        click.Option(["--partial"], is_flag=True, help="Accept fewer than the expected number; the manifest says so."),
+        click.Option(
+            ["--processes"],
+            type=click.IntRange(1),
+            default=lambda: len(os.sched_getaffinity(0)),
+            show_default="all cores",
+            help="How many decode at a time.",
+        ),
+    )
+
+
+def _crop_option(default: str) -> click.Option:
     """Where the sources leave it open how a frame that is not square becomes one."""
     return click.Option(
         ["--crop"],
@@ -50,28 +119,11 @@ def crop_option(default: str) -> click.Option:
     )
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of a recipe: what to make, and what was asked for."""
-
-    name: str
-    resolution_px: int
-    crop: str
-    work: Path
-    skip_broken: bool
-    partial: bool
-    processes: int
-
-    def check_count(self, what: str, expected: int, found: int, source: Path, hint: str) -> None:
-        """Raises UserError where there are more than expected, none, or, unless `partial`, fewer."""
-        if found == expected or (self.partial and 0 < found < expected):
-            return
-        way_out = hint
-        if found > expected:
-            way_out = f"Point SOURCE at the training set alone. {hint}"
-        elif found:
-            way_out = f"See what is missing, or accept fewer: --partial. {hint}"
-        raise UserError(f"{self.name}: source must hold {expected} {what}; got {found} in {str(source)!r}. {way_out}")
+def min_frames_option(default: int) -> click.Option:
+    """How short a clip may be."""
+    return click.Option(
+        ["--min-frames"], type=click.IntRange(1), default=default, show_default=True, help="Leave shorter clips out."
+    )
 
 
 def tell_ignored(others: Counter[str]) -> None:

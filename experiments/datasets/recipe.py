@@ -77,7 +77,7 @@ class Recipe:
     @property
     def sources(self) -> list[Path]:
         """The files whose change may change what is made: a cache keeps their hash beside its entries."""
-        own = inspect.getsourcefile(self.make)
+        own = inspect.getsourcefile(inspect.unwrap(self.make))
         files = [own, *self.more_sources, images.__file__, zips.__file__]
         return [Path(str(file)) for file in dict.fromkeys(files)]
 

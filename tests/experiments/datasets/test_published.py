@@ -315,7 +315,7 @@ def test_a_data_set_is_not_made_inside_its_source(tmp_path):
 
 
 def test_more_than_expected_is_refused_even_with_partial(tmp_path, dest, monkeypatch):
-    monkeypatch.setitem(__import__("experiments.datasets.sky_timelapse", fromlist=["x"]).EXPECTED, "clips", 1)
+    monkeypatch.setitem(RECIPES["sky-timelapse-256"].expected, "clips", 1)
     source = folder(tmp_path / "in", {"sky_train/a/0.png": image(0), "sky_train/b/0.png": image(1)})
     message = refused("sky-timelapse-256", source, dest)
     assert "must hold 1 clips; got 2" in message
@@ -323,7 +323,7 @@ def test_more_than_expected_is_refused_even_with_partial(tmp_path, dest, monkeyp
 
 
 def test_a_right_count_needs_no_partial(tmp_path, dest, monkeypatch):
-    monkeypatch.setitem(__import__("experiments.datasets.taichi", fromlist=["x"]).EXPECTED, "clips", 2)
+    monkeypatch.setitem(RECIPES["taichi-256-videos"].expected, "clips", 2)
     assert build("taichi-256-videos", taichi_source(tmp_path / "in"), dest, partial=False).clips == 2
 
 
