@@ -1,0 +1,244 @@
+"""The pretrained networks that the metrics need: what they are (weights.toml), and where they lie, verified.
+
+A weights folder holds the files under the names of weights.toml, and beside them:
+
+    stand-ins.toml    name -> sha256 of seeded random weights in a file's place; numbers taken with them say so
+    pinned.toml       name -> sha256 as recorded at first use, where nobody publishes one
+    .FILE.sha256      what FILE hashed to, by size and times, so that 1 GB is not read at every start
+
+A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from experiments.checked import Bytes, Checked, check
+from experiments.files import UserError, atomic_output, disk_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_INS = "stand-ins.toml"
+PINNED = "pinned.toml"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"|[0-9a-f]{8,64}")
+_SETTLED_NS = 1_000_000_000
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # a bare TOML key, a word of the command line
+
+
+class Weights(Checked):
+    """A file of weights. `sha256` is whole, or "" where nobody publishes it; `sha256_prefix` is the part that the
+    publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 where it is not known. `used_by` names
+    metrics."""
+
+    name: str
+    title: str
+    file: str
+    url: str
+    licence: str
+    sha256: str = ""
+    sha256_prefix: str = ""
+    hash_from: str = ""
+    size_bytes: Bytes = 0
+    used_by: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Weights":
+        if not _NAME.fullmatch(self.name) or Path(self.file).name != self.file or self.file.startswith("."):
+            raise ValueError("a name of a-z, 0-9 and -, and a plain file name")
+        if self.sha256 and not _SHA256.fullmatch(self.sha256):
+            raise ValueError("a sha256 of 64 hexadecimal digits, or none")
+        if not _PREFIX.fullmatch(self.sha256_prefix) or not (self.sha256 or self.sha256_prefix).startswith(
+            self.sha256_prefix
+        ):
+            raise ValueError("a sha256_prefix of 8 hexadecimal digits or more, with which the sha256 begins")
+        return self
+
+    def accepts(self, sha256: str) -> bool:
+        """Whether a file of this hash may be the published one."""
+        return sha256 == self.sha256 if self.sha256 else sha256.startswith(self.sha256_prefix)
+
+    @property
+    def terms(self) -> str:
+        """Size and licence as text."""
+        return f"{self.size_bytes / 1e6:.1f} MB; {self.licence}" if self.size_bytes else self.licence
+
+
+@dataclass(frozen=True)
+class Located:
+    """A verified file; `stand_in` where it holds random weights, so that numbers taken with it say so."""
+
+    path: Path
+    sha256: str
+    stand_in: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """What lies in a weights folder for one entry; `reason` says why it is wrong. "unpinned": nobody publishes the
+    hash, and it is not recorded yet."""
+
+    kind: Literal["present", "unpinned", "stand-in", "missing", "wrong"]
+    path: Path
+    sha256: str = ""
+    reason: str = ""
+
+
+def weights_from_toml(text: str, where: str) -> dict[str, Weights]:
+    """The entries of a file such as weights.toml by name. Raises UserError for whatever is wrong with one."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{where}: expected TOML, got {error}. Correct that line.") from None
+    entries = {}
+    for name, fields in values.items():
+        fields = {"name": name, **fields} if isinstance(fields, dict) else fields
+        entries[name] = check(Weights, fields, f"{where}: {name}")
+    return entries
+
+
+WEIGHTS: dict[str, Weights] = weights_from_toml(
+    (Path(__file__).parent / "weights.toml").read_text(encoding="utf-8"), "weights.toml"
+)
+
+
+def weights_folder() -> Path:
+    """The folder that MTM_WEIGHTS names, else `weights` in the repository. It need not exist."""
+    return Path(os.environ.get("MTM_WEIGHTS") or ROOT / "weights")
+
+
+def select(names: Collection[str]) -> list[Weights]:
+    """The entries of these names, each once; all where none is given. Raises UserError for one that does not exist."""
+    unknown = [name for name in names if name not in WEIGHTS]
+    if unknown:
+        raise UserError(f"weights: name must be one of {', '.join(WEIGHTS)}; got {', '.join(unknown)}. Correct it.")
+    return [WEIGHTS[name] for name in dict.fromkeys(names or WEIGHTS)]
+
+
+def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Located]:
+    """The verified files of these names in `folder` (weights_folder() where it is None).
+
+    Raises one UserError that lists every file that is missing or wrong, with its address, licence and place. Records
+    the hash of a file for which nobody publishes one.
+    """
+    folder = folder or weights_folder()
+    states = {entry.name: (entry, examine(entry, folder)) for entry in select(names)} if names else {}
+    refused = [(entry, state) for entry, state in states.values() if state.kind in ("missing", "wrong")]
+    if refused:
+        raise UserError(missing_text(refused, folder))
+    for name, (_, state) in states.items():
+        if state.kind == "unpinned":
+            _record(folder / PINNED, name, state.sha256)
+    return {name: Located(s.path, s.sha256, s.kind == "stand-in") for name, (_, s) in states.items()}
+
+
+def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> str:
+    """What is missing or wrong in one text: where to get each file, on which terms, and where to put it."""
+    names = " ".join(entry.name for entry, _ in refused)
+    lines = [f"weights: {folder} must hold the weights that are asked for; got {len(refused)} missing or wrong:"]
+    for entry, state in refused:
+        lines += [
+            f"  {entry.name}: {state.kind}{f' ({state.reason})' if state.reason else ''}",
+            f"      {entry.title} ({entry.terms})",
+            f"      from {entry.url}",
+            f"      to   {state.path}",
+        ]
+    lines.append(
+        f'Fetch with: make weights WEIGHTS="{names}". Without a network, put the files there: docs/weights.md.'
+    )
+    return "\n".join(lines)
+
+
+def examine(entry: Weights, folder: Path) -> State:
+    """What lies in `folder` for this entry. Reads the file whole where its hash is not known yet; records no pin."""
+    path = folder / entry.file
+    if not os.path.exists(path):  # pathlib's raises where a folder cannot be searched
+        return State("missing", path)
+    if not path.is_file():
+        return State("wrong", path, reason="not a file")
+    sha256 = file_sha256(path)
+    if sha256 == recorded(folder / STAND_INS).get(entry.name) and sha256 != entry.sha256:
+        return State("stand-in", path, sha256)
+    if not entry.accepts(sha256):
+        expected = entry.sha256 or f"{entry.sha256_prefix}..."
+        return State("wrong", path, sha256, f"its sha256 must be {expected}; got {sha256}")
+    pinned = recorded(folder / PINNED).get(entry.name)
+    if entry.sha256 or sha256 == pinned:
+        return State("present", path, sha256)
+    if pinned:
+        reason = f"its sha256 must be {pinned}, as {PINNED} recorded it at first use; got {sha256}"
+        return State("wrong", path, sha256, reason)
+    return State("unpinned", path, sha256)
+
+
+def record_stand_in(name: str, folder: Path) -> Located:
+    """Says in stand-ins.toml that the file of this entry, which lies in `folder`, holds random weights."""
+    path = folder / WEIGHTS[name].file
+    sha256 = file_sha256(path)
+    _record(folder / STAND_INS, name, sha256)
+    return Located(path, sha256, stand_in=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The file's sha256, from memory where its size, times and inode are what they were. Raises UserError where it
+    cannot be read."""
+    try:
+        facts = path.stat()
+        identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        memory = path.with_name(f".{path.name}.sha256")
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(memory.read_text(encoding="utf-8"))
+            if known["file"] == identity and _SHA256.fullmatch(known["sha256"]):
+                return known["sha256"]
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Restore the file, or remove it.") from error
+    # A file that was changed just now may be changed again within the resolution of the file system's clock.
+    if time.time_ns() - facts.st_ctime_ns > _SETTLED_NS:
+        with suppress(OSError, UserError), atomic_output(memory) as partial:  # a folder may be read-only
+            partial.write_text(json.dumps({"file": identity, "sha256": sha256}), encoding="utf-8")
+    return sha256
+
+
+def recorded(path: Path) -> Mapping[str, str]:
+    """The hashes by name of stand-ins.toml or pinned.toml; none where there is no such file. Raises UserError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected TOML, got {error}. Correct the file, or remove it.") from error
+    if not all(isinstance(value, str) and _SHA256.fullmatch(value) for value in values.values()):
+        raise UserError(f'{path}: expected lines such as name = "sha256 of 64 hexadecimal digits". Correct it.')
+    return values
+
+
+def _record(path: Path, name: str, sha256: str) -> None:
+    with _locked(path):
+        lines = [f'{key} = "{value}"\n' for key, value in {**recorded(path), name: sha256}.items()]
+        with atomic_output(path) as partial:
+            partial.write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds `path` for one process at a time, by a lock beside it."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
