@@ -42,6 +42,7 @@ class Extractor(nn.Module, ABC):
     resize_filter: str
     backbone: str
     ndim = 4
+    resizes_inside = False  # the network itself resizes: `resize` does nothing, and a batch has one size
 
     def __init__(self, path: Path) -> None:
         """Builds the network and loads its weights from `path`. Draws nothing from torch's random stream."""
@@ -75,14 +76,15 @@ class Extractor(nn.Module, ABC):
         by_shape: dict[torch.Size, list[int]] = {}
         for index, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(index)
-        order, resized = [], []
-        for indices in by_shape.values():
-            stacked = torch.stack([images[index] for index in indices])
-            self._check(stacked)
-            resized.append(self.resize(stacked.to(self.device)))
-            order += indices
-        together = resized[0] if len(resized) == 1 else torch.cat(resized)[torch.tensor(order).argsort()]
-        return self.run(together, taps)
+        batches = [torch.stack([images[index] for index in indices]).to(self.device) for indices in by_shape.values()]
+        for batch in batches:
+            self._check(batch)
+        order = torch.tensor([index for indices in by_shape.values() for index in indices]).argsort()
+        if self.resizes_inside:
+            parts = [self.run(batch, taps) for batch in batches]
+            return {tap: torch.cat([part[tap] for part in parts])[order] for tap in taps}
+        resized = [self.resize(batch) for batch in batches]
+        return self.run(resized[0] if len(resized) == 1 else torch.cat(resized)[order], taps)
 
     @property
     def device(self) -> torch.device:
