@@ -94,8 +94,8 @@ def scale_weights(module: nn.Module) -> None:
         elif isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
         elif isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(std=0.1)  # type: ignore[union-attr,operator]
-            layer.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr,operator]
+            layer.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+            layer.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
         if isinstance(layer, nn.LayerNorm | nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.8, 1.2)
         if getattr(layer, "bias", None) is not None:

@@ -15,7 +15,8 @@ from experiments.metrics.extractors import Extractor, tf1_bilinear
 from experiments.metrics.fidelity import networks, normalize, version
 
 EMBEDDING = "image embedding"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN = (255 * 0.48145466, 255 * 0.4578275, 255 * 0.40821073)
+STD = (255 * 0.26862954, 255 * 0.26130258, 255 * 0.27577711)
 
 
 class CLIP(Extractor):
@@ -29,7 +30,7 @@ class CLIP(Extractor):
         self.backbone = f"CLIP ViT-B/32 (torch-fidelity {version()})"
 
     def resize(self, images: Tensor) -> Tensor:
-        return normalize(tf1_bilinear(images, self.size_px), *[tuple(255 * x for x in y) for y in (MEAN, STD)])
+        return normalize(tf1_bilinear(images, self.size_px), MEAN, STD, inplace=True)
 
     def run(self, resized: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
         return {EMBEDDING: self.network(resized).float()}

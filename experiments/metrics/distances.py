@@ -24,7 +24,8 @@ BLOCK_NUMBERS = 1 << 24  # of distances that are in memory at once: 64 MB
 
 
 def frechet(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """The squared Fréchet distance (experiments.metrics.frechet). Warns where a set has fewer samples than dimensions."""
+    """The squared Fréchet distance (experiments.metrics.frechet). Warns where a set has fewer samples
+    than dimensions."""
     for name, one in (("real", real), ("generated", generated)):
         if one.n is not None and one.n < one.dimensions:
             warnings.warn(

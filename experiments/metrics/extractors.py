@@ -142,9 +142,7 @@ def build_extractor(backbone: str, folder: Path | None = None, device: str | tor
     return extractor.to(device)
 
 
-def detector_of(
-    backbone: str, tap: str, folder: Path | None = None, device: str | torch.device = "cpu"
-) -> Detector:
+def detector_of(backbone: str, tap: str, folder: Path | None = None, device: str | torch.device = "cpu") -> Detector:
     """One tap of `build_extractor`, for the official codebases' own metric loops."""
     return Detector(build_extractor(backbone, folder, device), tap)
 

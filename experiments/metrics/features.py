@@ -112,18 +112,18 @@ class FeatureStats:
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return self
         self._flush()
-        counts = _all_gather(torch.tensor([self._count], device=device))
+        counts = [int(count[0]) for count in _all_gather(torch.tensor([self._count], device=device))]
         means = _all_gather(torch.from_numpy(self._mean).to(device))
         scatters = _all_gather(torch.from_numpy(self._scatter).to(device))
         whole = FeatureStats(self.dimensions, self.keep)
         for count, mean, scatter in zip(counts, means, scatters, strict=True):
-            whole._join(int(count), mean, scatter)
+            whole._join(count, mean, scatter)
         if self.keep:
-            longest = max(int(count) for count in counts)
+            longest = max(counts)
             padded = torch.zeros(longest, self.dimensions, device=device)
             padded[: self._count] = torch.from_numpy(self.features).to(device)
             parts = np.stack(_all_gather(padded), axis=1)  # [longest, ranks, dimensions]
-            there = np.arange(longest)[:, None] < np.concatenate(counts)[None]
+            there = np.arange(longest)[:, None] < np.array(counts)[None]
             whole._kept = [parts[there]]
         return whole
 

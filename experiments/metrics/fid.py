@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance in Inception's pool3. Runs everywhere that images are;
+"""FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance in Inception's pool3.
 fid50k_full is the official codebases' own."""
 
 from experiments.metrics.base import Features, Metric

@@ -56,7 +56,7 @@ def _torchvision() -> dict[str, types.ModuleType]:
     package, transforms, functional = (types.ModuleType(name, "experiments.metrics.fidelity's") for name in names)
     vars(package)["transforms"], vars(transforms)["functional"] = transforms, functional
     vars(functional)["normalize"] = normalize
-    return {"torchvision": package, "torchvision.transforms": transforms, "torchvision.transforms.functional": functional}
+    return dict(zip(names, (package, transforms, functional), strict=True))
 
 
 def normalize(images: Any, mean: tuple[float, ...], std: tuple[float, ...], inplace: bool = False) -> Any:

@@ -42,7 +42,7 @@ class Inception(Extractor):
         for module in self.network.modules():
             if type(module).__name__ == "BasicConv2d":
                 module.conv, module.bn = nn.utils.fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def resize(self, images: Tensor) -> Tensor:
         return tf1_bilinear(images, self.size_px).sub_(128).div_(128)

@@ -31,6 +31,8 @@ _ALLOWED = {
     ("_codecs", "encode"),
 }
 
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, pickle.UnpicklingError)
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -53,17 +55,21 @@ class Moments:
             factor = (self.n - self.ddof) / (self.n - ddof)
         return Statistics(self.mean, self.covariance * factor, self.n or 0)
 
-    def facts(self) -> dict[str, Any]:
-        """For a fingerprint: how the covariance was divided where this is not known."""
-        return {} if self.ddof is not None else {"real_ddof": "as the file has it"}
-
 
 def load_moments(path: Path, metric: str) -> Moments:
     """The moments in a file, for a metric of that name (edm2's files hold several). Raises UserError, naming the file,
     where it holds none, or none that are finite and of fitting shapes."""
     try:
         found = _from_npz(path) if path.suffix == ".npz" else _from_pickle(path, metric)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        AttributeError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: must hold saved moments (mu and sigma, or a codebase's cached statistics); got: {reason}. "
@@ -82,9 +88,10 @@ def load_moments(path: Path, metric: str) -> Moments:
 
 def _from_npz(path: Path) -> Moments:
     with np.load(path, allow_pickle=False) as file:
-        known = {name: int(file[name]) for name in ("n", "ddof") if name in file}
+        mean, covariance = _float64(file["mu"], file["sigma"])
+        n, ddof = (int(file[name]) if name in file else None for name in ("n", "ddof"))
         facts = json.loads(str(file["fingerprint"])) if "fingerprint" in file else {}
-        return Moments(*_float64(file["mu"], file["sigma"]), **known, fingerprint=facts)
+        return Moments(mean, covariance, n, ddof, facts)
 
 
 def _from_pickle(path: Path, metric: str) -> Moments:
@@ -99,8 +106,7 @@ def _from_pickle(path: Path, metric: str) -> Moments:
         return Moments(mean, raw_cov / n - np.outer(mean, mean), n, 0)
     if metric in content:  # edm2's: moments by metric, covariances divided by n - 1
         mean, covariance = _float64(content[metric]["mu"], content[metric]["sigma"])
-        n = content.get("num_images")
-        return Moments(mean, covariance, None if n is None else int(n), 1)
+        return Moments(mean, covariance, int(content["num_images"]) if "num_images" in content else None, 1)
     raise ValueError(f"a dictionary of {', '.join(map(str, content)) or 'nothing'}")
 
 
