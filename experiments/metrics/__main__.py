@@ -24,7 +24,7 @@ import click
 
 from experiments.files import UserError, atomic_output
 from experiments.metrics import GROUPS, METRICS
-from experiments.metrics.base import How, Metric, is_stand_in
+from experiments.metrics.base import STAND_IN_MARK, How, Metric, is_stand_in
 
 DEFAULT_NIMG, DEFAULT_NCLIPS = 50_000, 2048
 NETWORKS = (".pkl", ".pt")
@@ -236,7 +236,7 @@ def show(measured: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps({name: one.model_dump() for name, one in measured.items()}, indent=2))
         return
     for name, one in measured.items():
-        label = "  (stand-in weights: says nothing of the images)" if is_stand_in(one.fingerprint) else ""
+        label = STAND_IN_MARK if is_stand_in(one.fingerprint) else ""
         click.echo(f"{METRICS[name].title}: {one.value}{label}")
 
 

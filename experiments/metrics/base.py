@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 STAND_IN = "stand-in"  # what a fingerprint's "weights" says where the extractor's are seeded random ones
 
 
+STAND_IN_MARK = f" ({STAND_IN} weights)"  # what follows such a value wherever it is shown
+
+
 @dataclass(frozen=True)
 class Images:
     """Real or generated images. `batches()` starts anew at every call and gives uint8 tensors [B, 3, H, W], the same

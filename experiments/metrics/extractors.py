@@ -167,7 +167,8 @@ def _lerp(x: Tensor, axis: int, size_px: int) -> Tensor:
 
 
 def bicubic(images: Tensor, size_px: int) -> Tensor:
-    """[N, 3, H, W] to float32 [N, 3, size_px, size_px], antialiased bicubic: Pillow's filter, without its rounding."""
+    """[N, 3, H, W] to float32 [N, 3, size_px, size_px], antialiased bicubic: Pillow's filter, without its rounding
+    and clipping to 8 bits."""
     x = images.float()
     if x.shape[2:] == (size_px, size_px):
         return x
