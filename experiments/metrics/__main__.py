@@ -150,6 +150,8 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
     if fake is None and save_stats is None:
         raise UserError("metrics: FAKE must be given; got REAL only. Without it, use --save-stats.")
     if save_stats:
+        if save_stats.suffix != ".npz":
+            raise UserError(f"metrics: --save-stats must end in .npz; got {str(save_stats)!r}. Correct the name.")
         taps = {(m.features.backbone, m.features.tap) for m in metrics if m.features}
         if len(taps) != 1 or len(metrics) != len([m for m in metrics if m.features]):
             raise UserError(f"metrics: --save-stats must have metrics of one feature; got {len(taps)} features.")

@@ -45,7 +45,7 @@ class Entry:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if str(file["key"]) != self._key:
                     self._say("is stale: the data, the weights or the options changed")
                     return None

@@ -87,7 +87,7 @@ def load_moments(path: Path, metric: str) -> Moments:
 
 
 def _from_npz(path: Path) -> Moments:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         mean, covariance = _float64(file["mu"], file["sigma"])
         n, ddof = (int(file[name]) if name in file else None for name in ("n", "ddof"))
         facts = json.loads(str(file["fingerprint"])) if "fingerprint" in file else {}
@@ -137,8 +137,6 @@ def holds_moments(path: Path) -> bool:
 def save_moments(path: Path, stats: FeatureStats, ddof: int, fingerprint: dict[str, Any]) -> None:
     """Writes mu and sigma as pytorch-fid does, and beside them n, ddof and the fingerprint. Raises UserError where the
     file cannot be written."""
-    if path.suffix != ".npz":
-        raise UserError(f"save_moments: --save-stats must end in .npz; got {str(path)!r}. Correct the name.")
     taken = stats.statistics(ddof)
     with atomic_output(path) as partial, partial.open("wb") as file:
         np.savez(
