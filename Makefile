@@ -37,7 +37,7 @@ RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(i
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart smoke table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
+.PHONY: help setup quickstart smoke table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench bench-metrics \
 	test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
@@ -58,8 +58,9 @@ $(READY): requirements.txt pyproject.toml
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(READY_DEV): $(READY) requirements-dev.txt
+$(READY_DEV): $(READY) requirements-dev.txt requirements-metrics.txt
 	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile --quiet --no-deps -r requirements-metrics.txt
 	@touch $@
 
 quickstart: $(READY)  ## Train plain and MTM on real images, CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
@@ -118,6 +119,9 @@ $(BENCH_READY): requirements-bench.txt $(READY)
 
 bench: $(BENCH_READY)  ## Time the op beside plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
 	$(PY) -m tools.bench
+
+bench-metrics: $(READY_DEV)  ## Time the metrics beside torch-fidelity and clean-fid: images/s and peak memory, CPU, stand-in weights
+	$(PY) -m tools.bench_metrics
 
 test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none (PYTHON= instead of .venv)
 	@$(GPU_PY) -m tools.gpu "make test-gpu"
