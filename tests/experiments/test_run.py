@@ -665,7 +665,7 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
         ('trainer = "fake"', 'trainer = "fjord"', r"trainer must name .* expected one of mini, .*fake, got 'fjord'"),
         ("seeds = [7]", "seeds = [7, 7]", "seeds must be distinct"),
         ('baseline = "plain"', 'baseline = "plane"', "baseline must name .* expected one of plain, got 'plane'"),
-        ('metrics = ["frechet"]', 'metrics = ["fid"]', "expected one of frechet, .*, got 'fid'"),
+        ('metrics = ["frechet"]', 'metrics = ["fdi"]', "expected one of frechet, .*, got 'fdi'"),
         ('id = "low"', 'id = "plain"', "rows must have distinct ids"),
         ('id = "low"', 'id = "../low"', "id must be of a-z, 0-9 and -"),
         (
