@@ -174,12 +174,20 @@ def _inception_nvidia(path: Path, small: bool) -> None:
         pickle.dump(network.eval(), file)
 
 
+def _inception_nvidia_pt(path: Path, small: bool) -> None:
+    network = Still()
+    with torch.no_grad():
+        scale_weights(network)
+    torch.jit.script(network.eval()).save(str(path))
+
+
 WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "inception-2015-12-05": _inception,
     "clip-vit-b-32": _clip,
     "dinov2-vit-l-14": _dinov2,
     "i3d-kinetics-400": _i3d,
     "inception-nvidia": _inception_nvidia,
+    "inception-nvidia-pt": _inception_nvidia_pt,
 }
 
 

@@ -4,6 +4,8 @@ Environment:
     MTM_METRICS: modules with functions `register(register_metric)`, separated by commas, whose metrics are added.
     MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
         (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
+    MTM_WEIGHTS: the folder that `make weights` filled (else `weights` in this repository). The official detectors are
+        taken from it, verified, instead of downloaded; random stand-ins that lie in it are not.
 """
 
 import functools
@@ -17,6 +19,8 @@ from typing import Any
 
 import torch
 
+from mtm_hosts import hosts
+
 
 def register(register_metric: Callable[..., Any]) -> None:
     """Add the metrics of the modules that MTM_METRICS lists, through the host's own decorator."""
@@ -25,9 +29,12 @@ def register(register_metric: Callable[..., Any]) -> None:
 
 
 def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, device: torch.device) -> None:
-    """Put the detector that stands in for `url` into the host's cache, if there is one and it is not there yet."""
-    path = _stand_in(url)
-    if path is None or (url, device) in cache:
+    """Put the detector for `url` into the host's cache, if it is not there yet: the one that stands in for it, or the
+    official one where it was fetched before. A file with other bytes than the official ones ends the program."""
+    if (url, device) in cache:
+        return
+    path = _stand_in(url) or _fetched(url)
+    if path is None:
         return
     if path.suffix == ".pt":
         detector = torch.jit.load(str(path), map_location=device).eval()
@@ -68,3 +75,16 @@ def _stand_in(url: str) -> Path | None:
     stem = url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     candidates = (Path(folder) / f"{stem}{suffix}" for suffix in (".pt", ".pkl"))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _fetched(url: str) -> Path | None:
+    if not os.path.isdir(Path(__file__).resolve().parents[1] / (os.environ.get("MTM_WEIGHTS") or "weights")):
+        return None
+    try:  # the host's own environment may lack what experiments needs: then it downloads, as upstream does
+        from experiments import weights
+    except ImportError:
+        return None
+    try:
+        return weights.official(url)
+    except ValueError as error:
+        hosts.fail(str(error))
