@@ -71,7 +71,7 @@ def test_bicubic_is_pillows_up_to_its_rounding():
     image = torch.randint(100, 156, (1, 3, 61, 300), dtype=torch.uint8)  # so that nothing overshoots and is clipped
     pixels = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
     ours = bicubic(image, 224)[0].permute(1, 2, 0).clamp(0, 255)
-    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.01
+    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.2  # it rounds after each axis
 
 
 def test_pool3_is_torch_fidelitys(inception, theirs):
