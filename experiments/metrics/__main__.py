@@ -144,9 +144,13 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None) -> None:
     """Raises UserError, before anything is computed, for what cannot be."""
+    from experiments.metrics.moments import holds_moments
+
     for path in (real, fake):
         if path is not None and not path.exists():
             raise UserError(f"metrics: REAL and FAKE must exist; got {str(path)!r}. Check the spelling.")
+    if real.suffix in NETWORKS and not holds_moments(real):
+        raise UserError(f"metrics: REAL must be images, clips or moments; got {str(real)!r}. A network is FAKE.")
     if fake is None and save_stats is None:
         raise UserError("metrics: FAKE must be given; got REAL only. Without it, use --save-stats.")
     if save_stats:
@@ -214,6 +218,8 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise click.BadParameter(f"must be there; got {device!r}, and torch sees no GPU.", param_hint="--device")
     measurement = Measurement(How(ddof, seed), folder, device, batch, not no_cache, not quiet)
     try:
         check_sides(metrics, real, fake, save_stats)

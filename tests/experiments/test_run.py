@@ -653,6 +653,19 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
     assert not (table.parent / "out").exists()
 
 
+def test_missing_weights_are_listed_before_anything_is_trained(table, monkeypatch, tmp_path):
+    monkeypatch.setenv("MTM_WEIGHTS", str(tmp_path / "none"))
+    edit(table, 'metrics = ["frechet"]', 'metrics = ["frechet", "fid", "fd_dinov2"]')
+    result = call(table, "--dry-run")
+    assert "# cannot run yet:" in result.output
+    assert "#   inception-2015-12-05: missing" in result.output
+    assert "#   dinov2-vit-l-14: missing" in result.output
+    result = call(table)
+    assert result.exit_code == 1
+    assert "2 missing or wrong" in result.output
+    assert not list(tmp_path.rglob("log.txt"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -1,6 +1,7 @@
 """python -m experiments.metrics: two folders, zips, moments, clips and a trained generator, with stand-in weights."""
 
 import json
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -213,6 +214,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["fid50k_full", "REAL", "FAKE"], "fid50k_full is computed by the official code: its calc_metrics.py"),
         (["fid", "REAL", "nowhere"], "REAL and FAKE must exist; got 'nowhere'"),
         (["fid", "REAL"], "FAKE must be given; got REAL only"),
+        (["fid", "network.pkl", "FAKE"], "REAL must be images, clips or moments; got 'network.pkl'"),
         (["kid", "REAL", "m.npz"], "kid: must have the images; got the moments m.npz"),
         (["fid", "REAL", "--save-stats", "x.txt"], r"must end in \.npz"),
         (["fid,sfid", "REAL", "--save-stats", "x.npz"], "must have metrics of one feature; got 2"),
@@ -224,6 +226,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
 def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words, message):
     make_images(tmp_path / "one", 1)
     np.savez(tmp_path / "m.npz", mu=np.zeros(3), sigma=np.eye(3))
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps(Path()))
     monkeypatch.chdir(tmp_path)
     names = {"REAL": sides[0], "FAKE": sides[1]}
     result = run(*[names.get(word, word) for word in words], "--quiet")
