@@ -1,8 +1,12 @@
 """python -m experiments.metrics: two folders, zips, moments, clips and a trained generator, with stand-in weights."""
 
 import json
+import os
 import pickle
 import re
+import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -245,3 +249,30 @@ def test_clips_of_a_network_that_makes_images_are_refused(sides, mini, tmp_path)
     result = run("fvd16", real, mini, "--quiet", "--nclips", 2)
     assert result.exit_code == 1
     assert "FVD must have a network that makes videos; got mini's" in result.stderr
+
+
+def test_two_ranks_share_the_work_and_give_what_one_gives(sides, mini, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).resolve().parents[3]
+    base = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "PYTHONPATH": str(root),
+    }
+    words = [sys.executable, "-m", "experiments.metrics", "clip_fd,kid", *map(str, sides), "--json", "--batch=2"]
+    ranks = [
+        subprocess.Popen(
+            [*words], env=base | {"RANK": str(r)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for r in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert outputs[1] == ("", "")  # the first alone speaks
+    found, one = json.loads(outputs[0][0]), measured("clip_fd,kid", *sides, "--no-cache")
+    for name in found:
+        assert found[name]["value"] == pytest.approx(one[name]["value"], rel=1e-4)
+        assert found[name]["fingerprint"] == one[name]["fingerprint"]
