@@ -66,6 +66,10 @@ class Generated(Samples):
             yield from (list(part) for part in tensor.split(size))
 
     def facts(self) -> dict[str, Any]:
+        return {"generated_px": str(self.snapshot.facts.resolution), **self.drawn()}
+
+    def drawn(self) -> dict[str, Any]:
+        """From which seed, and with what."""
         facts: dict[str, Any] = {"seed": self.seed, "truncation": 1.0}
         facts |= {"labels": self._labels_from} if self._labels_from else {}
         return facts | ({"ranks": self._ranks} if self._ranks > 1 else {})  # noise depends on it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,7 @@ class Measurement:
                     "of the same features."
                 )
             _check_weights(metric, role, one, own)
+        _note_sizes(real[1], generated[1])
         value, facts = metric.compare(real[0], generated[0], self.how)
         fingerprint = {"metric": metric.name, **own, **real[1], **generated[1], **facts}
         return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
@@ -124,6 +126,16 @@ class Measurement:
     @staticmethod
     def _needed(*sides: Taken) -> bool:
         return any(isinstance(stats, FeatureStats) for stats, _ in sides)
+
+
+def _note_sizes(real: dict[str, Any], generated: dict[str, Any]) -> None:
+    sizes = real.get("real_px"), generated.get("generated_px")
+    if None not in sizes and sizes[0] != sizes[1]:
+        warnings.warn(
+            f"real images are of {sizes[0]} px and generated ones of {sizes[1]}: what resizing does to them differs, "
+            "and the value has that in it. Compare images of one size where you can.",
+            stacklevel=3,
+        )
 
 
 def _append(stats: FeatureStats, features: Any, role: str) -> None:

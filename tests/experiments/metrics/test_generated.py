@@ -18,7 +18,7 @@ class Fake:
     path = Path("fake.pkl")
 
     def __init__(self, c_dim: int, frames: bool = True) -> None:
-        self.facts = SimpleNamespace(z_dim=4, c_dim=c_dim, frames=frames, trainer="fake")
+        self.facts = SimpleNamespace(z_dim=4, c_dim=c_dim, frames=frames, trainer="fake", resolution=2)
 
     def labels(self, count: int) -> torch.Tensor:
         return torch.eye(max(1, self.facts.c_dim))[torch.arange(count) % max(1, self.facts.c_dim)]

@@ -102,6 +102,9 @@ def test_images_of_several_sizes_are_each_resized_and_it_is_written_down(sides, 
     one = measured("clip_fd", sides[0], mixed)["clip_fd"]
     assert one["fingerprint"]["generated_px"] == "3 sizes, most often 20"
     assert one["fingerprint"]["real_px"] == "24"
+    note = run("clip_fd", sides[0], mixed).stderr
+    assert "real images are of 24 px and generated ones of 3 sizes, most often 20: what resizing does" in note
+    assert "what resizing does" not in run("clip_fd", *sides).stderr
 
 
 def test_at_most_so_many_images_are_drawn_by_the_seed(sides):
