@@ -41,7 +41,7 @@ OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
 .PHONY: help setup quickstart smoke table report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
-	test-gpu bench-gpu bench-table4 cuda-report doctor clean
+	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -62,8 +62,9 @@ $(READY): requirements.txt pyproject.toml
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(READY_DEV): $(READY) requirements-dev.txt
+$(READY_DEV): $(READY) requirements-dev.txt requirements-metrics.txt
 	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check --no-compile --quiet --no-deps -r requirements-metrics.txt
 	@touch $@
 
 quickstart: $(READY)  ## Train plain and MTM on real images, CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
@@ -125,6 +126,9 @@ $(BENCH_READY): requirements-bench.txt $(READY)
 
 bench: $(BENCH_READY)  ## Time the op beside plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
 	$(PY) -m tools.bench
+
+bench-metrics: $(READY_DEV)  ## Time the metrics beside torch-fidelity and clean-fid: images/s and peak memory, CPU, stand-in weights
+	$(PY) -m tools.bench_metrics
 
 test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none (PYTHON= instead of .venv)
 	@$(GPU_PY) -m tools.gpu "make test-gpu"

@@ -123,7 +123,7 @@ def _show(axes: Axes, title: str, image: Image.Image) -> None:
 def _write_heading(band: Any, results: Results, rows: list[RowResult]) -> None:
     band.text(0.01, 0.84, results.table.title, va="center", color=TEXT, fontsize=15, fontweight="bold")
     numbers = ";  ".join(
-        f"{result.row.title}: {METRICS[name].title} {number_text(value, result.spread(name))}"
+        f"{result.row.title}: {METRICS[name].title} {number_text(value, result.spread(name))}{result.mark(name)}"
         for result in rows
         for name, value in result.metrics.items()
     )

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from experiments.metrics import METRICS
+from experiments.metrics.base import STAND_IN
 from experiments.progress import duration_text
 from experiments.results import Results, RowResult, compare, compare_rows, number_text
 
@@ -40,6 +41,8 @@ def _cells(results: Results, result: RowResult) -> list[str]:
             verdict = compare(ours, paper, metric) if ours is not None and paper is not None else "–"
             if known and results.table.meaningless:
                 difference, verdict = "–", "meaningless"
+            elif known and result.mark(key):
+                difference, verdict = "–", STAND_IN
             per_metric += [number_text(paper), difference, verdict]
     compared = [_against_baseline(results, result)] if any(r.row.baseline for r in results.rows) else []
     memory = f"{result.peak_rss_bytes / 1e9:.2f} GB" if result.peak_rss_bytes else "–"
@@ -57,6 +60,7 @@ def _metric_text(results: Results, result: RowResult, name: str) -> str:
         values = [(run, run.value(name)) for run in result.runs]
         runs = [f"seed {run.seed}: {run.status if value is None else number_text(value)}" for run, value in values]
         text += f"\n({', '.join(runs)})" if result.values(name) else ""
+    text += result.mark(name)
     return f"{text} (meaningless)" if results.table.meaningless and result.values(name) else text
 
 

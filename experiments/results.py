@@ -11,6 +11,7 @@ from experiments import ledger
 from experiments.files import UserError
 from experiments.folder import STATE_NAME, differences, read_state
 from experiments.metrics import METRICS, Metric
+from experiments.metrics.base import STAND_IN_MARK, is_stand_in
 from experiments.progress import duration_text
 from experiments.table import Row, Table, table_from_dict
 from experiments.trainers import TRAINERS
@@ -103,6 +104,10 @@ class RowResult:
         """Standard deviation over the seeds (n - 1); None for fewer than two."""
         values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def mark(self, metric: str) -> str:
+        """What a value of that metric must be followed by wherever it is shown: that its weights are stand-ins."""
+        return STAND_IN_MARK if any(is_stand_in(run.fingerprint(metric)) for run in self.runs) else ""
 
     @property
     def wall_s(self) -> float:
@@ -239,6 +244,8 @@ def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:
         if name not in one.metrics:
             why = "its runs took it in different ways" if one.values(name) else f"{one.row.title} is {one.status}"
             return f"not compared, because {why}"
+    if baseline.mark(name) or result.mark(name):
+        return "not compared, because the extractor's weights are stand-ins"
     if lines := differences(baseline.fingerprint(name), result.fingerprint(name)):
         return f"not compared, because their fingerprints differ in {'; '.join(lines[:3])}"
     text = compare(result.metrics[name], baseline.metrics[name], METRICS[name])
@@ -268,7 +275,8 @@ def result_lines(results: Results) -> Iterable[str]:
     width = max(len(result.row.title) for result in results.rows)
     for result in results.rows:
         numbers = ", ".join(
-            f"{METRICS[name].title} {number_text(value, result.spread(name))}" for name, value in result.metrics.items()
+            f"{METRICS[name].title} {number_text(value, result.spread(name))}{result.mark(name)}"
+            for name, value in result.metrics.items()
         )
         cost = f"{duration_text(result.wall_s)}" if result.wall_s else ""
         speed = f"{result.s_per_kimg:.1f} s/kimg" if result.s_per_kimg else ""

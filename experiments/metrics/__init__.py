@@ -2,17 +2,27 @@
 
 A metric compares generated images with real ones and gives a value, with the fingerprint of how it was taken: what
 decides the value, such as the extractor's weights and the numbers of images. Values with different fingerprints are
-never compared. `tools/metrics.py` computes what has a function here; a metric without one is computed by the host's
-own calc_metrics.py (experiments/trainers/official.py). Modules here import torch inside their functions only, so that
-the runner starts at once.
+never compared. `python -m experiments.metrics` computes them; those that end in the numbers of the official codebases
+(fid50k_full) are computed by the host's own calc_metrics.py (experiments/trainers/official.py). Modules here import
+torch inside their functions only, so that the runner starts at once; extractors do so at once.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
 
 from experiments.metrics.base import Metric
 
 MODULES = (
     "random_frechet",
+    "fid",
+    "clip_fd",
+    "sfid",
+    "kid",
+    "precision",
+    "recall",
+    "fd_dinov2",
+    "fvd16",
+    "fvd128",
     "fid50k_full",
     "kid50k_full",
     "fvd2048_16f",
@@ -21,3 +31,10 @@ MODULES = (
 METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (import_module(f"{__name__}.{module}").METRIC for module in MODULES)
 }
+GROUPS = {"pr": ("precision", "recall")}  # names on the command line that stand for several
+
+
+def weights_of(names: Iterable[str]) -> list[str]:
+    """The entries of experiments/weights.toml that metrics of these names need, each once."""
+    features = [METRICS[name].features for name in names]
+    return list(dict.fromkeys(one.backbone for one in features if one))

@@ -5,4 +5,4 @@ Their detector is downloaded, or stands in the folder that MTM_DETECTORS names (
 
 from experiments.metrics.base import Metric
 
-METRIC = Metric("fid50k_full", "FID (50k, full)", compute=None)
+METRIC = Metric("fid50k_full", "FID (50k, full)")

@@ -81,6 +81,10 @@ def distance_of_statistics(real: Statistics, fake: Statistics) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """A [D, D] with A A^T = covariance; eigenvalues that rounding made negative count as 0."""
-    values, vectors = np.linalg.eigh(covariance)
+    """A [D, D] with A A^T = covariance: its Cholesky factor, or where it is singular the eigenvectors, which takes ten
+    times as long; eigenvalues that rounding made negative count as 0."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(values.clip(min=0))

@@ -5,4 +5,4 @@ Their detector is downloaded, or stands in the folder that MTM_DETECTORS names (
 
 from experiments.metrics.base import Metric
 
-METRIC = Metric("fvd2048_16f", "FVD (16 frames)", compute=None)
+METRIC = Metric("fvd2048_16f", "FVD (16 frames)")

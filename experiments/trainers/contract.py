@@ -29,6 +29,7 @@ IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-fie
 LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row
+NCLIPS = 2048  # for a metric of videos, at most
 FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
@@ -188,10 +189,10 @@ class Trainer(ABC):
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
-        words = [f"--metrics={','.join(missing)}", f"--outdir={run.folder / METRICS}", f"--data={run.data}"]
-        words += [f"--samples={run.samples_nimg}", "--seed=0"]
+        words = [",".join(missing), str(run.data), snapshot, f"--outdir={run.folder / METRICS}", "--seed=0"]
+        words += [f"--nimg={run.samples_nimg}", f"--nclips={min(run.samples_nimg, NCLIPS)}"]
         if missing:
-            yield Step(name="metrics", argv=["python", "-m", "tools.metrics", snapshot, *words], env=run.environment)
+            yield Step(name="metrics", argv=["python", "-m", "experiments.metrics", *words], env=run.environment)
 
     @abstractmethod
     def planned_snapshot(self, run: Run) -> str:

@@ -134,7 +134,7 @@ class Official(Trainer):
         return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=environment)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
-        theirs = [name for name in missing if METRICS[name].compute is None]
+        theirs = [name for name in missing if METRICS[name].by_host]
         if theirs:
             yield Step(name="metrics", argv=self.metrics_argv(run, snapshot, theirs), cwd=self.cwd, env=run.environment)
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
@@ -213,7 +213,7 @@ class Official(Trainer):
 
     def measure(self, run: Run, name: str) -> Measured | None:
         """Ours as every trainer's; theirs from the metric-*.jsonl beside the newest snapshot."""
-        if METRICS[name].compute is not None:
+        if not METRICS[name].by_host:
             return super().measure(run, name)
         snapshot, found = self.snapshot(run), None
         for line in read_lines(snapshot.parent / f"metric-{name}.jsonl", []) if snapshot else []:

@@ -203,6 +203,18 @@ def test_rows_of_different_fingerprints_are_not_compared_and_it_says_why(out):
     assert "ddof: 1" in markdown
 
 
+def test_values_of_stand_in_weights_say_so_and_are_not_compared(out):
+    table = make_table()
+    start(out, table)
+    finish(out, table, "plain", 4.0, weights="stand-in")
+    finish(out, table, "low", 1.0, weights="stand-in")
+    markdown, html = texts(out)
+    for text in (markdown, html):
+        assert text.count("(stand-in weights)") >= 2
+    assert "not compared, because the extractor's weights are stand-ins" in markdown
+    assert "better" not in markdown.replace("method is better", "")
+
+
 def test_fewer_images_than_dimensions_bring_a_caution(out):
     table = make_table()
     start(out, table)

@@ -195,7 +195,9 @@ def test_the_hosts_own_metrics_are_read_for_the_newest_snapshot(tmp_path):
     assert words(theirs)["metrics"] == "fid50k_full"
     assert words(theirs)["network"] == str(part / "network-snapshot-000010.pkl")
     assert theirs.cwd == "vendor/stylegan3"
-    assert [words(s)["metrics"] for s in steps.values() if s.argv[2] == "tools.metrics"] == ["frechet"]
+    assert [s.argv[3:6] for s in steps.values() if s.argv[2] == "experiments.metrics"] == [
+        ["frechet", str(run.data), str(part / "network-snapshot-000010.pkl")]
+    ]
     lines = [("000004", 9.0), ("000010", 8.0), ("000010", 7.5)]
     text = "".join(
         json.dumps({"results": {"fid50k_full": v}, "num_gpus": 1, "snapshot_pkl": f"network-snapshot-{s}.pkl"}) + "\n"

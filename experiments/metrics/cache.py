@@ -1,0 +1,68 @@
+"""Statistics of real data, kept from one measurement to the next.
+
+A file lies in the folder that MTM_CACHE names, else .cache in the repository, under a name that has the data's path
+and the features. Inside is a key with everything that decides the numbers: the hash of the files' content, which of
+them were taken, flips (none), the weights' hash, and how images were resized. Where the key differs the entry is stale:
+it is computed anew, and so is a damaged one. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.files import UserError, atomic_output
+from experiments.metrics.features import FeatureStats
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = 1  # of the entries' form
+
+
+def cache_folder() -> Path:
+    """Where statistics are kept. It need not exist."""
+    return Path(os.environ.get("MTM_CACHE") or ROOT / ".cache") / "metrics"
+
+
+class Entry:
+    """The statistics of one set of features of one source."""
+
+    def __init__(self, source: Path, key: dict[str, Any]) -> None:
+        """`key`: plain values that decide the numbers. `about` in it names the features, and decides the place too."""
+        self._key = json.dumps({**key, "version": VERSION}, sort_keys=True)
+        place = hashlib.sha256(json.dumps([str(source.resolve()), key["about"]]).encode()).hexdigest()[:16]
+        self.path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', source.name)[:60]}-{place}.npz"
+
+    def load(self) -> tuple[FeatureStats, dict[str, Any]] | None:
+        """Statistics and facts; None where there are none that can be used, said on stderr unless nothing is there."""
+        if not self.path.exists():
+            return None
+        try:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                if str(file["key"]) != self._key:
+                    self._say("is stale: the data, the weights or the options changed")
+                    return None
+                arrays = {name: file[name] for name in file.files if name not in ("key", "facts")}
+                return FeatureStats.from_state(arrays), json.loads(str(file["facts"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            self._say(f"is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            return None
+
+    def save(self, stats: FeatureStats, facts: dict[str, Any]) -> None:
+        """Keeps them; where that fails, for a full disk or a read-only folder, says so and goes on."""
+        try:
+            with atomic_output(self.path) as partial, partial.open("wb") as file:
+                arrays = {"key": np.array(self._key), "facts": np.array(json.dumps(facts)), **stats.state()}
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+        except UserError as error:
+            self._say(f"was not kept: {error}")
+
+    def _say(self, what: str) -> None:
+        print(f"metrics: cached statistics {self.path}: {what}; computed anew.", file=sys.stderr)

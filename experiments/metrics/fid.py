@@ -1,0 +1,7 @@
+"""FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance in Inception's pool3.
+fid50k_full is the official codebases' own."""
+
+from experiments.metrics.base import Features, Metric
+from experiments.metrics.distances import frechet
+
+METRIC = Metric("fid", "FID", features=Features("inception-2015-12-05", "pool3"), compare=frechet)

@@ -1,0 +1,44 @@
+"""I3D trained on Kinetics-400, 400 numbers before the softmax: the network of FVD, in the TorchScript conversion that
+StyleGAN-V made and that everybody's FVD uses since (Unterthiner et al. 2018, arXiv 1812.01717).
+
+It rescales and resizes by itself: rescale=True, resize=True, return_features=True, as StyleGAN-V and StyleSV call it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.metrics.extractors import Extractor
+
+LOGITS = "before softmax"
+CHUNK_FRAMES = 128  # that are computed at once, as in StyleGAN-V
+
+
+class I3D(Extractor):
+    taps = {LOGITS: 400}
+    size_px = 224
+    resize_filter = "in the TorchScript (resize=True)"
+    backbone = "I3D on Kinetics-400 (TorchScript of StyleGAN-V)"
+    ndim = 5
+    resizes_inside = True
+
+    def build(self, path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, which the file needs
+            self.network = torch.jit.load(str(path), map_location="cpu")
+
+    def resize(self, images: Tensor) -> Tensor:
+        return images
+
+    def run(self, resized: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        chunks = resized.split(max(1, CHUNK_FRAMES // resized.shape[2]))
+        parts = [self.network(x, rescale=True, resize=True, return_features=True) for x in chunks]
+        return {LOGITS: torch.cat(parts).float()}
+
+
+EXTRACTOR = I3D

@@ -1,0 +1,164 @@
+"""Measuring: features of both sides, each network run once for all metrics that need it, and their comparison."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.files import UserError
+from experiments.metrics.base import Features, How, Metric
+from experiments.metrics.cache import Entry
+from experiments.metrics.extractors import Extractor, build_extractor, extractor_class
+from experiments.metrics.features import FeatureStats
+from experiments.metrics.moments import Moments
+from experiments.metrics.ranks import Ranks
+from experiments.metrics.sources import FileSamples, Samples
+from experiments.trainers.contract import Measured
+
+BATCH = {"cpu": 16, "cuda": 64}
+BATCH_CLIPS = 2
+
+Taken = tuple[FeatureStats | Moments, dict[str, Any]]
+
+
+@dataclass
+class Measurement:
+    """How features are taken. `folder`: of the weights; `cached`: whether real statistics are kept (cache.py).
+    With several `ranks` each takes a share of the samples, and all have the statistics of all."""
+
+    how: How = field(default_factory=How)
+    folder: Path | None = None
+    device: str = "cpu"
+    batch: int | None = None
+    cached: bool = True
+    progress: bool = True
+    ranks: Ranks = field(default_factory=Ranks)
+    _extractors: dict[str, Extractor] = field(default_factory=dict)
+
+    def extractor(self, backbone: str) -> Extractor:
+        """Built at first use. Raises UserError where its weights are missing."""
+        if backbone not in self._extractors:
+            self._extractors[backbone] = build_extractor(backbone, self.folder, self.device)
+        return self._extractors[backbone]
+
+    def take(self, samples: Samples, wanted: Iterable[Features]) -> dict[str, Taken]:
+        """Statistics and facts of each tap that `wanted`, all of one backbone, asks of `samples`: from the cache, or
+        computed in one pass."""
+        wanted = list(wanted)
+        keep = {f.tap: any(g.keep for g in wanted if g.tap == f.tap) for f in wanted}
+        extractor = self.extractor(wanted[0].backbone)
+        entries = self._entries(samples, extractor, keep)
+        found: dict[str, Taken] = {tap: kept for tap, entry in entries.items() if (kept := entry.load())}
+        found = {tap: found.get(tap) for tap in entries if self.ranks.all(tap in found)}  # type: ignore[misc]
+        missing = {tap: keep[tap] for tap in keep if tap not in found}
+        if missing:
+            stats = self._extract(samples, extractor, missing)
+            facts = samples.facts() | {f"{samples.role}_n{samples.unit}": next(iter(stats.values())).n}
+            for tap, taken in stats.items():
+                found[tap] = taken, facts
+                if tap in entries and self.ranks.first:
+                    entries[tap].save(taken, facts)
+        return found
+
+    def _entries(self, samples: Samples, extractor: Extractor, keep: dict[str, bool]) -> dict[str, Entry]:
+        if not (self.cached and samples.role == "real" and isinstance(samples, FileSamples)):
+            return {}
+        identity = samples.identity()
+        return {
+            tap: Entry(
+                samples.path,
+                {
+                    "about": [extractor.backbone, tap, kept, samples.unit, identity.get("frames", 0)],
+                    "samples": identity,
+                    "xflip": False,
+                    "features": extractor.fingerprint(tap),
+                },
+            )
+            for tap, kept in keep.items()
+        }
+
+    def _extract(self, samples: Samples, extractor: Extractor, keep: dict[str, bool]) -> dict[str, FeatureStats]:
+        stats = {tap: FeatureStats(extractor.taps[tap], kept) for tap, kept in keep.items()}
+        size = self.batch or (BATCH_CLIPS if extractor.ndim == 5 else BATCH.get(self.device.split(":")[0], 16))
+        begun = time.monotonic()
+        told = self.progress and self.ranks.first
+        label = f"{samples.role}, {extractor.backbone.split(' (')[0]}"
+        with tqdm(total=len(samples), desc=label, unit=samples.unit, disable=not told) as bar:
+            for batch in samples.share(size, self.ranks.rank, self.ranks.count):
+                for tap, features in extractor(batch, keep).items():
+                    _append(stats[tap], features, samples.role)
+                bar.update(min(len(batch) * self.ranks.count, len(samples) - bar.n))
+        stats = {tap: one.gather(self.ranks.device) for tap, one in stats.items()}
+        if told:
+            count, took_s = next(iter(stats.values())).n, time.monotonic() - begun
+            speed = f"{count / took_s:.2f} {samples.unit}/s"
+            print(f"{samples.role}: {count} {samples.unit} in {took_s:.1f} s, {speed}", file=sys.stderr)
+        return stats
+
+    def compare(self, metric: Metric, real: Taken, generated: Taken) -> Measured:
+        """The metric's value, None where it is not finite, with the fingerprint of how it was taken. Raises UserError
+        for features that do not fit, and where a metric needs images and has moments."""
+        assert metric.features
+        assert metric.compare
+        extractor = self.extractor(metric.features.backbone) if self._needed(real, generated) else None
+        own = extractor.fingerprint(metric.features.tap) if extractor else {}
+        for (one, _), role in ((real, "real"), (generated, "generated")):
+            expected = extractor_class(metric.features.backbone).taps[metric.features.tap]
+            if one.dimensions != expected:
+                raise UserError(
+                    f"{metric.name}: {role} moments must be of {expected} dimensions; got {one.dimensions}. Give those "
+                    "of the same features."
+                )
+            _check_weights(metric, role, one, own)
+        _note_sizes(real[1], generated[1])
+        value, facts = metric.compare(real[0], generated[0], self.how)
+        fingerprint = {"metric": metric.name, **own, **real[1], **generated[1], **facts}
+        return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
+
+    @staticmethod
+    def _needed(*sides: Taken) -> bool:
+        return any(isinstance(stats, FeatureStats) for stats, _ in sides)
+
+
+def _note_sizes(real: dict[str, Any], generated: dict[str, Any]) -> None:
+    sizes = real.get("real_px"), generated.get("generated_px")
+    if None not in sizes and sizes[0] != sizes[1]:
+        warnings.warn(
+            f"real images are of {sizes[0]} px and generated ones of {sizes[1]}: what resizing does to them differs, "
+            "and the value has that in it. Compare images of one size where you can.",
+            stacklevel=3,
+        )
+
+
+def _append(stats: FeatureStats, features: Any, role: str) -> None:
+    try:
+        stats.append(features)
+    except ValueError as error:
+        raise UserError(f"metrics: {role}: {error}") from error
+
+
+def _check_weights(metric: Metric, role: str, moments: FeatureStats | Moments, own: dict[str, Any]) -> None:
+    """Saved moments that say by which weights they were made must be of the weights in use."""
+    theirs = moments.fingerprint.get("weights_sha256") if isinstance(moments, Moments) else None
+    if theirs and own and theirs != own["weights_sha256"]:
+        raise UserError(
+            f"{metric.name}: {role} moments must be of the weights in use, {own['weights_sha256'][:12]}...; got "
+            f"{theirs[:12]}... Make them anew: --save-stats."
+        )
+
+
+def from_moments(moments: Moments, role: str) -> Taken:
+    """A file's moments as one side of a comparison."""
+    facts: dict[str, Any] = {f"{role}_nimg": moments.n} if moments.n is not None else {}
+    if moments.ddof is None:
+        facts[f"{role}_ddof"] = "as the file has it"
+    kept = {key: moments.fingerprint[key] for key in ("weights", "data_sha256") if key in moments.fingerprint}
+    return moments, facts | kept

@@ -1,0 +1,194 @@
+"""Images to measure, from a folder or a zip, decoded by threads ahead of the network that takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.datasets.images import Source, decode_rgb, open_source, printable
+from experiments.datasets.zips import ContentHash
+from experiments.files import UserError
+
+MAX_MPX = 100.0
+AHEAD = 2  # batches that are decoded before they are asked for
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Samples(ABC):
+    """What features are taken of: images, or clips. `role` is "real" or "generated", and `unit` what one is
+    called."""
+
+    role: str
+    unit = "img"
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are; for clips at most, until they were all read."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[list[Tensor]]:
+        """Lists of up to `size` uint8 tensors, [3, H, W] or [3, T, H, W], of any sizes, in a fixed order."""
+
+    def share(self, size: int, rank: int, ranks: int) -> Iterator[list[Tensor]]:
+        """The samples of one rank in batches of up to `size`: every `ranks`th from `rank` on. Every rank decodes all
+        files, for the hash of their content; its network takes its own only."""
+        for batch in self.batches(size * ranks):
+            if mine := batch[rank::ranks]:
+                yield mine
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Which samples they are, for the fingerprint, once they were all read."""
+
+
+class FileSamples(Samples):
+    """Samples that are files, whose statistics can be kept (experiments.metrics.cache)."""
+
+    path: Path
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Plain values that decide the samples, known before they are decoded."""
+
+
+class ImageFiles(FileSamples):
+    """The images of a folder (any nesting) or a zip, in the order of their names, of any sizes: the extractor resizes.
+
+    Args:
+        path: what experiments.datasets.images.open_source opens.
+        nimg: at most so many, drawn at random from `seed`; all where None.
+        workers: threads that decode.
+        skip_broken: leave out images that cannot be read, and count them, where otherwise the first is an error.
+
+    Raises UserError, naming the path or the image.
+    """
+
+    def __init__(
+        self, path: Path, role: str, nimg: int | None = None, seed: int = 0, workers: int = 2, skip_broken: bool = False
+    ) -> None:
+        self.path, self.role, self._workers, self._skip_broken = path, role, workers, skip_broken
+        self.source = open_source(path)
+        self._chosen = chosen(self.source.names, nimg, seed)
+        self._drawn = {f"{role}_seed": seed} if len(self._chosen) < len(self.source.names) else {}
+        self._found: dict[str, Any] = {}
+        if len(self._chosen) < 2:
+            raise UserError(f"metrics: {path} must hold at least 2 images; got {len(self._chosen)}. Give more images.")
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def batches(self, size: int) -> Iterator[list[Tensor]]:
+        content, sizes, broken, batch = ContentHash(), Counter[str](), 0, []
+        for name, image in zip(
+            self._chosen, ahead(self._chosen, self._decode, self._workers, AHEAD * size), strict=True
+        ):
+            if isinstance(image, Exception):
+                broken += 1
+                self._refuse(name, image)
+                continue
+            content.add(image)
+            sizes[size_text(image)] += 1
+            batch.append(to_tensor(image))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        self._note(content, sizes, broken)
+
+    def facts(self) -> dict[str, Any]:
+        assert self._found, "the images must be read first"
+        return self._found
+
+    def _note(self, content: ContentHash, sizes: Counter[str], broken: int) -> None:
+        found: dict[str, Any] = {f"{self.role}_px": sizes_fact(sizes), **self._drawn}
+        if broken:
+            found[f"{self.role}_broken"] = broken
+        if self.role == "real":
+            found["data_sha256"] = content.hexdigest(labels_of(self.source, self._chosen))
+        self._found = found
+
+    def _decode(self, name: str) -> np.ndarray | Exception:
+        try:
+            return np.asarray(decode_rgb(self.source.read(name), MAX_MPX))
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            return error
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        if not self._skip_broken:
+            raise UserError(
+                f"metrics: every image must be readable; got {printable(self.path / name)}: {printable(error)}. "
+                "Fix or remove it, or leave such images out: --skip-broken."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "files": files_sha256(self.path, self.source.names, self.source.read),
+            "chosen": hashlib.sha256("\n".join(self._chosen).encode("utf-8", "surrogateescape")).hexdigest(),
+            "skip_broken": self._skip_broken,
+        }
+
+
+def chosen(names: list[str], count: int | None, seed: int) -> list[str]:
+    """All names, or `count` of them drawn from `seed`, in their order."""
+    if count is None or count >= len(names):
+        return names
+    index = np.random.default_rng(seed).choice(len(names), count, replace=False)
+    return [names[i] for i in sorted(index)]
+
+
+def labels_of(source: Source, names: list[str]) -> list[list]:
+    return [[name, source.labels[name]] for name in names if name in source.labels]
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] to [3, H, W]."""
+    return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+
+
+def size_text(image: np.ndarray) -> str:
+    height, width = image.shape[-3:-1]
+    return str(width) if width == height else f"{width} x {height}"
+
+
+def sizes_fact(sizes: Counter[str]) -> str:
+    """The size of all images in px, or that they have several."""
+    return next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} sizes, most often {sizes.most_common(1)[0][0]}"
+
+
+def files_sha256(path: Path, names: list[str], read: Callable[[str], bytes]) -> str:
+    """Of the files' bytes: of a zip as a whole, of a folder by name. Fast: nothing is decoded."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(read(name)).digest())
+    return digest.hexdigest()
+
+
+def ahead(items: Iterable[Item], function: Callable[[Item], Result], workers: int, window: int) -> Iterator[Result]:
+    """function(item) for each item in order, computed by threads, at most `window` of them before they are taken."""
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
