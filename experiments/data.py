@@ -23,17 +23,30 @@ class Data:
     gives, or for one that is rendered the user's own images (Table.with_data). `cache` keeps what was made."""
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
-        self._table, self._sources, self._cache, self._skip_broken = table, sources, cache, skip_broken
+        self._table, self._sources, self.cache, self._skip_broken = table, sources, cache, skip_broken
         self._stamps: dict[str, list] = {}
 
     def path(self, name: str) -> Path:
         """Where the zip of data set `name` is, or will be; the name changes with whatever changes its content."""
+        if (made := self.given(name)) is not None:
+            return made
         dataset = self._table.datasets[name]
         identity = json.dumps([dataset.recipe, self._options(dataset), self._source_stamp(name)])
         key = hashlib.sha256(identity.encode())
         for source in RECIPES[dataset.recipe].sources:
             key.update(source.read_bytes())
-        return self._cache / f"{self._table.name}-{name}-{key.hexdigest()[:12]}.zip"
+        return self.cache / f"{self._table.family}-{name}-{key.hexdigest()[:12]}.zip"
+
+    def given(self, name: str) -> Path | None:
+        """The user's source where it is the data set itself, as tools.data made it."""
+        source = self._sources.get(name)
+        if source is None or source.suffix != ".zip" or not source.is_file():
+            return None
+        try:
+            made = read_manifest(source).get("recipe")
+        except UserError:
+            return None
+        return source if made == self._table.datasets[name].recipe else None
 
     def step(self, name: str) -> Step:
         """The command that makes it; SOURCE stands for what the user has to give."""
@@ -70,7 +83,8 @@ class Data:
             if recipe.takes_source and name not in self._sources and not self.path(name).exists():
                 raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
         for name, source in self._sources.items():
-            RECIPES[self._table.datasets[name].recipe].check(source)
+            if self.given(name) is None:
+                RECIPES[self._table.datasets[name].recipe].check(source)
 
     def _options(self, dataset: Dataset) -> list[str]:
         can_skip = any(option.name == "skip_broken" for option in RECIPES[dataset.recipe].options)

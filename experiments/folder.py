@@ -16,8 +16,9 @@ from typing import Any
 
 from experiments.checked import Checked, read_json, read_object
 from experiments.files import UserError, atomic_output, disk_errors
+from experiments.paper_tables import merged
 from experiments.provenance import host_state
-from experiments.table import Row, Table
+from experiments.table import Row, Table, table_from_dict
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import RUN, Run
 
@@ -127,10 +128,12 @@ def read_state(out: Path) -> OutState | None:
 
 
 def check_owner(out: Path, table: Table) -> OutState | None:
-    """Raises UserError where OUT holds another table or preset, or files that are no run's."""
+    """Raises UserError where OUT holds another table or preset, or files that are no run's. Tables of one base share a
+    folder: a run that stands in several of them is done once."""
     state = read_state(out)
     if state is not None:
-        there, here = [(t["name"], t["preset"]) for t in (state.table, {"name": table.name, "preset": table.preset})]
+        there = (state.table.get("base") or state.table["name"], state.table["preset"])
+        here = (table.family, table.preset)
         if there != here:
             raise UserError(
                 f"run: out must hold this table and preset, or nothing; expected {' '.join(here)}, got {str(out)!r}, "
@@ -147,6 +150,8 @@ def check_owner(out: Path, table: Table) -> OutState | None:
 def claim(out: Path, table: Table, datasets: dict[str, dict[str, Any]], runs: list[Run]) -> None:
     """Notes table, data and runs in OUT; what an earlier call noted of other rows stays."""
     before = check_owner(out, table)
+    if before and table.base:
+        table = merged(table_from_dict(before.table, STATE_NAME), table)
     known = {**before.runs} if before else {}
     for run in runs:
         known[run.row] = known.get(run.row, {}) | {str(run.seed): run.folder.relative_to(out).as_posix()}

@@ -131,7 +131,8 @@ def _cpu_model() -> str:
 def portable_command(step: Step, out: Path) -> str:
     """The step as a line for a shell, with OUT for the output folder and no other absolute path."""
     argv = [portable_text(word, out, ROOT / step.cwd) for word in step.argv]
-    return step.model_copy(update={"argv": argv}).text()
+    env = {key: portable_text(value, out) for key, value in step.env.items()}
+    return step.model_copy(update={"argv": argv, "env": env}).text()
 
 
 def portable_text(text: str, out: Path, base: Path = ROOT) -> str:

@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,24 @@ from typing import Any
 import click
 
 from experiments import ledger
+from experiments.costs import RunCost, bench_of, disk_needed_gb, run_cost, training_ratios
 from experiments.data import Data
-from experiments.datasets import RECIPES
 from experiments.datasets.zips import DatasetInfo
+from experiments.extras import bench, make_stand_ins
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
 from experiments.jobs import Job, Scheduler, row_command
 from experiments.metrics import weights_of
-from experiments.progress import duration_text, make_progress
+from experiments.plan import describe
+from experiments.progress import make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
-from experiments.trainers.contract import LOG, Run
+from experiments.trainers.contract import LOG, STAND_INS, Run
 from experiments.weights import locate
 
 AGAIN = "Run the same command again to resume."
-
-
-def check_disk(table: Table, out: Path) -> None:
-    """Raises UserError if the disk has less room than the preset needs."""
-    if free_bytes(out) < table.cost.disk_gb * 1e9:
-        raise UserError(
-            f"run: the disk of out must have room; expected {table.cost.disk_gb:g} GB, got {free_text(out)} at "
-            f"{str(out)!r}. Free some, or choose a folder on another disk: OUT=..."
-        )
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
@@ -58,6 +50,7 @@ def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, conte
         dataset=row.dataset,
         metrics=row.metrics,
         samples_nimg=table.samples_nimg,
+        stand_ins=table.applied.stand_ins,
         identity=facts,
         made_by=made_by,
         folder=run_folder(out, row.id, seed, facts),
@@ -79,6 +72,8 @@ class Call:
     def __init__(self, table: Table, rows: list[Row], out: Path, data: Data) -> None:
         self.table, self.rows, self.out, self.data = table, rows, out, data
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
+        self.weights = weights_of(name for row in rows for name in row.metrics)
+        self.stand_ins = data.cache / STAND_INS
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
         """A run for every row and seed."""
@@ -95,57 +90,54 @@ class Call:
     def check_weights(self) -> None:
         """Raises UserError, now rather than after days of training, where weights of the metrics are missing: one list
         of all of them."""
-        locate(weights_of(name for row in self.rows for name in row.metrics))
+        locate(self.weights)
 
-    def describe(self) -> Iterator[str]:
-        """The dry run: data, commands and cost, as text. Writes nothing."""
-        cost = self.table.cost
-        infos = {name: info for name in self.dataset_names if (info := self.data.known(name))}
-        runs = self.make_runs(infos)
-        yield f"{self.table.title}\n  preset {self.table.preset}, {len(runs)} runs, output in {self.out}"
-        if self.table.meaningless:
-            yield "  a smoke test: it shows that the path works, and no number of it means anything"
-        for name in self.dataset_names:
-            dataset = self.table.datasets[name]
-            made = " (made already)" if self.data.path(name).exists() else ""
-            recipe = RECIPES[dataset.recipe]
-            yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
-            yield self.data.step(name).text()
-            if name not in infos:
-                yield "# not made yet: its runs, below, get other numbers then; --prepare makes it and prints them"
-        try:
-            self.check_weights()
-        except UserError as error:
-            yield "\n# cannot run yet:\n" + "\n".join(f"# {line}" for line in str(error).splitlines())
-        attempts = self._attempts()
-        for run in runs:
-            done = " (finished already)" if is_finished(run, attempts, self.out) else ""
-            yield f"\n# row {run.label}: {run.title}{done}"
-            try:
-                TRAINERS[run.trainer].check(run)
-            except UserError as error:
-                yield f"# cannot run yet: {error}"
-            yield from (step.text() for step in TRAINERS[run.trainer].steps(run))
-        yield (
-            f"\ncost: about {duration_text(cost.hours * 3600)} on {cost.machine}, {cost.memory_gb:g} GB of memory, "
-            f"{cost.disk_gb:g} GB of disk ({free_text(self.out)} free); {self.table.parallel} runs at a time"
-        )
+    def finished(self, runs: list[Run]) -> set[Path]:
+        """The folders of those runs that are finished."""
+        entries, _ = ledger.read_entries(self.out / ledger.NAME)
+        attempts = [entry for entry in entries if isinstance(entry, ledger.Attempt)]
+        return {run.folder for run in runs if is_finished(run, attempts, self.out)}
+
+    def costs(self, runs: list[Run]) -> dict[Path, RunCost]:
+        """What each run is expected to cost, where its setting says so."""
+        ratios = training_ratios(bench_of(self.out))
+        found = {run.folder: run_cost(self.table.row(run.row), ratios) for run in runs}
+        return {folder: cost for folder, cost in found.items() if cost is not None}
+
+    def data_gb(self) -> float:
+        """The expected size of the data sets that are still to be made."""
+        return sum(self.table.datasets[n].size_gb for n in self.dataset_names if not self.data.path(n).exists())
+
+    def check_disk(self, runs: list[Run]) -> None:
+        """Raises UserError if the disk has less room than what is left to do needs."""
+        finished = self.finished(runs)
+        costs = {folder: cost for folder, cost in self.costs(runs).items() if folder not in finished}
+        needed_gb = disk_needed_gb(self.table, costs, self.data_gb())
+        if free_bytes(self.out) < needed_gb * 1e9:
+            raise UserError(
+                f"run: the disk of out must have room; expected {needed_gb:,.4g} GB, got {free_text(self.out)} at "
+                f"{str(self.out)!r}. Free some, or choose a folder on another disk: OUT=..."
+            )
 
     def execute(self, prepare_only: bool = False) -> int:
         """Runs what is left to run, renders the report, says what came out; returns the exit code. With `prepare_only`
         it makes the data and the runs' folders, and prints the command of each run that is left."""
         started_s = time.monotonic()
-        check_disk(self.table, self.out)
         check_owner(self.out, self.table)  # before minutes go into the data
-        for run in self.make_runs({}):
+        planned = self.make_runs({name: info for name in self.dataset_names if (info := self.data.known(name))})
+        self.check_disk(planned)
+        for run in planned:
             TRAINERS[run.trainer].check(run)
-        self.check_weights()
+        if self.table.applied.stand_ins:
+            make_stand_ins(self.stand_ins, self.weights)
+        else:
+            self.check_weights()
         with locked(self.out):
             infos = {name: self.data.prepare(name)[1] for name in self.dataset_names}
             runs = self.make_runs(infos)
             claim(self.out, self.table, {name: asdict(info) for name, info in infos.items()}, runs)
-            attempts = self._attempts()
-            jobs = [Job(run) for run in runs if not is_finished(run, attempts, self.out)]
+            finished = self.finished(runs)
+            jobs = [Job(run) for run in runs if run.folder not in finished]
             if len(jobs) < len(runs):
                 click.echo(f"{len(runs) - len(jobs)} of {len(runs)} runs are finished already", err=prepare_only)
             for job in jobs:
@@ -157,11 +149,11 @@ class Call:
             scheduler = self._run_jobs(jobs)
             if jobs:
                 self._record_call(jobs, scheduler, time.monotonic() - started_s)
-            return self._conclude(jobs, scheduler)
-
-    def _attempts(self) -> list[ledger.Attempt]:
-        entries, _ = ledger.read_entries(self.out / ledger.NAME)
-        return [entry for entry in entries if isinstance(entry, ledger.Attempt)]
+            measured = scheduler.signal is not None or bench(self.table, self.out)
+            code = self._conclude(jobs, scheduler)
+            if not measured:
+                click.echo(f"\nThe bench of Table 4 failed; see above. {AGAIN}", err=True)
+            return code or int(not measured)
 
     def _record_call(self, jobs: list[Job], scheduler: Scheduler, wall_s: float) -> None:
         entry: dict[str, Any] = {"event": "call", "table": self.table.name, "preset": self.table.preset}
@@ -272,7 +264,7 @@ def main(
         data = Data(table, own, cache, skip_broken)
         call = Call(table, choose_rows(table, only), out, data)
         if dry_run:
-            click.echo("\n".join(call.describe()))
+            click.echo("\n".join(describe(call)))
             return
         data.check_sources(call.dataset_names)
         raise SystemExit(call.execute(prepare))

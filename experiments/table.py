@@ -1,141 +1,40 @@
-"""What a table of experiments is: the TOML files in experiments/tables, checked key by key.
+"""Reads tables: the TOML files in experiments/tables, checked key by key, with one preset applied.
 
 A table has rows; a row is the training of one trainer on a data set with one MTM setting, once for each seed, and the
 metrics to take of it. A preset ("full" is what the paper did, "smoke" the same path in minutes with numbers that mean
-nothing) changes options.
+nothing) changes options. A table with `base` also has the keys of tables/shared/<base>.toml, of whose rows it keeps
+those that its sections show: what several tables share is written once, and a run that stands in several is one run.
 """
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from experiments.checked import Checked, Value, check
+from experiments.checked import Value, check
 from experiments.datasets import RECIPES
-from experiments.datasets.zips import CLIPS
 from experiments.files import UserError
-from experiments.metrics import METRICS, Metric
+from experiments.metrics import METRICS
+from experiments.table_model import (
+    MEASURES,
+    Cost,
+    Dataset,
+    Entry,
+    Estimate,
+    Preset,
+    Row,
+    Section,
+    Setting,
+    Table,
+)
 from experiments.trainers import TRAINERS
 
+__all__ = ["Cost", "Dataset", "Entry", "Estimate", "Preset", "Row", "Section", "Setting", "Table"]
+
 TABLES = Path(__file__).parent / "tables"
-
-
-class Dataset(Checked):
-    """A data set by its recipe (experiments/datasets; the one of its own name where empty) and its options. Title and
-    credit are the recipe's where empty."""
-
-    recipe: str = ""
-    options: dict[str, Value] = {}
-    title: str = ""
-    credit: str = ""
-
-
-class Cost(Checked):
-    """What a preset is expected to need, for the dry run and the check of the disk."""
-
-    hours: float
-    machine: str
-    memory_gb: float
-    disk_gb: float
-
-
-class Preset(Checked):
-    """Overrides. `meaningless` marks every number that this preset gives, wherever it shows."""
-
-    cost: Cost
-    meaningless: bool = False
-    options: dict[str, Value] = {}
-    dataset_options: dict[str, Value] = {}
-    samples_nimg: int | None = None
-    seeds: list[int] = []
-
-
-class Setting(Checked):
-    """What several rows share; a row's own values come first."""
-
-    trainer: str = ""
-    dataset: str = ""
-    metrics: list[str] = []
-    options: dict[str, Value] = {}
-
-
-class Row(Checked):
-    """Runs that differ in their seed only. `paper` holds the paper's numbers by metric; `baseline` is the row to
-    compare with; what is empty is the setting's, or the table's."""
-
-    id: str
-    title: str
-    mtm: str
-    setting: str = ""
-    trainer: str = ""
-    dataset: str = ""
-    metrics: list[str] = []
-    seeds: list[int] = []
-    options: dict[str, Value] = {}
-    paper: dict[str, float] = {}
-    baseline: str | None = None
-
-
-class Table(Checked):
-    """A table, with one preset applied: every row is complete."""
-
-    name: str
-    title: str
-    about: str
-    datasets: dict[str, Dataset]
-    presets: dict[str, Preset]
-    rows: list[Row]
-    settings: dict[str, Setting] = {}
-    trainer: str = ""
-    dataset: str = ""
-    metrics: list[str] = []
-    seeds: list[int] = [0]
-    options: dict[str, Value] = {}
-    samples_nimg: int = 50_000  # generated images for each metric that leaves the number open
-    parallel: int = 1  # rows at a time, where there are GPUs enough
-    preset: str = "full"
-
-    @property
-    def cost(self) -> Cost:
-        return self.presets[self.preset].cost
-
-    @property
-    def meaningless(self) -> bool:
-        return self.presets[self.preset].meaningless
-
-    @property
-    def shown_metrics(self) -> Mapping[str, Metric]:
-        """The metrics that any row asks for, in the order in which they are asked for."""
-        return {name: METRICS[name] for row in self.rows for name in row.metrics}
-
-    def row(self, row_id: str) -> Row:
-        """The row of this id, which must exist."""
-        return next(row for row in self.rows if row.id == row_id)
-
-    def with_data(self, given: Collection[str]) -> "Table":
-        """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
-        that are rendered. The others take what the user gives for their source. Raises UserError where they are clips.
-        """
-        own = RECIPES["images"]
-        for name in given:
-            recipe = RECIPES[self.datasets[name].recipe]
-            if recipe.folder == CLIPS and not recipe.takes_source:
-                raise UserError(
-                    f"run: --data must stand for a data set of images; got {name}, whose folders of frames would be "
-                    "lost. Train on your own clips with the codebase's own command: docs/hosts/."
-                )
-        changed = {
-            name: Dataset(
-                recipe=own.name,
-                options={k: v for k, v in self.datasets[name].options.items() if k == "resolution"},
-                title=own.title,
-                credit=own.credit,
-            )
-            for name in given
-            if not RECIPES[self.datasets[name].recipe].takes_source
-        }
-        return self.model_copy(update={"datasets": self.datasets | changed})
+SHARED = TABLES / "shared"
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")  # it becomes the name of a folder
 
 
 def load_table(name: str, preset: str = "full") -> Table:
@@ -148,16 +47,32 @@ def load_table(name: str, preset: str = "full") -> Table:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in TABLES.glob("*.toml")))
         raise UserError(f"load_table: name must be a table; expected one of {known}, got {name!r}.")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"load_table: {path.name} must be valid TOML; {error}. Correct that line.") from error
+    values = _read(path)
+    if base := values.get("base"):
+        shared = SHARED / f"{base}.toml"
+        if not shared.is_file():
+            _refuse(path.name, "base", str(base), [p.stem for p in SHARED.glob("*.toml")])
+        values = _based_on(_read(shared), values)
     return _checked({**values, "preset": preset}, path.name)
 
 
 def table_from_dict(values: Any, where: str) -> Table:
     """The table that `model_dump` wrote into the file `where`; presets are applied already."""
     return check(Table, values, where)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"load_table: {path.name} must be valid TOML; {error}. Correct that line.") from error
+
+
+def _based_on(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The table's keys over those that it shares, with the shared rows that its sections show."""
+    shown = [entry.get("row") for section in own.get("sections", []) for entry in section.get("entries", [])]
+    rows = [row for row in shared.get("rows", []) if row.get("id") in shown]
+    return {**shared, **own, "rows": [*rows, *own.get("rows", [])]}
 
 
 def _checked(values: dict[str, Any], where: str) -> Table:
@@ -173,6 +88,8 @@ def _checked(values: dict[str, Any], where: str) -> Table:
     for row in table.rows:
         if row.setting and row.setting not in table.settings:
             _refuse(where, f"rows.{row.id}.setting", row.setting, table.settings)
+    _check_preset(table, where)
+    _check_sections(table, where)
     table = _resolve(table)
     _check_references(table, where)
     return table
@@ -185,12 +102,40 @@ def _refuse(where: str, key: str, name: str, known: Collection[str]) -> None:
     )
 
 
+def _check_preset(table: Table, where: str) -> None:
+    named: list[tuple[str, str, Collection[str]]] = [
+        (f"settings.{name}.like", setting.like, table.settings)
+        for name, setting in table.settings.items()
+        if setting.like
+    ]
+    key = f"presets.{table.preset}"
+    named += [(f"{key}.settings", name, table.settings) for name in table.applied.settings]
+    named += [(f"{key}.datasets", name, table.datasets) for pair in table.applied.datasets.items() for name in pair]
+    for key, name, known in named:
+        if name not in known:
+            _refuse(where, key, name, known)
+
+
+def _check_sections(table: Table, where: str) -> None:
+    ids = [row.id for row in table.rows]
+    for section in table.sections:
+        key = f"sections.{section.id}"
+        named: list[tuple[str, str, Collection[str]]] = [("metrics", name, METRICS) for name in section.metrics]
+        named += [("measures", name, MEASURES) for name in section.measures]
+        named += [("entries.row", name, ids) for name in section.row_ids]
+        shown = [*section.metrics, *section.measures]
+        named += [("entries.paper", name, shown) for entry in section.entries for name in entry.paper]
+        for what, name, known in named:
+            if name not in known:
+                _refuse(where, f"{key}.{what}", name, known)
+
+
 def _check_references(table: Table, where: str) -> None:
     ids = [row.id for row in table.rows]
     if len(set(ids)) != len(ids) or not ids:
         raise UserError(f"load_table: {where}: rows must have distinct ids, at least one; got {ids}. Rename one.")
     for row in table.rows:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", row.id):  # it becomes the name of a folder
+        if not _ID.fullmatch(row.id):
             raise UserError(f"load_table: {where}: id must be of a-z, 0-9 and -; got {row.id!r}. Rename it.")
         if len(set(row.seeds)) != len(row.seeds) or not row.seeds:
             raise UserError(
@@ -209,21 +154,49 @@ def _check_references(table: Table, where: str) -> None:
 
 
 def _resolve(table: Table) -> Table:
-    preset = table.presets[table.preset]
-    rows = [_resolve_row(row, table.settings.get(row.setting, Setting()), table, preset) for row in table.rows]
+    preset = table.applied
+    rows = [_resolve_row(row, table) for row in table.rows]
+    if table.sections:  # a baseline that no section shows is not trained for this table
+        ids = [row.id for row in rows]
+        rows = [row if row.baseline in ids else row.model_copy(update={"baseline": None}) for row in rows]
     datasets = {name: _resolve_dataset(name, dataset, preset) for name, dataset in table.datasets.items()}
-    samples_nimg = preset.samples_nimg or table.samples_nimg
-    return table.model_copy(update={"rows": rows, "datasets": datasets, "samples_nimg": samples_nimg})
+    values = {"rows": rows, "datasets": datasets, "samples_nimg": preset.samples_nimg or table.samples_nimg}
+    return table.model_copy(update=values | {"parallel": preset.parallel or table.parallel})
 
 
-def _resolve_row(row: Row, setting: Setting, table: Table, preset: Preset) -> Row:
+def _settings_of(row: Row, table: Table) -> list[Setting]:
+    """The settings that a row has its values of, the strongest last: what its setting is like, its setting, and what
+    the preset changes of each."""
+    own = table.settings.get(row.setting, Setting())
+    names = [name for name in (own.like, row.setting) if name]
+    changed = table.applied.settings
+    return [*[table.settings[name] for name in names], *[changed[name] for name in names if name in changed]]
+
+
+def _resolve_row(row: Row, table: Table) -> Row:
+    preset, settings = table.applied, _settings_of(row, table)
+
+    def last(values: list[Any]) -> Any:
+        return next((value for value in reversed(values) if value), None)
+
+    options: dict[str, Value] = {"mtm": row.mtm, **table.options}
+    for setting in settings:
+        options |= setting.options
+    options |= {**preset.options, **row.options}
+    options |= {key: options[key] * row.kimg_times for key in ("kimg", "stage1-kimg") if key in options}  # type: ignore[operator]
+    dataset = row.dataset or last([s.dataset for s in settings]) or table.dataset
+    shown = [name for section in table.sections if row.id in section.row_ids for name in section.metrics]
     return row.model_copy(
         update={
-            "trainer": row.trainer or setting.trainer or table.trainer,
-            "dataset": row.dataset or setting.dataset or table.dataset,
-            "metrics": row.metrics or setting.metrics or table.metrics,
+            "trainer": row.trainer or last([s.trainer for s in settings]) or table.trainer,
+            "dataset": preset.datasets.get(dataset, dataset),
+            "metrics": row.metrics
+            or list(dict.fromkeys(shown))
+            or last([s.metrics for s in settings])
+            or table.metrics,
             "seeds": row.seeds or preset.seeds or table.seeds,
-            "options": {"mtm": row.mtm, **table.options, **setting.options, **preset.options, **row.options},
+            "estimate": row.estimate or last([s.estimate for s in settings]),
+            "options": options,
         }
     )
 
@@ -236,4 +209,5 @@ def _resolve_dataset(name: str, dataset: Dataset, preset: Preset) -> Dataset:
         options=dataset.options | changed,
         title=dataset.title or recipe.title,
         credit=dataset.credit or recipe.credit,
+        size_gb=dataset.size_gb,
     )

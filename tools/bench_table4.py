@@ -5,7 +5,9 @@ a cycle is 16 iterations, with R1 once and path length four times. Settings take
 """
 
 import copy
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from experiments.files import atomic_output
 from mtm_hosts.layers import LAYER_GROUPS
 from mtm_ops.module import HEADS
 from tools.gpu import require
@@ -165,6 +168,22 @@ def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: di
     return lines
 
 
+def as_json(
+    trainers: dict[str, Trainer], training: dict[str, float], inference: dict[str, float]
+) -> dict[str, dict[str, float]]:
+    """The table's numbers by setting: ratios to plain, seconds of an iteration and of a batch, parameters."""
+    return {
+        name: {
+            "training_ratio": training[name] / training["none"],
+            "inference_ratio": inference[name] / inference["none"],
+            "iteration_s": training[name] / CYCLE,
+            "batch_s": inference[name],
+            "parameters": trainer.parameters(),
+        }
+        for name, trainer in trainers.items()
+    }
+
+
 @click.command()
 @click.option("--device", default="cuda", show_default=True, help="cpu only tries the code.")
 @click.option("--resolution", type=int, default=128, show_default=True, help="In pixels, a power of two.")
@@ -177,6 +196,7 @@ def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: di
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Cycles of 16 iterations each."
 )
+@click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 @click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
 def main(
     device: str,
@@ -186,6 +206,7 @@ def main(
     map_depth: int,
     head: str,
     rounds: int,
+    dest: Path | None,
     check: bool,
 ) -> None:
     """Time whole training iterations and inference of StyleGAN2 without and with MTM."""
@@ -205,6 +226,12 @@ def main(
             "peak MiB (all settings' networks included): "
             + ", ".join(f"{n} {peak_mib(t, device)}" for n, t in trainers.items())
         )
+    if dest is not None:
+        size = {"resolution_px": resolution, "batch": batch, "width": width, "map_depth": map_depth, "rounds": rounds}
+        facts = {"device": device, "machine": machine, "head": head, **size}
+        with atomic_output(dest) as temporary:
+            numbers = facts | {"settings": as_json(trainers, training, inference)}
+            temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     missed = [n for n, limit in TARGETS.items() if n in names and training[n] / training["none"] > limit]
     if missed:
         click.echo(f"over the target: {'; '.join(missed)}")

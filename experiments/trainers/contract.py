@@ -30,6 +30,7 @@ LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row
 NCLIPS = 2048  # for a metric of videos, at most
+STAND_INS = "stand-ins"  # beside the data: where a run that says so takes the weights of its metrics from
 FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
@@ -103,6 +104,7 @@ class Run(Checked):
     samples_nimg: int  # to generate for each metric that leaves the number open
     identity: dict[str, Any] = {}  # what makes it another run where it changes; see experiments.folder
     made_by: str = ""  # the command that made the data
+    stand_ins: bool = False  # its metrics take stand-in weights, from the folder STAND_INS beside the data
 
     folder: Path = Path()
     data: Path = Path()
@@ -119,8 +121,9 @@ class Run(Checked):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every step: the run's share of the CPU, where its option `threads` gives one."""
-        return {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
+        """Of every step: the run's share of the CPU, where its option `threads` gives one, and where its weights lie."""
+        threads = {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
+        return threads | ({"MTM_WEIGHTS": str(_from_root(self.data.parent / STAND_INS))} if self.stand_ins else {})
 
     def written(self) -> dict[str, Any]:
         """What RUN holds."""
@@ -214,6 +217,12 @@ class Trainer(ABC):
         if not finished or not (run.folder / IMAGES / "samples.png").exists():
             steps += self.image_steps(run, snapshot)
         return steps
+
+
+def _from_root(path: Path) -> Path:
+    """The path from the repository's top where it lies in there."""
+    absolute = path.absolute()
+    return absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else absolute
 
 
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """The official StyleSV, in its two stages: images first, then videos from there.
 
-A row's `kimg`, in frames as the host counts, are those of both stages, and `stage1-kimg` those of the first; without it
-there is one stage, with what the row says. What the official scripts have otherwise in each stage is in STAGES; a row
-may say it itself, for both stages, or for one as "stage1.<key>" and "stage2.<key>".
+A row's `kimg`, in frames as the host counts, are those of both stages, and `stage1-kimg` those of the first; where that
+is 0 there is the second stage alone, and without it one stage with what the row says. What the official scripts have
+otherwise in each stage is in STAGES; a row may say it itself, for both stages, or for one as "stage1.<key>" and
+"stage2.<key>".
 """
 
 from experiments.checked import Value
@@ -39,7 +40,7 @@ class StyleSV(Hydra):
 
     def check(self, run: Run) -> None:
         first, both = (run.options.get(name) for name in ("stage1-kimg", "kimg"))
-        if first is not None and not (isinstance(first, int) and isinstance(both, int) and 0 < first < both):
+        if first not in (None, 0) and not (isinstance(first, int) and isinstance(both, int) and 0 < first < both):
             raise UserError(
                 f"run: row {run.row} must have whole kimg, and more of both stages than of the first; got "
                 f"stage1-kimg = {first}, kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
@@ -47,9 +48,11 @@ class StyleSV(Hydra):
         super().check(run)
 
     def train_step(self, run: Run) -> Step:
-        first_kimg = int(run.options.get("stage1-kimg", 0))
-        if not first_kimg:
+        if "stage1-kimg" not in run.options:
             return super().train_step(run)
+        first_kimg = int(run.options["stage1-kimg"])
+        if not first_kimg:
+            return super().train_step(run.model_copy(update={"options": _of_stage(2, run.options)}))
         last = self.to_resume(run)
         stage = 1 if last is None or last.kimg < first_kimg else 2
         options = {"gpus": 1, "metrics": "none", **_of_stage(stage, run.options), "seed": run.seed}

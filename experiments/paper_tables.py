@@ -1,0 +1,85 @@
+"""The tables of the paper by name: a file (table1), a part of one (table1b), or several as one table (all).
+
+Several tables are one Table with the sections of all: a run that stands in more than one of them is done once.
+"""
+
+from collections.abc import Iterable
+from functools import reduce
+
+from experiments.files import UserError
+from experiments.table import load_table
+from experiments.table_model import Table
+
+FILES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "fig4", "figures")
+ALL = "all"
+TITLE = "Learning Modulated Transformation in GANs: the paper's tables"
+
+
+def names() -> list[str]:
+    """Every name that `load_paper` knows."""
+    parts = [section.id for name in FILES for section in load_table(name).sections]
+    return list(dict.fromkeys([ALL, *FILES, *parts]))
+
+
+def load_paper(name: str, preset: str = "full") -> Table:
+    """The table of this name with the preset applied. Raises UserError for a name that is none, listing those that
+    are, and as load_table."""
+    if name == ALL:
+        return reduce(merged, (load_table(file, preset) for file in FILES))
+    if name in FILES:
+        return load_table(name, preset)
+    for table in (load_table(file, preset) for file in FILES):
+        if name in [section.id for section in table.sections]:
+            return part_of(table, name)
+    raise UserError(f"reproduce: table must be one of {', '.join(names())}; got {name!r}. Correct it.")
+
+
+def part_of(table: Table, section_id: str) -> Table:
+    """The table with this section alone, its rows and their metrics."""
+    section = next(section for section in table.sections if section.id == section_id)
+    rows = [
+        row.model_copy(
+            update={
+                "metrics": [name for name in row.metrics if name in section.metrics],
+                "baseline": row.baseline if row.baseline in section.row_ids else None,
+            }
+        )
+        for row in table.rows
+        if row.id in section.row_ids
+    ]
+    return table.model_copy(update={"name": section_id, "title": section.title, "sections": [section], "rows": rows})
+
+
+def merged(first: Table, second: Table) -> Table:
+    """Both tables, which must have one base and preset, as one: a row of both keeps the metrics that either asks for,
+    and is otherwise the second's, and so is a section."""
+    assert first.family == second.family, "they share no base"
+    assert first.preset == second.preset, "they have different presets"
+    if {section.id for section in first.sections} <= {section.id for section in second.sections}:
+        return second
+    before = {row.id: row for row in first.rows}
+    rows = before | {
+        row.id: row.model_copy(
+            update={
+                "metrics": union(before[row.id].metrics, row.metrics) if row.id in before else row.metrics,
+                "baseline": row.baseline or (before[row.id].baseline if row.id in before else None),
+            }
+        )
+        for row in second.rows
+    }
+    sections = {section.id: section for section in first.sections} | {s.id: s for s in second.sections}
+    about = second.about if first.about in second.about else f"{first.about} {second.about}"
+    return second.model_copy(
+        update={
+            "name": ALL,
+            "title": TITLE,
+            "about": " ".join(about.split()),
+            "datasets": first.datasets | second.datasets,
+            "rows": list(rows.values()),
+            "sections": list(sections.values()),
+        }
+    )
+
+
+def union(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))
