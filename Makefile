@@ -16,7 +16,8 @@ READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
 TABLE  ?= $(if $(filter smoke,$(MAKECMDGOALS)),smoke,quickstart)
-OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
+# The paper's tables share a folder, and so the runs that stand in several of them.
+OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(TABLE))$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 FROM   ?=
 WEIGHTS ?=
@@ -37,6 +38,11 @@ export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
 RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
 	$(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
 
+REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(NNODES),--nnodes $(NNODES)) $(if $(RDZV),--rdzv $(RDZV)) \
+	$(addprefix --row ,$(ROW)) $(addprefix --seed ,$(SEED) $(SEEDS)) $(if $(PARALLEL),--parallel $(PARALLEL)) \
+	$(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
@@ -48,6 +54,7 @@ help:  ## List every target
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
 	@echo "           TABLE=smoke|...  PARALLEL=2"
+	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-...; PRESET=small too)"
 	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names the folder that they go to)"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
@@ -75,6 +82,16 @@ smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, pl
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	$(RUN)
+
+reproduce-all:  ## Every table and figure of the paper (PRESET=full|small|smoke, OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
+
+reproduce-table1:  ## One of them: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
+
+# A dry run needs the small environment alone.
+reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
+	@$(REPRODUCE)
+
+FORCE:
 
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$$MTM_OUT"
@@ -140,7 +157,17 @@ bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torch
 bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
 	$(GPU_PY) -m tools.bench_table4
 
-cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
+cuda-reproduce-all:  ## Every table and figure of the paper (PRESET=full|small|smoke, OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
+
+reproduce-table1:  ## One of them: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
+
+# A dry run needs the small environment alone.
+reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
+	@$(REPRODUCE)
+
+FORCE:
+
+report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report
 
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster

@@ -23,7 +23,7 @@ class Data:
     gives, or for one that is rendered the user's own images (Table.with_data). `cache` keeps what was made."""
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
-        self._table, self._sources, self.cache, self._skip_broken = table, sources, cache, skip_broken
+        self._table, self.sources, self.cache, self._skip_broken = table, sources, cache, skip_broken
         self._stamps: dict[str, list] = {}
 
     def path(self, name: str) -> Path:
@@ -39,7 +39,7 @@ class Data:
 
     def given(self, name: str) -> Path | None:
         """The user's source where it is the data set itself, as tools.data made it."""
-        source = self._sources.get(name)
+        source = self.sources.get(name)
         if source is None or source.suffix != ".zip" or not source.is_file():
             return None
         try:
@@ -51,7 +51,7 @@ class Data:
     def step(self, name: str) -> Step:
         """The command that makes it; SOURCE stands for what the user has to give."""
         dataset = self._table.datasets[name]
-        source = [str(self._sources.get(name, "SOURCE"))] * RECIPES[dataset.recipe].takes_source
+        source = [str(self.sources.get(name, "SOURCE"))] * RECIPES[dataset.recipe].takes_source
         argv = ["python", *TOOL, dataset.recipe, *source, str(self.path(name)), *self._options(dataset)]
         return Step(name="data", argv=argv)
 
@@ -80,9 +80,9 @@ class Data:
         """Raises UserError now, before any work, if a source is missing or cannot be what it should."""
         for name in names:
             recipe = RECIPES[self._table.datasets[name].recipe]
-            if recipe.takes_source and name not in self._sources and not self.path(name).exists():
+            if recipe.takes_source and name not in self.sources and not self.path(name).exists():
                 raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
-        for name, source in self._sources.items():
+        for name, source in self.sources.items():
             if self.given(name) is None:
                 RECIPES[self._table.datasets[name].recipe].check(source)
 
@@ -94,7 +94,7 @@ class Data:
 
     def _source_stamp(self, name: str) -> list:
         """Of the user's files, looked at once."""
-        source = self._sources.get(name)
+        source = self.sources.get(name)
         if source is None or not source.exists():
             return []
         if name not in self._stamps:

@@ -20,9 +20,9 @@ def stand_ins_step(folder: Path, names: list[str]) -> Step:
 
 def make_stand_ins(folder: Path, names: list[str]) -> None:
     """Makes those that are not there. Raises UserError when that fails (its own message stands above)."""
-    if any(examine(WEIGHTS[name], folder).kind != "stand-in" for name in names):
-        if _do(stand_ins_step(folder, names)):
-            raise UserError(f"Failed to make stand-in weights in {folder}; see above.")
+    absent = any(examine(WEIGHTS[name], folder).kind != "stand-in" for name in names)
+    if absent and _do(stand_ins_step(folder, names)):
+        raise UserError(f"Failed to make stand-in weights in {folder}; see above.")
 
 
 def benches(table: Table) -> bool:

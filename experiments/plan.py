@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from experiments.run import Call
 
 
-def describe(call: Call) -> Iterator[str]:
-    """The dry run: data, commands and cost, line by line."""
+def describe(call: Call, weights: bool = True) -> Iterator[str]:
+    """The dry run: data, commands and cost, line by line; `weights`: also which weights are missing."""
     table = call.table
     infos = {name: info for name in call.dataset_names if (info := call.data.known(name))}
     runs = call.make_runs(infos)
@@ -42,7 +42,7 @@ def describe(call: Call) -> Iterator[str]:
     if table.applied.stand_ins:
         yield "\n# weights of the metrics: stand-ins with random weights, made here"
         yield stand_ins_step(call.stand_ins, call.weights).text()
-    else:
+    elif weights:
         try:
             call.check_weights()
         except UserError as error:

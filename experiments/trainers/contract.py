@@ -32,6 +32,7 @@ STATE = "state.json"  # how far it is, written by experiments.row
 NCLIPS = 2048  # for a metric of videos, at most
 STAND_INS = "stand-ins"  # beside the data: where a run that says so takes the weights of its metrics from
 FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
+FEW_REAL_NIMG = 32  # real images of a metric with stand-in weights
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
 # Exit codes of a command that was told to stop and did; any other code but 0 is a failure.
@@ -121,7 +122,7 @@ class Run(Checked):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every step: the run's share of the CPU, where its option `threads` gives one, and where its weights lie."""
+        """Of every step: the run's share of the CPU, where its option `threads` gives one, and its stand-in weights."""
         threads = {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
         return threads | ({"MTM_WEIGHTS": str(_from_root(self.data.parent / STAND_INS))} if self.stand_ins else {})
 
@@ -194,6 +195,7 @@ class Trainer(ABC):
         """The commands that compute the metrics in `missing`."""
         words = [",".join(missing), str(run.data), snapshot, f"--outdir={run.folder / METRICS}", "--seed=0"]
         words += [f"--nimg={run.samples_nimg}", f"--nclips={min(run.samples_nimg, NCLIPS)}"]
+        words += [f"--real-nimg={FEW_REAL_NIMG}"] if run.stand_ins else []
         if missing:
             yield Step(name="metrics", argv=["python", "-m", "experiments.metrics", *words], env=run.environment)
 

@@ -5,10 +5,13 @@ A row's options are Hydra's keys, such as "model.generator.fmaps". Keys without 
 """
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from experiments.checked import Value
-from experiments.trainers.contract import Run
+from experiments.trainers.contract import Run, Step
+from experiments.trainers.nodes import torchrun
 from experiments.trainers.official import Official, starts
 
 NAMES = {
@@ -48,6 +51,12 @@ class Hydra(Official):
         words = {"dataset": self.dataset, **options, "metrics": metrics, "dataset.path": str(run.data.resolve())}
         words["project_release_dir"] = str(folder)
         return ["python", self.script, "env=local", *[self.spell(k, v) for k, v in words.items()], *QUIET]
+
+    def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
+        """launch.py starts the training with what MTM_LAUNCHER says."""
+        words = torchrun(gpus)
+        several = {"MTM_LAUNCHER": shlex.join([sys.executable, *words])} if words else {}
+        return Step(name="train", argv=argv, cwd=self.cwd, env=environment | several)
 
     def metrics_argv(self, run: Run, snapshot: str, missing: list[str]) -> list[str]:
         words: dict[str, Value] = {

@@ -36,6 +36,7 @@ from experiments.trainers.contract import (
     last_line,
     read_lines,
 )
+from experiments.trainers.nodes import nodes, torchrun
 
 CURVES = {
     "Loss/G/loss": "G_loss",
@@ -116,7 +117,7 @@ class Official(Trainer):
             raise UserError(f"run: row {run.row} must say how long it trains; got no option kimg. Add it.")
 
     def gpus(self, run: Run) -> int:
-        return int(run.options.get("gpus", 1))
+        return int(run.options.get("gpus", 1)) // nodes()
 
     def train_step(self, run: Run) -> Step:
         options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
@@ -131,7 +132,12 @@ class Official(Trainer):
         options["kimg"] = math.ceil(kimg)
         if kimg != options["kimg"]:
             environment["MTM_KIMG"] = f"{kimg:g}"
-        return Step(name="train", argv=self.train_argv(run, options), cwd=self.cwd, env=environment)
+        return self.launched(self.train_argv(run, options), environment, int(options["gpus"]))
+
+    def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
+        """The training's step; on several machines this one's share of the GPUs, under torchrun."""
+        argv = [*argv[:1], *torchrun(gpus), *argv[1:]]
+        return Step(name="train", argv=argv, cwd=self.cwd, env=environment)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         theirs = [name for name in missing if METRICS[name].by_host]

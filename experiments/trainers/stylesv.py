@@ -67,7 +67,7 @@ class StyleSV(Hydra):
         frames = self.spell("frames", options.pop("frames"))
         argv = self.train_argv(run, {**options, "kimg": kimg}, f"stage{stage}")
         argv[2:2] = [frames]  # in front: the runner tells by a command's beginning that it is another one
-        return Step(name="train", argv=argv, cwd=self.cwd, env=environment)
+        return self.launched(argv, environment, int(options["gpus"]))
 
 
 def _of_stage(stage: int, options: dict[str, Value]) -> dict[str, Value]:
