@@ -53,11 +53,19 @@ def _weights(call: Call) -> Iterator[Need]:
 
 
 def _data(call: Call, target: str) -> Iterator[Need]:
-    for name in call.dataset_names:
+    lacking = _lacking(call)
+    for name in lacking:
         recipe = RECIPES[call.table.datasets[name].recipe]
-        if recipe.takes_source and not call.data.path(name).exists() and name not in call.data.sources:
-            what = f"data set {name} must come from you: {recipe.obtain} Licence: {recipe.licence}"
-            yield Need(what, f"make {target} DATA={name}=SOURCE")
+        what = f"data set {name} must come from you: {recipe.obtain} Licence: {recipe.licence}"
+        one = f"make {target} DATA={name}=SOURCE"
+        yield Need(what, one if len(lacking) == 1 else f"ln -s SOURCE {call.data.cache / name}, then make {target}")
+
+
+def _lacking(call: Call) -> list[str]:
+    """The data sets whose source only the user can give, and has not."""
+    recipes = {name: RECIPES[call.table.datasets[name].recipe] for name in call.dataset_names}
+    wanted = [name for name, recipe in recipes.items() if recipe.takes_source and name not in call.data.sources]
+    return [name for name in wanted if not call.data.path(name).exists()]
 
 
 def fetch(call: Call) -> None:
@@ -79,13 +87,7 @@ def listed(missing: list[Need]) -> str:
 
 def ready_rows(call: Call) -> list[str]:
     """The rows whose data is there."""
-    lacking = {
-        name
-        for name in call.dataset_names
-        if RECIPES[call.table.datasets[name].recipe].takes_source
-        and name not in call.data.sources
-        and not call.data.path(name).exists()
-    }
+    lacking = _lacking(call)
     return [row.id for row in call.rows if row.dataset not in lacking]
 
 
@@ -117,5 +119,5 @@ def _entries(folder: Path, names: list[str]) -> dict[str, Path]:
     for name in names:
         for path in [folder / name, *(folder / f"{name}{suffix}" for suffix in sorted(SOURCE_SUFFIXES))]:
             if path.exists():
-                found.setdefault(name, path)
+                found.setdefault(name, path.resolve() if path.is_symlink() else path)
     return found

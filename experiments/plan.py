@@ -108,7 +108,7 @@ def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     needed = disk_needed_gb(call.table, costs, data_gb)
     metrics = "" if call.table.meaningless else ", metrics and images not counted"
     yield (
-        f"\ncost of {len(runs)} runs: {times} of training{metrics}; {disk_gb:,.3g} GB of disk for runs and "
-        f"{data_gb:,.3g} GB for data that is not made yet. Still needed: {needed:,.3g} GB ({free} free); "
+        f"\ncost of {len(runs)} runs: {times} of training{metrics}; {disk_gb:,.1f} GB of disk for runs and "
+        f"{data_gb:,.1f} GB for data that is not made yet. Still needed: {needed:,.1f} GB ({free} free); "
         f"{call.table.parallel} runs at a time"
     )

@@ -17,7 +17,8 @@ from experiments.contact import contact_sheet
 from experiments.curves import HEIGHT, LEFT, RIGHT, WIDTH, panels
 from experiments.files import UserError, atomic_output
 from experiments.images import STRENGTHS
-from experiments.report_text import cautions, commands, facts, fingerprints, table_text
+from experiments.report_table import tables_text
+from experiments.report_text import cautions, commands, facts, fingerprints
 from experiments.results import MEANINGLESS, Results, RowResult, load_results, verdicts
 from experiments.thumbnails import Thumbnail, thumbnails
 
@@ -85,9 +86,10 @@ def report_context(results: Results) -> dict[str, Any]:
         "about": " ".join(table.about.split()),
         "meaningless": MEANINGLESS if table.meaningless else "",
         "preset": table.preset,
+        "setting": "" if table.preset == "full" else " ".join(table.applied.about.split()),
         "verdicts": _verdicts(results),
         "one_seed": results.one_seed,
-        **table_text(results),
+        "tables": tables_text(results),
         "fingerprints": fingerprints(results),
         "cautions": [] if table.meaningless else cautions(results),
         "contact": small.get((sheet,)),

@@ -3,78 +3,8 @@
 import json
 from typing import Any
 
-from experiments.metrics import METRICS
-from experiments.metrics.base import STAND_IN
 from experiments.progress import duration_text
-from experiments.results import Results, RowResult, compare, compare_rows, number_text
-
-
-def _has_paper(results: Results) -> bool:
-    return any(result.row.paper for result in results.rows)
-
-
-def table_text(results: Results) -> dict[str, Any]:
-    """{"columns", "rows"} as text, without the columns that no row fills."""
-    columns, rows = _columns(results), [_cells(results, result) for result in results.rows]
-    kept = [i for i in range(len(columns)) if i < 4 or any(row[i] != "–" for row in rows)]
-    return {"columns": [columns[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
-
-
-def _columns(results: Results) -> list[str]:
-    per_metric = []
-    for metric in results.table.shown_metrics.values():
-        paper = ["paper", "difference", "verdict"] if _has_paper(results) else []
-        per_metric += [metric.title, *[f"{metric.title}: {name}" for name in paper]]
-    has_baseline = any(result.row.baseline for result in results.rows)
-    compared = ["against the baseline"] if has_baseline else []
-    return ["row", "mtm", "status", *per_metric, *compared, "kimg", "time", "s/kimg", "memory", "parameters"]
-
-
-def _cells(results: Results, result: RowResult) -> list[str]:
-    per_metric: list[str] = []
-    for key, metric in results.table.shown_metrics.items():
-        ours, paper = result.metrics.get(key), result.row.paper.get(key)
-        per_metric.append(_metric_text(results, result, key))
-        if _has_paper(results):
-            known = ours is not None and paper is not None
-            difference = f"{ours - paper:+.3g}" if ours is not None and paper is not None else "–"
-            verdict = compare(ours, paper, metric) if ours is not None and paper is not None else "–"
-            if known and results.table.meaningless:
-                difference, verdict = "–", "meaningless"
-            elif known and result.mark(key):
-                difference, verdict = "–", STAND_IN
-            per_metric += [number_text(paper), difference, verdict]
-    compared = [_against_baseline(results, result)] if any(r.row.baseline for r in results.rows) else []
-    memory = f"{result.peak_rss_bytes / 1e9:.2f} GB" if result.peak_rss_bytes else "–"
-    cost = [f"{result.kimg:g}", duration_text(result.wall_s) if result.wall_s else "–", number_text(result.s_per_kimg)]
-    parameters = f"{result.parameters:,}" if result.parameters else "–"
-    row = result.row
-    return [row.title, row.mtm, result.status, *per_metric, *compared, *cost, memory, parameters]
-
-
-def _metric_text(results: Results, result: RowResult, name: str) -> str:
-    """The mean over the seeds and its spread, then every run; no mean where the runs took it in different ways."""
-    mean = result.metrics.get(name)
-    text = number_text(mean, result.spread(name) if mean is not None else None)
-    if len(result.runs) > 1:
-        values = [(run, run.value(name)) for run in result.runs]
-        runs = [f"seed {run.seed}: {run.status if value is None else number_text(value)}" for run, value in values]
-        text += f"\n({', '.join(runs)})" if result.values(name) else ""
-    text += result.mark(name)
-    return f"{text} (meaningless)" if results.table.meaningless and result.values(name) else text
-
-
-def _against_baseline(results: Results, result: RowResult) -> str:
-    if result.row.baseline is None:
-        return "the baseline" if any(r.row.baseline == result.row.id for r in results.rows) else "–"
-    if results.table.meaningless:
-        return "meaningless"
-    baseline = results.by_id(result.row.baseline)
-    titled = len(result.row.metrics) > 1
-    return "; ".join(
-        (f"{METRICS[name].title}: " if titled else "") + compare_rows(result, baseline, name)
-        for name in result.row.metrics
-    )
+from experiments.results import Results
 
 
 def fingerprints(results: Results) -> list[str]:

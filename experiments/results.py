@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import ledger
+from experiments.costs import bench_of
 from experiments.files import UserError
 from experiments.folder import STATE_NAME, differences, read_state
 from experiments.metrics import METRICS, Metric
@@ -24,7 +25,8 @@ SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A row with one seed, and what came of it. status: done, failed, interrupted or not run."""
+    """A row with one seed, and what came of it. status: done, failed, interrupted, partial (begun, and not ended: it
+    works, or was killed) or not run."""
 
     seed: int
     folder: Path | None = None  # None: it was never begun
@@ -146,6 +148,7 @@ class Results:
     datasets: dict[str, dict[str, Any]]
     calls: list[ledger.Call]  # one for each call of the runner that had something to run
     problems: list[str]
+    bench: dict[str, Any] = field(default_factory=dict)  # what the bench of Table 4 measured, where it ran
 
     @property
     def credits(self) -> list[str]:
@@ -185,7 +188,11 @@ def load_results(out: Path) -> Results:
         runs = [_run_result(row, seed, out, folders.get(str(seed)), attempts, problems) for seed in row.seeds]
         rows.append(RowResult(row, runs))
     calls = [entry for entry in entries if isinstance(entry, ledger.Call)]
-    return Results(table, out, rows, state.datasets, calls, list(dict.fromkeys(problems)))
+    try:
+        bench = bench_of(out)
+    except UserError as error:
+        bench, problems = {}, [*problems, str(error)]
+    return Results(table, out, rows, state.datasets, calls, list(dict.fromkeys(problems)), bench)
 
 
 def _run_result(
@@ -204,7 +211,7 @@ def _run_result(
         ticks = []
     mine = [entry for entry in attempts if entry.run == folder]
     if not mine:
-        return RunResult(seed, out / folder, ticks=ticks)
+        return RunResult(seed, out / folder, "partial" if ticks else "not run", ticks=ticks)
     problems += [f"{folder}: {mine[-1].message}"] if mine[-1].message else []
     return RunResult(
         seed,

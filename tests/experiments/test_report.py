@@ -178,7 +178,7 @@ def test_the_paper_columns_appear_with_the_papers_numbers_only(out, tmp_path):
     ]
     markdown, html = make_report(out, make_table(rows=rows), 4.1, 3.6)
     assert f"{TITLE}: paper" in html
-    assert "| 3.600 | 3.000 | +0.6 | higher by 0.6 (20%): worse |" in markdown
+    assert "| 3.600 | 3.0 | +0.6 | higher by 0.6 (20%): worse |" in markdown
     other = tmp_path / "other"
     other.mkdir()
     assert ": paper" not in make_report(other, make_table(), 4.1, 3.6)[0]

@@ -58,12 +58,23 @@ def test_stage_1_comes_first_and_hands_its_weights_over_to_stage_2(tmp_path):
     assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 2, 4, 4.003, 7, 10]
 
 
-@pytest.mark.parametrize(("first", "both"), [(0.006, 0.012), (4, 4.5), (4, 4), (0, 4), (4, None)])
+@pytest.mark.parametrize(("first", "both"), [(0.006, 0.012), (4, 4.5), (4, 4), (4, None)])
 def test_stages_that_do_not_add_up_are_refused(tmp_path, first, both):
     run = make_run(tmp_path, "stylesv", **TINY)
     options = {**run.options, "stage1-kimg": first, "kimg": both}
     with pytest.raises(UserError, match=f"must have whole kimg, .* got stage1-kimg = {first}, kimg = {both}"):
         SV.check(run.model_copy(update={"options": options}))
+
+
+def test_without_a_first_stage_the_second_is_trained_alone(tmp_path):
+    run = make_run(tmp_path, "stylesv", **TINY)
+    options = {**run.options, "stage1-kimg": 0, "kimg": 0.003}
+    step = SV.train_step(run.model_copy(update={"options": options}))
+    expected = {"sampling.num_frames_per_video": "3", "model.loss_kwargs.r1_gamma": "8", "training.aug": "noaug"}
+    expected |= {"model.discriminator.tsm": "true", "training.kimg": "1"}
+    assert expected.items() <= words(step).items()
+    assert not any("stage1" in word for word in step.argv)
+    assert step.env["MTM_KIMG"] == "0.003"
 
 
 @pytest.mark.parametrize(("stage", "kimg"), [(1, "4"), (2, "6")])
