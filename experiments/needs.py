@@ -103,7 +103,7 @@ def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...],
             found[name] = Path(path)
         elif entries := _entries(Path(word), wanted):
             found |= entries
-        elif len(wanted) == 1:
+        elif len(wanted) == 1 and Path(word).exists():
             found[wanted[0]] = Path(word)
         else:
             raise UserError(

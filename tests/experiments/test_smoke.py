@@ -115,3 +115,22 @@ def flat(value) -> list:
     if isinstance(value, list | tuple):
         return [leaf for item in value for leaf in flat(item)]
     return [value]
+
+
+@pytest.mark.slow
+def test_a_figure_of_the_paper_runs_whole_and_another_table_takes_its_run(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "copy")
+    repository.patch("stylegan3")
+    words = ("-m", "experiments.reproduce", "--preset", "smoke", "--out", "out", "--row", "taichi-stylegan3-mtm")
+    repository.python(*words, "fig4")
+    out = repository.root / "out"
+    assert list(out.glob("runs/taichi-stylegan3-mtm/*/images/fig4.png"))
+    (folder,) = out.glob("runs/taichi-stylegan3-mtm/*")
+    printed = repository.python(*words, "tableA1")
+    assert "1 of 1 runs are finished already" in printed
+    assert list(out.glob("runs/taichi-stylegan3-mtm/*")) == [folder]
+    report = (out / "report.md").read_text()
+    for said in ("## Figure 4: offsets on and off, TaiChi", "## Table A1", "(stand-in weights)", "not run", "13.6"):
+        assert said in report
+    measured = json.loads((folder / "metrics/fid.json").read_text())
+    assert measured["fingerprint"]["weights"] == "stand-in"
