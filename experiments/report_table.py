@@ -73,7 +73,8 @@ def _cells(results: Results, section: Section, entry: Entry) -> list[str]:
     if not entry.row:
         return _cited(results, section, entry)
     whole = results.by_id(entry.row)
-    result = replace(whole, row=whole.row.model_copy(update={"metrics": section.metrics, "paper": entry.paper}))
+    metrics = [name for name in section.metrics if name in whole.row.metrics]
+    result = replace(whole, row=whole.row.model_copy(update={"metrics": metrics, "paper": entry.paper}))
     numbers = [cell for name in section.metrics for cell in _metric_cells(results, section, result, name)]
     for name in section.measures:
         numbers += [_measure_text(results, result, name), _paper_text(entry.paper.get(name))]
@@ -145,5 +146,5 @@ def _against_baseline(results: Results, section: Section, result: RowResult) -> 
     titled = len(section.metrics) > 1
     return "; ".join(
         (f"{METRICS[name].title}: " if titled else "") + compare_rows(result, baseline, name)
-        for name in section.metrics
+        for name in result.row.metrics
     )

@@ -186,14 +186,13 @@ def _resolve_row(row: Row, table: Table) -> Row:
     options |= {key: options[key] * row.kimg_times for key in ("kimg", "stage1-kimg") if key in options}  # type: ignore[operator]
     dataset = row.dataset or last([s.dataset for s in settings]) or table.dataset
     shown = [name for section in table.sections if row.id in section.row_ids for name in section.metrics]
+    metrics = row.metrics or list(dict.fromkeys(shown)) or last([s.metrics for s in settings]) or table.metrics
+    without = {name for setting in settings for name in setting.without}
     return row.model_copy(
         update={
             "trainer": row.trainer or last([s.trainer for s in settings]) or table.trainer,
             "dataset": preset.datasets.get(dataset, dataset),
-            "metrics": row.metrics
-            or list(dict.fromkeys(shown))
-            or last([s.metrics for s in settings])
-            or table.metrics,
+            "metrics": [name for name in metrics if name not in without],
             "seeds": row.seeds or preset.seeds or table.seeds,
             "estimate": row.estimate or last([s.estimate for s in settings]),
             "options": options,

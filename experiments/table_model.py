@@ -49,12 +49,14 @@ class Estimate(Checked):
 
 
 class Setting(Checked):
-    """What several rows share; a row's own values come first. `like` names a setting whose values come last."""
+    """What several rows share; a row's own values come first. `like` names a setting whose values come last; `without`
+    names metrics that these rows do not take, whatever their tables show."""
 
     like: str = ""
     trainer: str = ""
     dataset: str = ""
     metrics: list[str] = []
+    without: list[str] = []
     options: dict[str, Value] = {}
     estimate: Estimate | None = None
 
