@@ -115,7 +115,7 @@ def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...],
 
 def _entries(folder: Path, names: list[str]) -> dict[str, Path]:
     """What lies in a folder under these names: a folder, or a file with the suffix of a source."""
-    found = {}
+    found: dict[str, Path] = {}
     for name in names:
         for path in [folder / name, *(folder / f"{name}{suffix}" for suffix in sorted(SOURCE_SUFFIXES))]:
             if path.exists():

@@ -16,14 +16,15 @@ _COST = ["kimg", "time", "s/kimg", "memory", "parameters"]
 
 
 def tables_text(results: Results) -> list[dict[str, Any]]:
-    """A {"title", "columns", "rows"} for each section, without the columns that no row fills."""
+    """A {"title", "columns", "rows", "note"} for each section, without columns that no row fills, except for ours."""
     return [_table(results, section) for section in results.table.shown_sections]
 
 
 def _table(results: Results, section: Section) -> dict[str, Any]:
     columns = _columns(results, section)
     rows = [_cells(results, section, entry) for entry in section.entries]
-    kept = [i for i in range(len(columns)) if i < 4 or any(row[i] != NONE for row in rows)]
+    ours = {*_FIRST, *[METRICS[name].title for name in section.metrics], *[MEASURES[name] for name in section.measures]}
+    kept = [i for i, name in enumerate(columns) if name in ours or any(row[i] != NONE for row in rows)]
     pick = [[row[i] for i in kept] for row in rows]
     return {
         "title": section.title,

@@ -5,8 +5,8 @@ does what experiments.run does. Tables share an output folder: a run that stands
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,7 +46,7 @@ def _row_on(row: Row, gpus: int) -> Row:
 
 
 def make_call(
-    name: str, preset: str, out: Path, given: tuple[str, ...], cache: Path, only: tuple[str, ...], **more: Mapping
+    name: str, preset: str, out: Path, given: tuple[str, ...], cache: Path, only: tuple[str, ...], **more: Any
 ) -> Call:
     """The call of the runner for a table by name. `more`: gpus, seeds, parallel, skip_broken. Raises UserError."""
     table = load_paper(name, preset)
@@ -89,7 +89,7 @@ def main(
     only: tuple[str, ...],
     cache: Path,
     dry_run: bool,
-    **more: Mapping,
+    **more: Any,
 ) -> None:
     """Reproduce the table or figure NAME of the paper: all, table1, table1b, tableA2, fig4, ..."""
     target = f"reproduce-{name}"

@@ -183,7 +183,7 @@ def _resolve_row(row: Row, table: Table) -> Row:
     for setting in settings:
         options |= setting.options
     options |= {**preset.options, **row.options}
-    options |= {key: options[key] * row.kimg_times for key in ("kimg", "stage1-kimg") if key in options}  # type: ignore[operator]
+    options |= {key: options[key] * row.kimg_times for key in ("kimg", "stage1-kimg") if key in options}
     dataset = row.dataset or last([s.dataset for s in settings]) or table.dataset
     shown = [name for section in table.sections if row.id in section.row_ids for name in section.metrics]
     metrics = row.metrics or list(dict.fromkeys(shown)) or last([s.metrics for s in settings]) or table.metrics
