@@ -13,6 +13,7 @@ from experiments.table_model import Table
 FILES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "fig4", "figures")
 ALL = "all"
 TITLE = "Learning Modulated Transformation in GANs: the paper's tables"
+ABOUT = "The tables and figures of the paper that are in this folder. A run that stands in several was done once."
 
 
 def names() -> list[str]:
@@ -68,12 +69,11 @@ def merged(first: Table, second: Table) -> Table:
         for row in second.rows
     }
     sections = {section.id: section for section in first.sections} | {s.id: s for s in second.sections}
-    about = second.about if first.about in second.about else f"{first.about} {second.about}"
     return second.model_copy(
         update={
             "name": ALL,
             "title": TITLE,
-            "about": " ".join(about.split()),
+            "about": ABOUT,
             "datasets": first.datasets | second.datasets,
             "rows": list(rows.values()),
             "sections": list(sections.values()),

@@ -32,7 +32,7 @@ STATE = "state.json"  # how far it is, written by experiments.row
 NCLIPS = 2048  # for a metric of videos, at most
 STAND_INS = "stand-ins"  # beside the data: where a run that says so takes the weights of its metrics from
 FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
-FEW_REAL_NIMG = 32  # real images of a metric with stand-in weights
+FEW_REAL_NIMG, FEW_NCLIPS = 32, 2  # real images, and clips, of a metric with stand-in weights
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
 # Exit codes of a command that was told to stop and did; any other code but 0 is a failure.
@@ -196,7 +196,8 @@ class Trainer(ABC):
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
         words = [",".join(missing), str(run.data), snapshot, f"--outdir={run.folder / METRICS}", "--seed=0"]
-        words += [f"--nimg={run.samples_nimg}", f"--nclips={min(run.samples_nimg, NCLIPS)}"]
+        nclips = FEW_NCLIPS if run.stand_ins else min(run.samples_nimg, NCLIPS)
+        words += [f"--nimg={run.samples_nimg}", f"--nclips={nclips}"]
         words += [f"--real-nimg={FEW_REAL_NIMG}"] if run.stand_ins else []
         if missing:
             yield Step(name="metrics", argv=["python", "-m", "experiments.metrics", *words], env=run.environment)

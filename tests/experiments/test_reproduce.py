@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from repository_lab import Repository
 
 from experiments import needs, reproduce
 from experiments.costs import run_cost, training_ratios
@@ -60,6 +61,15 @@ def test_a_dry_run_lists_what_is_missing_with_the_command_that_gets_it(tmp_path:
     one = call(tmp_path, "table1b", "--dry-run").output
     assert "make reproduce-table1b DATA=taichi-256=SOURCE" in one
     assert "imagenet" not in one
+
+
+def test_a_dry_run_works_where_nothing_is_fetched(tmp_path: Path) -> None:
+    repository = Repository(tmp_path)
+    output = repository.python("-m", "experiments.reproduce", "all", "--out", "out", "--dry-run")
+    for host in ("stylegan3", "eg3d", "stylegan-v", "stylesv"):
+        assert f"vendor/{host} is not fetched.\n      make patch HOST={host}\n" in output
+    assert "missing: 15\n" in output
+    assert len(re.findall(r"(?:train|launch)\.py .*kimg=\d+", output)) == 29
 
 
 def test_rendered_presets_lack_no_data(tmp_path: Path) -> None:
