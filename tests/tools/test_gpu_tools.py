@@ -1,5 +1,6 @@
 """The GPU's measuring tools where there is no GPU: their arithmetic, their errors, and what they run, on the CPU."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,12 +72,12 @@ def test_table4_has_the_settings_that_the_resolution_has_layers_for():
 
 
 @pytest.mark.slow
-def test_table4_trains_the_official_networks_on_the_cpu():
+def test_table4_trains_the_official_networks_on_the_cpu(tmp_path):
     """A network of 16 px with the overlay's lines: its whole iteration, lazy regularisation among it."""
     if not (ROOT / "vendor" / "stylegan3" / "train.py").exists():
         pytest.skip("vendor/stylegan3 is not fetched: git submodule update --init vendor/stylegan3")
     command = [sys.executable, "-m", "tools.bench_table4", "--device", "cpu"]
-    command += "--resolution 16 --batch 4 --width 8 --rounds 1".split()
+    command += [*"--resolution 16 --batch 4 --width 8 --rounds 1 --json".split(), str(tmp_path / "out/bench.json")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -86,3 +87,8 @@ def test_table4_trains_the_official_networks_on_the_cpu():
     assert none[2] == "1.00x"
     assert float(low[1]) > 0
     assert int(low[-1].replace(",", "")) > 0
+    written = json.loads((tmp_path / "out/bench.json").read_text())
+    assert (written["device"], written["resolution_px"], written["width"]) == ("cpu", 16, 8)
+    assert list(written["settings"]) == ["none", "low"]
+    assert f"{written['settings']['low']['training_ratio']:.2f}x" == low[2]
+    assert written["settings"]["none"]["parameters"] == int(none[-2].replace(",", ""))
