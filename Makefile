@@ -50,7 +50,7 @@ CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
-	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-24s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
 	@echo "           TABLE=smoke|...  PARALLEL=2"
@@ -83,7 +83,7 @@ smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, pl
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	$(RUN)
 
-reproduce-all:  ## Every table and figure of the paper (PRESET=full|small|smoke, OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
+reproduce-all:  ## Every table and figure of the paper (PRESET=full, small or smoke; OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
 
 reproduce-table1:  ## One of them: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
 
@@ -157,17 +157,7 @@ bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torch
 bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
 	$(GPU_PY) -m tools.bench_table4
 
-cuda-reproduce-all:  ## Every table and figure of the paper (PRESET=full|small|smoke, OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
-
-reproduce-table1:  ## One of them: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
-
-# A dry run needs the small environment alone.
-reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
-	@$(REPRODUCE)
-
-FORCE:
-
-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
+cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report
 
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
