@@ -180,10 +180,10 @@ class Trainer(ABC):
                 measured = self.measure(run, name)
             except UserError:
                 return False
-            return (
-                measured is not None
-                and measured.fingerprint.get("generated_nimg", run.samples_nimg) == run.samples_nimg
-            )
+            if measured is None:
+                return False
+            wanted = {"generated_nimg": run.samples_nimg, "generated_nclip": min(run.samples_nimg, NCLIPS)}
+            return all(measured.fingerprint.get(key, count) == count for key, count in wanted.items())
 
         return [name for name in run.metrics if not is_there(name)]
 
