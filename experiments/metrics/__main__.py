@@ -135,10 +135,9 @@ def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None)
 
 def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> list[Metric]:
     names = [name for word in text.split(",") for name in GROUPS.get(word, (word,))]
-    ours = [name for name, metric in METRICS.items() if not metric.by_host]
     for name in names:
         if name not in METRICS:
-            raise click.BadParameter(f"must be some of {', '.join([*ours, *GROUPS])}; got {name!r}.")
+            raise click.BadParameter(f"must be some of {NAMES}; got {name!r}.")
         if METRICS[name].by_host:
             raise click.BadParameter(f"{name} is computed by the official code: its calc_metrics.py.")
     return [METRICS[name] for name in dict.fromkeys(names)]
@@ -170,7 +169,13 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
                 raise UserError(f"{metric.name}: must have the images; got the moments {path}. Give the images.")
 
 
-@click.command(epilog="A pickle runs code of its own when it is opened: only give networks that you trust.")
+NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_host), *GROUPS])
+
+
+@click.command(
+    epilog=f"NAMEs: {NAMES}. What is computed: docs/metrics.md. A pickle runs code of its own when it is opened: only "
+    "give networks that you trust."
+)
 @click.argument("metrics", metavar="NAME[,NAME...]", callback=choose)
 @click.argument("real", type=click.Path(path_type=Path))
 @click.argument("fake", type=click.Path(path_type=Path), required=False)
