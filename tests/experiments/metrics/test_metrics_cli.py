@@ -242,6 +242,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["fid", "network.pkl", "FAKE"], "REAL must be images, clips or moments; got 'network.pkl'"),
         (["kid", "REAL", "m.npz"], "kid: must have the images; got the moments m.npz"),
         (["fid", "REAL", "--save-stats", "x.txt"], r"must end in \.npz"),
+        (["fid", "m.npz", "--save-stats", "x.npz"], "must have the images of REAL; got the moments m.npz"),
         (["fid,sfid", "REAL", "--save-stats", "x.npz"], "must have metrics of one feature; got 2"),
         (["clip_fd", "REAL", "one"], "must hold at least 2 images; got 1"),
         (["clip_fd", "m.npz", "FAKE"], "clip_fd: real moments must be of 512 dimensions; got 3"),
@@ -262,7 +263,11 @@ def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words,
 def test_weights_that_are_missing_are_listed(sides, tmp_path):
     result = run("fid,clip_fd", *sides, "--weights", tmp_path / "none")
     assert result.exit_code == 1
-    assert "inception-2015-12-05: missing" in result.stderr
+    for name in ("inception-2015-12-05", "clip-vit-b-32"):  # all at once
+        assert f"{name}: missing" in result.stderr
+    np.savez(tmp_path / "m.npz", mu=np.zeros(512), sigma=np.eye(512))
+    result = run("clip_fd", tmp_path / "m.npz", tmp_path / "m.npz", "--weights", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (0, "CLIP-FD: 0.0\n")  # moments need no network
 
 
 def test_clips_of_a_network_that_makes_images_are_refused(sides, mini, tmp_path):
