@@ -158,9 +158,7 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
         if save_stats.suffix != ".npz":
             raise UserError(f"metrics: --save-stats must end in .npz; got {str(save_stats)!r}. Correct the name.")
         if holds_moments(real):
-            raise UserError(
-                f"metrics: --save-stats must have the images of REAL; got the moments {real}. Copy the file."
-            )
+            raise UserError(f"metrics: --save-stats must have the images of REAL; got the moments {real}.")
         taps = {(m.features.backbone, m.features.tap) for m in metrics if m.features}
         if len(taps) != 1 or len(metrics) != len([m for m in metrics if m.features]):
             raise UserError(f"metrics: --save-stats must have metrics of one feature; got {len(taps)} features.")
@@ -174,7 +172,7 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
 
 
 def check_weights(metrics: list[Metric], real: Path, fake: Path | None, folder: Path | None) -> None:
-    """Raises UserError with one list of all weights that are missing, unless both sides are moments, which need none."""
+    """Raises UserError with one list of all weights that are missing, unless both sides are moments: they need none."""
     from experiments.metrics.moments import holds_moments
     from experiments.weights import locate
 
