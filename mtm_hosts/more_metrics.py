@@ -73,62 +73,63 @@ def _metric(name: str, host: ModuleType) -> Callable[[Any], dict[str, float]]:
 def _compute(name: str, host: ModuleType, opts: Any) -> float:
     """The distance, on rank 0; NaN on the others, which the host then tells, and where features are not finite."""
     utils = host.metric_utils
-    of_images: dict[str, Any] = {}
-    of_frames: dict[str, Any] = {}
-    kwargs: dict[str, Any] = {"detector_url": address(name), "detector_kwargs": {}, "capture_mean_cov": True}
-    sizes = getattr(host.frechet_inception_distance, "NUM_FRAMES_IN_BATCH", None)
-    if sizes is not None:  # a video host: images are the frames of videos
-        of_images, of_frames = (
-            {"use_image_dataset": True},
-            {"batch_size": sizes.get(opts.dataset_kwargs.resolution, 32)},
-        )
-    real = utils.compute_feature_stats_for_dataset(opts=opts, rel_lo=0, rel_hi=0, **kwargs, **of_images)
-    generate, generated_opts = utils.compute_feature_stats_for_generator, opts
+    how: dict[str, Any] = {"detector_url": address(name), "detector_kwargs": {}, "capture_mean_cov": True}
+    of_data, of_generator = _options(host, opts)
+    real = utils.compute_feature_stats_for_dataset(opts=opts, rel_lo=0, rel_hi=0, **how, **of_data)
     if getattr(opts, "generator_as_dataset", False):
-        generate, generated_opts = utils.compute_feature_stats_for_dataset, utils.rewrite_opts_for_gen_dataset(opts)
-        of_frames |= of_images
-    generated = generate(opts=generated_opts, rel_lo=0, rel_hi=1, max_items=GENERATED_NIMG, **kwargs, **of_frames)
+        generate, its_opts = utils.compute_feature_stats_for_dataset, utils.rewrite_opts_for_gen_dataset(opts)
+        of_generator |= of_data
+    else:
+        generate, its_opts = utils.compute_feature_stats_for_generator, opts
+    generated = generate(opts=its_opts, rel_lo=0, rel_hi=1, max_items=GENERATED_NIMG, **how, **of_generator)
+    counts = {"real_nimg": real.num_items, "generated_nimg": generated.num_items}
+    if min(counts.values()) < 2:  # on all ranks alike
+        fail(f"{name}: there must be at least 2 images of each kind; got {counts}. Give more.")
     if opts.rank != 0:
         return math.nan
-    network = utils.get_feature_detector(address(name), device=opts.device)
-    counts = {"real_nimg": real.num_items, "generated_nimg": generated.num_items}
-    _fingerprints[name] = _fingerprint(name, network, counts, video=bool(of_images))
+    used = utils.get_feature_detector(address(name), device=opts.device)
+    _fingerprints[name] = _fingerprint(name, used, counts, video=bool(of_data))
     return _distance(name, real, generated)
 
 
+def _options(host: ModuleType, opts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the loops over the data and the generator, as the host's FID passes them: in a video host, images are the
+    frames of videos, and a GPU holds few videos at once."""
+    few = getattr(host.frechet_inception_distance, "NUM_FRAMES_IN_BATCH", None)
+    if few is None:
+        return {}, {}
+    return {"use_image_dataset": True}, {"batch_size": few.get(opts.dataset_kwargs.resolution, 32)}
+
+
 def _distance(name: str, real: Any, generated: Any) -> float:
-    from experiments.files import UserError
     from experiments.metrics.base import How
     from experiments.metrics.distances import frechet
     from experiments.metrics.moments import Moments
 
-    sides = [Moments(*stats.get_mean_cov(), stats.num_items, 0) for stats in (real, generated)]
-    for side, called in zip(sides, ("real", "generated"), strict=True):
-        if not math.isfinite(side.mean.sum() + side.covariance.sum()):
+    sides = []
+    for stats, called in ((real, "real"), (generated, "generated")):
+        mean, covariance = stats.get_mean_cov()
+        if not math.isfinite(mean.sum() + covariance.sum()):
             _say(f"{name}: NaN, for features of {called} images are NaN or infinite.")
             return math.nan
-        if side.n is not None and side.n < 2:
-            fail(f"{name}: there must be at least 2 {called} images; got {side.n}. Give more.")
+        sides.append(Moments(mean, covariance, stats.num_items, ddof=0))
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        try:
-            value = frechet(sides[0], sides[1], How())[0]
-        except UserError as error:
-            fail(str(error))
+        value, _ = frechet(sides[0], sides[1], How())
     for note in notes:
         _say(f"{name}: {note.message}")
     return value
 
 
-def _fingerprint(name: str, network: Any, counts: dict[str, int], video: bool) -> dict[str, Any]:
+def _fingerprint(name: str, detector: Any, counts: dict[str, int], video: bool) -> dict[str, Any]:
     """What decides the value, said on stderr too."""
-    own = network.fingerprint()
+    own = detector.fingerprint()
     digest = own["weights_sha256"][:12]
     _say(
         f"{name}: {own['backbone']}, {own['feature']}, {own['weights']} weights (sha256 {digest}...), "
         f"{counts['real_nimg']} real and {counts['generated_nimg']} generated images."
     )
-    frames = {"images": "frames: all real ones, the first 16 of each generated video"} if video else {}
+    frames = {"images": "frames of videos, as the host's fid50k_full takes them"} if video else {}
     return {**own, **counts, **frames, "xflip": False, "ddof": 0, "seed": "none: the host's random stream"}
 
 
