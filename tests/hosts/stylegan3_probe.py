@@ -103,6 +103,9 @@ class StyleGAN3(Probe):
                 out["values"].append(str(error))
             cache = Path(os.environ["DNNLIB_CACHE_DIR"], "gan-metrics")
             out["cached"].append(os.listdir(cache) if cache.exists() else [])
+        if ranks > 1:
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
         return out
 
     def half(self, kinds):
