@@ -109,12 +109,12 @@ def test_ours_are_taken_in_training_and_by_calc_metrics(host, data, real_nimg, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("host", "data"), [("stylegan3", "pictures"), ("stylegan-v", "clips")])
-def test_metrics_leave_the_random_streams_of_a_training_alone_where_asked_to(host, data, request, env, tmp_path):
-    data, checkout = request.getfixturevalue(data), request.getfixturevalue(host.replace("-", "_"))["patched"]
+def test_metrics_leave_the_random_streams_of_a_training_alone_where_asked_to(stylegan3, pictures, env, tmp_path):
+    checkout = stylegan3["patched"]
 
     def run(folder, names, isolate):
-        return train(host, checkout, data, tmp_path / folder, names, env | {"MTM_ISOLATE_METRICS": isolate}, 2)
+        where = env | {"MTM_ISOLATE_METRICS": isolate}
+        return train("stylegan3", checkout, pictures, tmp_path / folder, names, where, iterations=2)
 
     plain, isolated, as_upstream = run("plain", "", ""), run("isolated", "draws", "1"), run("upstream", "draws", "0")
     assert_same_training(checkout, plain, isolated)
