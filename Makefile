@@ -18,6 +18,8 @@ PRESET ?= full
 TABLE  ?= $(if $(filter smoke,$(MAKECMDGOALS)),smoke,quickstart)
 OUT    ?= runs/$(TABLE)$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
+FROM   ?=
+WEIGHTS ?=
 HOST   ?=
 CONCERN ?=
 TORCH  ?= 2.11.0
@@ -30,6 +32,7 @@ export PYTHONDONTWRITEBYTECODE =
 
 # Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
 export MTM_DATA := $(value DATA)
+export MTM_FROM := $(value FROM)
 export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
 RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
 	$(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
@@ -37,14 +40,15 @@ RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(i
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart smoke table report patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench bench-metrics \
-	test-gpu bench-gpu bench-table4 cuda-report doctor clean
+.PHONY: help setup quickstart smoke table report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
+	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
 	@echo "           TABLE=smoke|...  PARALLEL=2"
+	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names the folder that they go to)"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 
 setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
@@ -74,6 +78,9 @@ table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT
 
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$$MTM_OUT"
+
+weights: $(READY)  ## Fetch the pretrained networks that the metrics need, verified (WEIGHTS="name ...", FROM=folder, DRY_RUN=1)
+	@$(PY) -m tools.weights $(WEIGHTS) $(if $(MTM_FROM),--from "$$MTM_FROM") $(if $(DRY_RUN),--dry-run)
 
 patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
@@ -139,5 +146,5 @@ cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four ar
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
-clean:  ## Remove .venv, .torch and caches; runs/ and data/ stay
+clean:  ## Remove .venv, .torch and caches; runs/, data/ and weights/ stay
 	rm -rf $(VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
 """Files that are either whole or absent, and the file system's errors in words."""
 
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +52,25 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"{path}: cannot be written ({os.strerror(error.errno)}). Choose a folder that you may write to."
             ) from error
         raise
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds `path`, which need not exist, for one process at a time by a lock beside it. Where another holds it, calls
+    `waiting` and waits. Raises UserError where the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def free_text(path: Path) -> str:

@@ -22,12 +22,14 @@ from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
 from experiments.jobs import Job, Scheduler, row_command
+from experiments.metrics import weights_of
 from experiments.progress import duration_text, make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, Run
+from experiments.weights import locate
 
 AGAIN = "Run the same command again to resume."
 
@@ -90,6 +92,11 @@ class Call:
                 runs.append(run)
         return runs
 
+    def check_weights(self) -> None:
+        """Raises UserError, now rather than after days of training, where weights of the metrics are missing: one list
+        of all of them."""
+        locate(weights_of(name for row in self.rows for name in row.metrics))
+
     def describe(self) -> Iterator[str]:
         """The dry run: data, commands and cost, as text. Writes nothing."""
         cost = self.table.cost
@@ -106,6 +113,10 @@ class Call:
             yield self.data.step(name).text()
             if name not in infos:
                 yield "# not made yet: its runs, below, get other numbers then; --prepare makes it and prints them"
+        try:
+            self.check_weights()
+        except UserError as error:
+            yield "\n# cannot run yet:\n" + "\n".join(f"# {line}" for line in str(error).splitlines())
         attempts = self._attempts()
         for run in runs:
             done = " (finished already)" if is_finished(run, attempts, self.out) else ""
@@ -128,6 +139,7 @@ class Call:
         check_owner(self.out, self.table)  # before minutes go into the data
         for run in self.make_runs({}):
             TRAINERS[run.trainer].check(run)
+        self.check_weights()
         with locked(self.out):
             infos = {name: self.data.prepare(name)[1] for name in self.dataset_names}
             runs = self.make_runs(infos)

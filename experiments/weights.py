@@ -9,15 +9,14 @@ A weights folder holds the files under the names of weights.toml, and beside the
 A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from experiments.checked import Bytes, Checked, check
-from experiments.files import UserError, atomic_output, disk_errors
+from experiments.files import UserError, atomic_output, locked
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = "stand-ins.toml"
@@ -71,7 +70,8 @@ class Weights(Checked):
     @property
     def terms(self) -> str:
         """Size and licence as text."""
-        return f"{self.size_bytes / 1e6:.1f} MB; {self.licence}" if self.size_bytes else self.licence
+        size = f"{self.size_bytes / 1e6:.1f} MB, " if self.size_bytes else ""
+        return f"{size}licence: {self.licence}"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ WEIGHTS: dict[str, Weights] = weights_from_toml(
 
 
 def weights_folder() -> Path:
-    """The folder that MTM_WEIGHTS names, else `weights` in the repository. It need not exist."""
-    return Path(os.environ.get("MTM_WEIGHTS") or ROOT / "weights")
+    """The folder that MTM_WEIGHTS names, from the repository where it is relative (the hosts run in folders of their
+    own); else `weights` in the repository. It need not exist."""
+    return ROOT / (os.environ.get("MTM_WEIGHTS") or "weights")
 
 
 def select(names: Collection[str]) -> list[Weights]:
@@ -142,6 +143,16 @@ def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Loca
     return {name: Located(s.path, s.sha256, s.kind == "stand-in") for name, (_, s) in states.items()}
 
 
+def official(url: str) -> Path | None:
+    """The verified file in weights_folder() of the entry with this address; None where there is no entry, no file or a
+    stand-in. Raises UserError where the file is wrong."""
+    entry = next((entry for entry in WEIGHTS.values() if entry.url == url), None)
+    state = examine(entry, weights_folder()) if entry else None
+    if entry is None or state is None or state.kind in ("missing", "stand-in"):
+        return None
+    return locate([entry.name])[entry.name].path
+
+
 def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> str:
     """What is missing or wrong in one text: where to get each file, on which terms, and where to put it."""
     names = " ".join(entry.name for entry, _ in refused)
@@ -153,9 +164,7 @@ def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> st
             f"      from {entry.url}",
             f"      to   {state.path}",
         ]
-    lines.append(
-        f'Fetch with: make weights WEIGHTS="{names}". Without a network, put the files there: docs/weights.md.'
-    )
+    lines.append(f'Fetch them: make weights WEIGHTS="{names}". Or put them there by hand: docs/weights.md.')
     return "\n".join(lines)
 
 
@@ -215,7 +224,7 @@ def recorded(path: Path) -> Mapping[str, str]:
     """The hashes by name of stand-ins.toml or pinned.toml; none where there is no such file. Raises UserError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected TOML, got {error}. Correct the file, or remove it.") from error
@@ -225,20 +234,7 @@ def recorded(path: Path) -> Mapping[str, str]:
 
 
 def _record(path: Path, name: str, sha256: str) -> None:
-    with _locked(path):
+    with locked(path):
         lines = [f'{key} = "{value}"\n' for key, value in {**recorded(path), name: sha256}.items()]
         with atomic_output(path) as partial:
             partial.write_text("".join(lines), encoding="utf-8")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds `path` for one process at a time, by a lock beside it."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

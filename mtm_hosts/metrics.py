@@ -5,6 +5,8 @@ Environment:
         those of mtm_hosts.more_metrics.
     MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
         (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
+    MTM_WEIGHTS: the folder that `make weights` filled (else `weights` in this repository). The official detectors are
+        taken from it, verified, instead of downloaded; random stand-ins that lie in it are not.
     MTM_ISOLATE_METRICS: 1 so that metrics leave the random streams as they found them: then a training draws the same
         numbers whichever metrics it takes. 0, or unset: as upstream.
 """
@@ -24,8 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtm_hosts import more_metrics
-from mtm_hosts.hosts import fail
+from mtm_hosts import hosts, more_metrics
 
 
 def register(register_metric: Callable[..., Any]) -> None:
@@ -40,7 +41,7 @@ def register(register_metric: Callable[..., Any]) -> None:
         importlib.import_module(name.strip()).register(register_metric)
     isolate = os.environ.get("MTM_ISOLATE_METRICS") or "0"
     if isolate not in ("0", "1"):
-        fail(f"MTM_ISOLATE_METRICS must be 0 or 1; got {isolate!r}. Correct it, or unset it.")
+        hosts.fail(f"MTM_ISOLATE_METRICS must be 0 or 1; got {isolate!r}. Correct it, or unset it.")
     if isolate == "1":
         host = sys.modules[register_metric.__module__]
         vars(host)["calc_metric"] = isolated(host.calc_metric)
@@ -73,14 +74,15 @@ def _kept_streams(device: torch.device | None) -> Iterator[None]:
 
 
 def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, device: torch.device) -> None:
-    """Put our own detector, or the one that stands in for `url`, into the host's cache, if there is one and it is not
-    there yet."""
+    """Put the detector for `url` into the host's cache, if it is not there yet: one of ours, the one that stands in for
+    it, or the official one where it was fetched before. A file with other bytes than the official ones ends the
+    program."""
     if (url, device) in cache:
         return
     if more_metrics.is_ours(url):
         cache[url, device] = more_metrics.detector(url, device)
         return
-    path = _stand_in(url)
+    path = _stand_in(url) or _fetched(url)
     if path is None:
         return
     if path.suffix == ".pt":
@@ -124,3 +126,16 @@ def _stand_in(url: str) -> Path | None:
     stem = url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     candidates = (Path(folder) / f"{stem}{suffix}" for suffix in (".pt", ".pkl"))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _fetched(url: str) -> Path | None:
+    if not os.path.isdir(Path(__file__).resolve().parents[1] / (os.environ.get("MTM_WEIGHTS") or "weights")):
+        return None
+    try:  # the host's own environment may lack what experiments needs: then it downloads, as upstream does
+        from experiments import weights
+    except ImportError:
+        return None
+    try:
+        return weights.official(url)
+    except ValueError as error:
+        hosts.fail(str(error))

@@ -7,6 +7,7 @@ never compared. `python -m experiments.metrics` computes them; those that end in
 torch inside their functions only, so that the runner starts at once; extractors do so at once.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
 
 from experiments.metrics.base import Metric
@@ -34,3 +35,9 @@ METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (import_module(f"{__name__}.{module}").METRIC for module in MODULES)
 }
 GROUPS = {"pr": ("precision", "recall")}  # names on the command line that stand for several
+
+
+def weights_of(names: Iterable[str]) -> list[str]:
+    """The entries of experiments/weights.toml that metrics of these names need, each once."""
+    features = [METRICS[name].features for name in names]
+    return list(dict.fromkeys(one.backbone for one in features if one))

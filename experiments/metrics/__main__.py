@@ -3,6 +3,7 @@
     python -m experiments.metrics fid,kid,pr REAL FAKE
     python -m experiments.metrics fvd16 clips.zip runs/stylegan-v/.../network-snapshot-001000.pkl
     python -m experiments.metrics fid REAL --save-stats real.npz
+    torchrun --nproc-per-node=8 -m experiments.metrics fid REAL FAKE
 
 REAL and FAKE: a folder or zip of images; of videos (folders of frames, or files) for fvd16 and fvd128; moments saved
 before (.npz of this tool or of pytorch-fid, or the statistics that an official codebase cached, .pkl) for Fréchet
@@ -112,10 +113,11 @@ def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None)
     for metric in metrics:
         if metric.features:
             groups.setdefault((metric.features.backbone, metric.features.frames), []).append(metric)
-    measured = {metric.name: job.of_images(metric) for metric in metrics if metric.compute}
+    first = job.measurement.ranks.first
+    measured = {metric.name: job.of_images(metric) for metric in metrics if metric.compute and first}
     for group in groups.values():
         real = job.side("real", group)
-        if save_stats:
+        if save_stats and first:
             features = group[0].features
             assert features
             stats, facts = real[features.tap]
@@ -124,7 +126,7 @@ def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None)
         if job.fake is None:
             continue
         generated = job.side("generated", group)
-        for metric in group:
+        for metric in group if first else []:
             assert metric.features
             tap = metric.features.tap
             measured[metric.name] = job.measurement.compare(metric, real[tap], generated[tap])
@@ -144,9 +146,13 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None) -> None:
     """Raises UserError, before anything is computed, for what cannot be."""
+    from experiments.metrics.moments import holds_moments
+
     for path in (real, fake):
         if path is not None and not path.exists():
             raise UserError(f"metrics: REAL and FAKE must exist; got {str(path)!r}. Check the spelling.")
+    if real.suffix in NETWORKS and not holds_moments(real):
+        raise UserError(f"metrics: REAL must be images, clips or moments; got {str(real)!r}. A network is FAKE.")
     if fake is None and save_stats is None:
         raise UserError("metrics: FAKE must be given; got REAL only. Without it, use --save-stats.")
     if save_stats:
@@ -210,17 +216,23 @@ def main(
     import torch
 
     from experiments.metrics.measure import Measurement
+    from experiments.metrics.ranks import joined
 
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    measurement = Measurement(How(ddof, seed), folder, device, batch, not no_cache, not quiet)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise click.BadParameter(f"must be there; got {device!r}, and torch sees no GPU.", param_hint="--device")
     try:
         check_sides(metrics, real, fake, save_stats)
-        with ExitStack() as snapshots, warnings.catch_warnings(record=True) as notes:
+        with ExitStack() as opened, warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", UserWarning)
-            job = Job(real, fake, measurement=measurement, snapshots=snapshots, **options)
+            ranks, device = opened.enter_context(joined(device))
+            measurement = Measurement(How(ddof, seed), folder, device, batch, not no_cache, not quiet, ranks)
+            job = Job(real, fake, measurement=measurement, snapshots=opened, **options)
             measured = measure_all(job, metrics, save_stats)
+        if not ranks.first:
+            return
         for note in dict.fromkeys(str(note.message) for note in notes if issubclass(note.category, UserWarning)):
             click.echo(f"note: {note}", err=True)
         for name, one in measured.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ class Extractor(nn.Module, ABC):
         """Features of uint8 images [N, 3, H, W], or of a list of images [3, H, W] of any sizes; of clips, with T before
         H. Each image is resized by itself, so that its features do not depend on what else is in the batch beyond
         float32 rounding. Raises ValueError for another type or shape."""
-        taps = tuple(taps)
+        with _full_precision(self.device):
+            return self._forward(images, tuple(taps))
+
+    def _forward(self, images: Tensor | list[Tensor], taps: tuple[str, ...]) -> dict[str, Tensor]:
         if isinstance(images, Tensor):
             self._check(images)
             return self.run(self.resize(images), taps)
@@ -145,6 +149,13 @@ def build_extractor(backbone: str, folder: Path | None = None, device: str | tor
 def detector_of(backbone: str, tap: str, folder: Path | None = None, device: str | torch.device = "cpu") -> Detector:
     """One tap of `build_extractor`, for the official codebases' own metric loops."""
     return Detector(build_extractor(backbone, folder, device), tap)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """No TensorFloat-32 in a GPU's convolutions, which torch allows by default: it keeps 10 bits of a float32's 23."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 def tf1_bilinear(images: Tensor, size_px: int) -> Tensor:

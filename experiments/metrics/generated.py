@@ -36,28 +36,43 @@ class Generated(Samples):
             )
         self.snapshot, self.count, self.seed, self.frames = snapshot, count, seed, frames
         self.unit = "clip" if frames else "img"
+        self._ranks = 1
         self._labels, self._labels_from = self._draw_labels(real)
 
     def __len__(self) -> int:
         return self.count
 
-    def tensors(self) -> Iterator[Tensor]:
-        """uint8 [B, 3, H, W], or [B, 3, T, H, W]."""
+    def tensors(self, rank: int = 0, ranks: int = 1) -> Iterator[Tensor]:
+        """uint8 [B, 3, H, W], or [B, 3, T, H, W], of this rank's latents. Each rank draws noise from its own stream."""
         torch.manual_seed(self.seed)
         z = torch.randn(self.count, self.snapshot.facts.z_dim)
+        if ranks > 1:
+            torch.manual_seed(int(torch.randint(2**62, (ranks,))[rank]))
+        self._ranks = ranks
         size = max(1, BATCH_FRAMES // self.frames) if self.frames else BATCH_NIMG
         times = list(range(self.frames)) or None
-        for some, c in zip(z.split(size), self._labels.split(size), strict=True):
+        mine = slice(rank, None, ranks)
+        for some, c in zip(z[mine].split(size), self._labels[mine].split(size), strict=True):
+            if len(some) == 0:
+                return
             made = self.snapshot.generate(some, c, frames=times, noise=True)
             yield made.transpose(1, 2) if times else made
 
     def batches(self, size: int) -> Iterator[list[Tensor]]:
-        for tensor in self.tensors():
+        return self.share(size, 0, 1)
+
+    def share(self, size: int, rank: int, ranks: int) -> Iterator[list[Tensor]]:
+        for tensor in self.tensors(rank, ranks):
             yield from (list(part) for part in tensor.split(size))
 
     def facts(self) -> dict[str, Any]:
-        labels = {"labels": self._labels_from} if self._labels_from else {}
-        return {"seed": self.seed, "truncation": 1.0, **labels}
+        return {"generated_px": str(self.snapshot.facts.resolution), **self.drawn()}
+
+    def drawn(self) -> dict[str, Any]:
+        """From which seed, and with what."""
+        facts: dict[str, Any] = {"seed": self.seed, "truncation": 1.0}
+        facts |= {"labels": self._labels_from} if self._labels_from else {}
+        return facts | ({"ranks": self._ranks} if self._ranks > 1 else {})  # noise depends on it
 
     def _draw_labels(self, real: Source | None) -> tuple[Tensor, str]:
         width = self.snapshot.facts.c_dim

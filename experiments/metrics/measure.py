@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.metrics.cache import Entry
 from experiments.metrics.extractors import Extractor, build_extractor, extractor_class
 from experiments.metrics.features import FeatureStats
 from experiments.metrics.moments import Moments
+from experiments.metrics.ranks import Ranks
 from experiments.metrics.sources import FileSamples, Samples
 from experiments.trainers.contract import Measured
 
@@ -29,7 +31,8 @@ Taken = tuple[FeatureStats | Moments, dict[str, Any]]
 
 @dataclass
 class Measurement:
-    """How features are taken. `folder`: of the weights; `cached`: whether real statistics are kept (cache.py)."""
+    """How features are taken. `folder`: of the weights; `cached`: whether real statistics are kept (cache.py).
+    With several `ranks` each takes a share of the samples, and all have the statistics of all."""
 
     how: How = field(default_factory=How)
     folder: Path | None = None
@@ -37,6 +40,7 @@ class Measurement:
     batch: int | None = None
     cached: bool = True
     progress: bool = True
+    ranks: Ranks = field(default_factory=Ranks)
     _extractors: dict[str, Extractor] = field(default_factory=dict)
 
     def extractor(self, backbone: str) -> Extractor:
@@ -53,13 +57,14 @@ class Measurement:
         extractor = self.extractor(wanted[0].backbone)
         entries = self._entries(samples, extractor, keep)
         found: dict[str, Taken] = {tap: kept for tap, entry in entries.items() if (kept := entry.load())}
+        found = {tap: found.get(tap) for tap in entries if self.ranks.all(tap in found)}  # type: ignore[misc]
         missing = {tap: keep[tap] for tap in keep if tap not in found}
         if missing:
             stats = self._extract(samples, extractor, missing)
             facts = samples.facts() | {f"{samples.role}_n{samples.unit}": next(iter(stats.values())).n}
             for tap, taken in stats.items():
                 found[tap] = taken, facts
-                if tap in entries:
+                if tap in entries and self.ranks.first:
                     entries[tap].save(taken, facts)
         return found
 
@@ -84,21 +89,18 @@ class Measurement:
         stats = {tap: FeatureStats(extractor.taps[tap], kept) for tap, kept in keep.items()}
         size = self.batch or (BATCH_CLIPS if extractor.ndim == 5 else BATCH.get(self.device.split(":")[0], 16))
         begun = time.monotonic()
-        with tqdm(
-            total=len(samples), desc=f"{samples.role}, {extractor.backbone.split(' (')[0]}", unit=samples.unit,
-            disable=not self.progress,
-        ) as bar:  # fmt: skip
-            for batch in samples.batches(size):
+        told = self.progress and self.ranks.first
+        label = f"{samples.role}, {extractor.backbone.split(' (')[0]}"
+        with tqdm(total=len(samples), desc=label, unit=samples.unit, disable=not told) as bar:
+            for batch in samples.share(size, self.ranks.rank, self.ranks.count):
                 for tap, features in extractor(batch, keep).items():
-                    try:
-                        stats[tap].append(features)
-                    except ValueError as error:
-                        raise UserError(f"metrics: {samples.role}: {error}") from error
-                bar.update(len(batch))
-        if self.progress:
+                    _append(stats[tap], features, samples.role)
+                bar.update(min(len(batch) * self.ranks.count, len(samples) - bar.n))
+        stats = {tap: one.gather(self.ranks.device) for tap, one in stats.items()}
+        if told:
             count, took_s = next(iter(stats.values())).n, time.monotonic() - begun
-            print(f"{samples.role}: {count} {samples.unit} in {took_s:.1f} s, {count / took_s:.2f} {samples.unit}/s",
-                  file=sys.stderr)  # fmt: skip
+            speed = f"{count / took_s:.2f} {samples.unit}/s"
+            print(f"{samples.role}: {count} {samples.unit} in {took_s:.1f} s, {speed}", file=sys.stderr)
         return stats
 
     def compare(self, metric: Metric, real: Taken, generated: Taken) -> Measured:
@@ -116,6 +118,7 @@ class Measurement:
                     "of the same features."
                 )
             _check_weights(metric, role, one, own)
+        _note_sizes(real[1], generated[1])
         value, facts = metric.compare(real[0], generated[0], self.how)
         fingerprint = {"metric": metric.name, **own, **real[1], **generated[1], **facts}
         return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
@@ -123,6 +126,23 @@ class Measurement:
     @staticmethod
     def _needed(*sides: Taken) -> bool:
         return any(isinstance(stats, FeatureStats) for stats, _ in sides)
+
+
+def _note_sizes(real: dict[str, Any], generated: dict[str, Any]) -> None:
+    sizes = real.get("real_px"), generated.get("generated_px")
+    if None not in sizes and sizes[0] != sizes[1]:
+        warnings.warn(
+            f"real images are of {sizes[0]} px and generated ones of {sizes[1]}: what resizing does to them differs, "
+            "and the value has that in it. Compare images of one size where you can.",
+            stacklevel=3,
+        )
+
+
+def _append(stats: FeatureStats, features: Any, role: str) -> None:
+    try:
+        stats.append(features)
+    except ValueError as error:
+        raise UserError(f"metrics: {role}: {error}") from error
 
 
 def _check_weights(metric: Metric, role: str, moments: FeatureStats | Moments, own: dict[str, Any]) -> None:

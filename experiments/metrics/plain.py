@@ -30,7 +30,7 @@ def measure_images(metric: Metric, real: Path, fake: Path, network: Generated | 
 
 
 def _generated(network: Generated) -> Images:
-    return Images(network.count, network.tensors, network.facts())
+    return Images(network.count, network.tensors, network.drawn())
 
 
 def _files(path: Path, role: str) -> Images:

@@ -41,6 +41,13 @@ class Samples(ABC):
     def batches(self, size: int) -> Iterator[list[Tensor]]:
         """Lists of up to `size` uint8 tensors, [3, H, W] or [3, T, H, W], of any sizes, in a fixed order."""
 
+    def share(self, size: int, rank: int, ranks: int) -> Iterator[list[Tensor]]:
+        """The samples of one rank in batches of up to `size`: every `ranks`th from `rank` on. Every rank decodes all
+        files, for the hash of their content; its network takes its own only."""
+        for batch in self.batches(size * ranks):
+            if mine := batch[rank::ranks]:
+                yield mine
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Which samples they are, for the fingerprint, once they were all read."""
@@ -57,8 +64,7 @@ class FileSamples(Samples):
 
 
 class ImageFiles(FileSamples):
-    """The images of a folder (any nesting) or a zip, in the order of their names, of any
-    sizes: the extractor resizes.
+    """The images of a folder (any nesting) or a zip, in the order of their names, of any sizes: the extractor resizes.
 
     Args:
         path: what experiments.datasets.images.open_source opens.

@@ -181,9 +181,10 @@ class Trainer(ABC):
                 measured = self.measure(run, name)
             except UserError:
                 return False
-            if measured is None or REGISTERED[name].by_host:  # which fixes the number itself
+            if measured is None or REGISTERED[name].by_host:  # which fixes the numbers itself
                 return measured is not None
-            return measured.fingerprint.get("generated_nimg", run.samples_nimg) == run.samples_nimg
+            wanted = {"generated_nimg": run.samples_nimg, "generated_nclip": min(run.samples_nimg, NCLIPS)}
+            return all(measured.fingerprint.get(key, count) == count for key, count in wanted.items())
 
         return [name for name in run.metrics if not is_there(name)]
 

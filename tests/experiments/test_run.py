@@ -653,6 +653,19 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
     assert not (table.parent / "out").exists()
 
 
+def test_missing_weights_are_listed_before_anything_is_trained(table, monkeypatch, tmp_path):
+    monkeypatch.setenv("MTM_WEIGHTS", str(tmp_path / "none"))
+    edit(table, 'metrics = ["frechet"]', 'metrics = ["frechet", "fid", "fd_dinov2"]')
+    result = call(table, "--dry-run")
+    assert "# cannot run yet:" in result.output
+    assert "#   inception-2015-12-05: missing" in result.output
+    assert "#   dinov2-vit-l-14: missing" in result.output
+    result = call(table)
+    assert result.exit_code == 1
+    assert "2 missing or wrong" in result.output
+    assert not list(tmp_path.rglob("log.txt"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -665,7 +678,7 @@ def test_too_little_disk_is_said_before_anything_is_written(table, monkeypatch):
         ('trainer = "fake"', 'trainer = "fjord"', r"trainer must name .* expected one of mini, .*fake, got 'fjord'"),
         ("seeds = [7]", "seeds = [7, 7]", "seeds must be distinct"),
         ('baseline = "plain"', 'baseline = "plane"', "baseline must name .* expected one of plain, got 'plane'"),
-        ('metrics = ["frechet"]', 'metrics = ["fid"]', "expected one of frechet, .*, got 'fid'"),
+        ('metrics = ["frechet"]', 'metrics = ["fdi"]', "expected one of frechet, .*, got 'fdi'"),
         ('id = "low"', 'id = "plain"', "rows must have distinct ids"),
         ('id = "low"', 'id = "../low"', "id must be of a-z, 0-9 and -"),
         (

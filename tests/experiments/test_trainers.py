@@ -241,9 +241,10 @@ def test_a_metric_of_another_number_of_images_is_taken_again(tmp_path):
     run = make_run(tmp_path, trainer="mini")
     (tmp_path / "metrics").mkdir()
     for nimg, missing in ((5, []), (50, ["frechet"])):
-        content = {"value": 1.0, "fingerprint": {"generated_nimg": nimg}}
-        (tmp_path / "metrics/frechet.json").write_text(json.dumps(content))
-        assert [name for name in TRAINERS["mini"].missing(run) if name == "frechet"] == missing
+        for key in ("generated_nimg", "generated_nclip"):
+            content = {"value": 1.0, "fingerprint": {key: nimg}}
+            (tmp_path / "metrics/frechet.json").write_text(json.dumps(content))
+            assert [name for name in TRAINERS["mini"].missing(run) if name == "frechet"] == missing
 
 
 def test_parameters_and_options_are_read_from_log_and_options(tmp_path):

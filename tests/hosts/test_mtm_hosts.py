@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import inspect
 import io
 import os
@@ -140,6 +141,72 @@ def test_detectors_of_ones_own_are_found_by_name_and_hashed(monkeypatch, tmp_pat
     assert isinstance(cache[url, device], nn.Identity)
     assert len(metrics.cache_facts(url)["detector_sha256"]) == 64
     assert metrics.cache_facts("https://example.org/other.pkl") == {}
+
+
+@pytest.fixture
+def official(tmp_path, monkeypatch):
+    """The folder of `make weights`, with the official pickle of an address."""
+    from experiments import weights
+
+    pickled = pickle.dumps(nn.Identity())
+    facts = {"file": "inception.pkl", "url": "https://example.org/net-1.0.pkl", "title": "A net", "licence": "MIT"}
+    entry = weights.Weights(name="net", sha256=hashlib.sha256(pickled).hexdigest(), **facts)
+    monkeypatch.setattr(weights, "WEIGHTS", {"net": entry})
+    monkeypatch.setenv("MTM_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.delenv("MTM_DETECTORS", raising=False)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / entry.file).write_bytes(pickled)
+    return tmp_path / "weights" / entry.file
+
+
+def test_official_detectors_come_from_the_folder_of_make_weights(official, tmp_path, monkeypatch):
+    url, device, cache = "https://example.org/net-1.0.pkl", torch.device("cpu"), {}
+    metrics.provide(cache, url, device)
+    assert isinstance(cache[url, device], nn.Identity)
+    assert metrics.cache_facts(url) == {}  # so that the host finds the statistics of its own download again
+    cache = {}
+    metrics.provide(cache, "https://example.org/other.pkl", device)
+    assert cache == {}
+    (tmp_path / "net-1.0.pkl").write_bytes(pickle.dumps(nn.ReLU()))
+    monkeypatch.setenv("MTM_DETECTORS", str(tmp_path))
+    metrics.provide(cache, url, device)
+    assert isinstance(cache[url, device], nn.ReLU)
+
+
+class Trap:
+    """Leaves a file where it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, (os.environ["TRAP"],))
+
+
+def test_other_bytes_end_the_program_before_anything_unpickles_them(official, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    official.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(SystemExit, match=r"net: wrong \(its sha256 must be"):
+        metrics.provide({}, "https://example.org/net-1.0.pkl", torch.device("cpu"))
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(official.read_bytes())
+    assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_stand_ins_of_that_folder_are_not_taken_for_official_detectors(official, monkeypatch):
+    from experiments import weights
+
+    official.write_bytes(pickle.dumps(nn.ReLU()))
+    weights.record_stand_in("net", official.parent)
+    cache = {}
+    metrics.provide(cache, "https://example.org/net-1.0.pkl", torch.device("cpu"))
+    assert cache == {}
+
+
+def test_an_environment_without_what_experiments_needs_downloads_as_upstream_does(official, monkeypatch):
+    monkeypatch.delitem(sys.modules, "experiments.weights")
+    monkeypatch.delattr("experiments.weights")
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    cache = {}
+    metrics.provide(cache, "https://example.org/net-1.0.pkl", torch.device("cpu"))
+    assert cache == {}
 
 
 def test_the_video_hosts_launcher_starts_train_py_with_this_python_or_another_launcher(monkeypatch):

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments.files import UserError
 from experiments.metrics import fidelity
 from experiments.metrics.dinov2 import DINOv2, VisionTransformer
-from experiments.metrics.extractors import MODULES, bicubic, build_extractor, detector_of, tf1_bilinear
+from experiments.metrics.extractors import MODULES, _full_precision, bicubic, build_extractor, detector_of, tf1_bilinear
 from experiments.metrics.inception import POOL3, SPATIAL, Inception
 from experiments.weights import WEIGHTS
 
@@ -71,7 +71,7 @@ def test_bicubic_is_pillows_up_to_its_rounding():
     image = torch.randint(100, 156, (1, 3, 61, 300), dtype=torch.uint8)  # so that nothing overshoots and is clipped
     pixels = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
     ours = bicubic(image, 224)[0].permute(1, 2, 0).clamp(0, 255)
-    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.01
+    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.2  # it rounds after each axis
 
 
 def test_pool3_is_torch_fidelitys(inception, theirs):
@@ -205,6 +205,14 @@ def test_a_fingerprint_says_what_decides_the_features(weights):
             assert fingerprint["weights"] == "stand-in"
             assert len(fingerprint["weights_sha256"]) == 64
             assert {"backbone", "feature", "dimensions", "size_px", "resize_filter", "quantisation"} <= set(fingerprint)
+
+
+def test_a_gpu_computes_without_tensorfloat_32_and_the_setting_comes_back():
+    before = torch.backends.cudnn.allow_tf32
+    with _full_precision(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("images", [IMAGES.float(), IMAGES[:, :1], IMAGES[0], CLIPS])

@@ -18,7 +18,7 @@ class Fake:
     path = Path("fake.pkl")
 
     def __init__(self, c_dim: int, frames: bool = True) -> None:
-        self.facts = SimpleNamespace(z_dim=4, c_dim=c_dim, frames=frames, trainer="fake")
+        self.facts = SimpleNamespace(z_dim=4, c_dim=c_dim, frames=frames, trainer="fake", resolution=2)
 
     def labels(self, count: int) -> torch.Tensor:
         return torch.eye(max(1, self.facts.c_dim))[torch.arange(count) % max(1, self.facts.c_dim)]
@@ -74,3 +74,16 @@ def test_clips_begin_at_time_0_and_have_consecutive_frames():
     assert len(clips) == len(generated) == 5
     assert clips[0].shape == (3, 4, 2, 2)
     assert clips[0][0, :, 0, 0].tolist() == [0, 10, 20, 30]
+
+
+def test_every_rank_generates_its_own_share():
+    labels = source([[float(i == j) for j in range(5)] for i in range(5)])
+    whole = values(Generated(Fake(5), 300, 0, labels))
+    for ranks in (2, 7):
+        shares = [Generated(Fake(5), 300, 0, labels) for _ in range(ranks)]
+        found = [
+            [int(image.flatten()[0]) for batch in s.share(9, r, ranks) for image in batch] for r, s in enumerate(shares)
+        ]
+        assert found == [whole[rank::ranks] for rank in range(ranks)]
+        assert shares[0].facts()["ranks"] == ranks
+    assert [len(list(Generated(Fake(0), 2, 0).share(4, rank, 3))) for rank in range(3)] == [1, 1, 0]

@@ -1,7 +1,12 @@
 """python -m experiments.metrics: two folders, zips, moments, clips and a trained generator, with stand-in weights."""
 
 import json
+import os
+import pickle
 import re
+import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -97,6 +102,9 @@ def test_images_of_several_sizes_are_each_resized_and_it_is_written_down(sides, 
     one = measured("clip_fd", sides[0], mixed)["clip_fd"]
     assert one["fingerprint"]["generated_px"] == "3 sizes, most often 20"
     assert one["fingerprint"]["real_px"] == "24"
+    note = run("clip_fd", sides[0], mixed).stderr
+    assert "real images are of 24 px and generated ones of 3 sizes, most often 20: what resizing does" in note
+    assert "what resizing does" not in run("clip_fd", *sides).stderr
 
 
 def test_at_most_so_many_images_are_drawn_by_the_seed(sides):
@@ -213,6 +221,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["fid50k_full", "REAL", "FAKE"], "fid50k_full is computed by the official code: its calc_metrics.py"),
         (["fid", "REAL", "nowhere"], "REAL and FAKE must exist; got 'nowhere'"),
         (["fid", "REAL"], "FAKE must be given; got REAL only"),
+        (["fid", "network.pkl", "FAKE"], "REAL must be images, clips or moments; got 'network.pkl'"),
         (["kid", "REAL", "m.npz"], "kid: must have the images; got the moments m.npz"),
         (["fid", "REAL", "--save-stats", "x.txt"], r"must end in \.npz"),
         (["fid,sfid", "REAL", "--save-stats", "x.npz"], "must have metrics of one feature; got 2"),
@@ -224,6 +233,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
 def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words, message):
     make_images(tmp_path / "one", 1)
     np.savez(tmp_path / "m.npz", mu=np.zeros(3), sigma=np.eye(3))
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps(Path()))
     monkeypatch.chdir(tmp_path)
     names = {"REAL": sides[0], "FAKE": sides[1]}
     result = run(*[names.get(word, word) for word in words], "--quiet")
@@ -242,3 +252,21 @@ def test_clips_of_a_network_that_makes_images_are_refused(sides, mini, tmp_path)
     result = run("fvd16", real, mini, "--quiet", "--nclips", 2)
     assert result.exit_code == 1
     assert "FVD must have a network that makes videos; got mini's" in result.stderr
+
+
+def test_two_ranks_share_the_work_and_give_what_one_gives(sides, mini, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    env["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
+    words = [sys.executable, "-m", "experiments.metrics", "clip_fd,kid", *map(str, sides), "--json", "--batch=2"]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = [subprocess.Popen(words, env=env | {"RANK": str(rank)}, **how) for rank in range(2)]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert outputs[1] == ("", "")  # the first alone speaks
+    found, one = json.loads(outputs[0][0]), measured("clip_fd,kid", *sides, "--no-cache")
+    for name in found:
+        assert found[name]["value"] == pytest.approx(one[name]["value"], rel=1e-4)
+        assert found[name]["fingerprint"] == one[name]["fingerprint"]
