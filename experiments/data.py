@@ -4,11 +4,12 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from experiments.datasets import RECIPES
-from experiments.datasets.images import SUFFIXES, open_source
+from experiments.datasets.listing import SOURCE_SUFFIXES
+from experiments.datasets.recipe import read_manifest
 from experiments.datasets.zips import DatasetInfo, describe
 from experiments.files import UserError, atomic_output, disk_errors
 from experiments.table import Dataset, Table
@@ -23,6 +24,7 @@ class Data:
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
         self._table, self._sources, self._cache, self._skip_broken = table, sources, cache, skip_broken
+        self._stamps: dict[str, list] = {}
 
     def path(self, name: str) -> Path:
         """Where the zip of data set `name` is, or will be; the name changes with whatever changes its content."""
@@ -53,6 +55,7 @@ class Data:
             code = subprocess.run(command, stdout=2).returncode  # what it says goes to stderr
             if code or not path.exists():
                 raise UserError(f"Failed to create the data set {name!r} (exit code {code}); see above.")
+            _remember(path, _as_made(path))
         return path, described(path)
 
     def known(self, name: str) -> DatasetInfo | None:
@@ -66,22 +69,30 @@ class Data:
             recipe = RECIPES[self._table.datasets[name].recipe]
             if recipe.takes_source and name not in self._sources and not self.path(name).exists():
                 raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
-        for source in self._sources.values():
-            open_source(source)
+        for name, source in self._sources.items():
+            RECIPES[self._table.datasets[name].recipe].check(source)
 
     def _options(self, dataset: Dataset) -> list[str]:
-        options = dataset.options | ({"skip-broken": True} if self._skip_broken and dataset.recipe == "images" else {})
+        can_skip = any(option.name == "skip_broken" for option in RECIPES[dataset.recipe].options)
+        options = dataset.options | ({"skip-broken": True} if self._skip_broken and can_skip else {})
         flags = [f"--{key}" for key, value in options.items() if value is True]
         return flags + [f"--{key}={value}" for key, value in options.items() if not isinstance(value, bool)]
 
     def _source_stamp(self, name: str) -> list:
-        """Names, sizes and times of the user's files: cheap, and changes whenever they do."""
+        """Of the user's files, looked at once."""
         source = self._sources.get(name)
         if source is None or not source.exists():
             return []
-        files = [source] if source.is_file() else sorted(source.rglob("*"))
-        kept = [f for f in files if f.is_file() and (f == source or _matters(f))]
-        return [[str(source.resolve())], *[[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in kept]]
+        if name not in self._stamps:
+            self._stamps[name] = _stamp(source)
+        return self._stamps[name]
+
+
+def _stamp(source: Path) -> list:
+    """Names, sizes and times of a source's files: cheap, and changes whenever they do."""
+    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    kept = [f for f in files if f.is_file() and (f == source or _matters(f))]
+    return [[str(source.resolve())], *[[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in kept]]
 
 
 def described(path: Path) -> DatasetInfo:
@@ -95,10 +106,24 @@ def described(path: Path) -> DatasetInfo:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # absent, torn or of another version: made anew
     info = describe(path)
-    with atomic_output(note) as temporary:
-        temporary.write_text(json.dumps({"stamp": stamp, "info": asdict(info)}), encoding="utf-8")
+    _remember(path, info)
     return info
 
 
+def _remember(path: Path, info: DatasetInfo) -> None:
+    stat = path.stat()
+    with atomic_output(path.with_suffix(".json")) as temporary:
+        note = {"stamp": [stat.st_size, stat.st_mtime_ns], "info": asdict(info)}
+        temporary.write_text(json.dumps(note), encoding="utf-8")
+
+
+def _as_made(path: Path) -> DatasetInfo:
+    """What the recipe says of the zip that it has just written, without its lists: `describe` would read it all again,
+    which takes the better part of an hour for a million images."""
+    manifest = read_manifest(path)
+    info = DatasetInfo(**{field.name: manifest[field.name] for field in fields(DatasetInfo)})
+    return replace(info, notes={key: value for key, value in info.notes.items() if not isinstance(value, list)})
+
+
 def _matters(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES or file.name == "dataset.json"
+    return file.suffix.lower() in SOURCE_SUFFIXES or file.name == "dataset.json"

@@ -119,7 +119,8 @@ class Table(Checked):
         """
         own = RECIPES["images"]
         for name in given:
-            if RECIPES[self.datasets[name].recipe].folder == CLIPS:
+            recipe = RECIPES[self.datasets[name].recipe]
+            if recipe.folder == CLIPS and not recipe.takes_source:
                 raise UserError(
                     f"run: --data must stand for a data set of images; got {name}, whose folders of frames would be "
                     "lost. Train on your own clips with the codebase's own command: docs/hosts/."

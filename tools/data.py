@@ -3,6 +3,7 @@
     python -m tools.data --help                         what there is, how to obtain it, on which terms
     python -m tools.data openmoji faces.zip
     python -m tools.data images PHOTOS cats32.zip --resolution 32
+    python -m tools.data imagenet-128 ILSVRC2012_img_train.tar imagenet-128.zip
 
 The registry: experiments/datasets/__init__.py.
 """
@@ -36,6 +37,12 @@ def terms(recipe: Recipe) -> str:
     return f"{recipe.obtain} Licence: {recipe.licence}"
 
 
+def facts(recipe: Recipe) -> list[str]:
+    """What the publisher's source should hold, and what is done to it."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in recipe.expected.items())
+    return [f"Expected: {counts}."] * bool(counts) + [f"Crop: {recipe.crop}"] * bool(recipe.crop)
+
+
 def make_command(recipe: Recipe) -> click.Command:
     """The command that runs this recipe."""
 
@@ -44,6 +51,9 @@ def make_command(recipe: Recipe) -> click.Command:
             info = recipe.run(source, dest, **options)
         except UserError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            kept = "What is decoded is kept: run the same command again to resume." if recipe.resumable else ""
+            raise click.ClickException(f"Stopped. {kept}") from None
         count = f"{info.clips} clips, {info.nimg} frames" if info.clips else f"{info.nimg} images"
         skipped = f", {info.skipped} broken ones skipped" if info.skipped else ""
         credit = f"\n{recipe.credit}" if recipe.credit else ""
@@ -55,7 +65,7 @@ def make_command(recipe: Recipe) -> click.Command:
     path = click.Path(path_type=Path)
     arguments = [click.Argument(["source"], type=path)] * recipe.takes_source
     arguments.append(click.Argument(["dest"], type=path))
-    help_text = f"{recipe.title}\n\n{terms(recipe)}"
+    help_text = "\n\n".join([recipe.title, terms(recipe), *facts(recipe)])
     return click.Command(recipe.name, params=[*arguments, *recipe.options], callback=run, help=help_text)
 
 

@@ -13,6 +13,14 @@ MODULES = (
     "openmoji_clips",
     "openmoji_views",
     "own",
+    "imagenet",
+    "lsun_church",
+    "lsun_cat",
+    "ffhq",
+    "taichi",
+    "taichi_videos",
+    "sky_timelapse",
+    "youtube_driving",
 )
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for recipe in (import_module(f"{__name__}.{module}").RECIPE for module in MODULES)

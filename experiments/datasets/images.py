@@ -3,9 +3,7 @@ printable, whatever characters a file's name has."""
 
 import io
 import json
-import os
 import re
-import stat
 import warnings
 import zipfile
 from collections import Counter
@@ -18,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
+from experiments.datasets.paths import MAX_FILE_BYTES, is_hidden, leads_out, printable, read_regular, suffix_of, walk
 from experiments.files import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
@@ -25,7 +24,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
 OUR_FILES = ("dataset.json", "mtm_manifest.json", "ATTRIBUTION.txt")
 HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
-MAX_FILE_BYTES = 1 << 29
 LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
 _BAND_PX = 1 << 22
 # One thread for all of them: it also keeps one arena of freed memory, where every thread of a pool would keep its own.
@@ -42,12 +40,6 @@ class Source:
     host_format: bool
     labels: dict[str, object] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)  # suffixes of the files that are no images
-
-
-def printable(name: object) -> str:
-    """`name` with line breaks, control characters and undecodable bytes escaped."""
-    text = str(name)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def open_source(path: Path) -> Source:
@@ -74,30 +66,7 @@ def open_source(path: Path) -> Source:
 
 
 def _open_folder(path: Path) -> Source:
-    return _make_source(path, sorted(_walk(path)), lambda name: _read_regular(path / name))
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Every file below, as a path from root. A link to a folder that holds it is not entered again."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        folder, above = pending.pop()
-        try:
-            status = os.stat(root / folder)
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                continue
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        pending.append((f"{folder}{entry.name}/", above | {identity}))
-                    else:
-                        yield folder + entry.name
-        except OSError as error:
-            raise UserError(
-                f"open_source: every folder of the source must be readable; got {error.strerror} for "
-                f"{str(root / folder)!r}. Correct its permissions, or move it elsewhere."
-            ) from error
+    return _make_source(path, sorted(walk(path)), lambda name: read_regular(path / name))
 
 
 def _open_zip(path: Path) -> Source:
@@ -112,7 +81,7 @@ def _open_zip(path: Path) -> Source:
         raise UserError(f"Failed to open the zip {str(path)!r}: {error}. Copy or make it again.") from error
     files = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     for name in files:
-        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name):
+        if leads_out(name):
             raise UserError(
                 f"open_source: names in a zip must stay inside it; expected a relative path, got {name!r} in "
                 f"{str(path)!r}. Do not trust this archive; make a new zip from the images."
@@ -133,9 +102,9 @@ def _open_zip(path: Path) -> Source:
 
 
 def _make_source(path: Path, files: list[str], read: Callable[[str], bytes]) -> Source:
-    visible = [name for name in files if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
-    names = [name for name in visible if _suffix(name) in SUFFIXES]
-    rest = [PurePosixPath(name) for name in visible if _suffix(name) not in SUFFIXES]
+    visible = [name for name in files if not is_hidden(name)]
+    names = [name for name in visible if suffix_of(name) in SUFFIXES]
+    rest = [PurePosixPath(name) for name in visible if suffix_of(name) not in SUFFIXES]
     others = Counter(path.suffix.lower() for path in rest if path.name not in OUR_FILES)
     has_json = "dataset.json" in visible
     host_format = bool(names) and (has_json or all(HOST_NAME.fullmatch(name) for name in names))
@@ -148,10 +117,6 @@ def _make_source(path: Path, files: list[str], read: Callable[[str], bytes]) -> 
     return Source(path, names, read, host_format, labels, others)
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
 def _read_labels(path: Path, read: Callable[[str], bytes]) -> dict[str, object]:
     try:
         return dict(json.loads(read("dataset.json")).get("labels") or [])
@@ -162,26 +127,14 @@ def _read_labels(path: Path, read: Callable[[str], bytes]) -> dict[str, object]:
         ) from error
 
 
-def _read_regular(file: Path) -> bytes:
-    """The bytes of a regular file. Anything else could block for ever (a FIFO) or have no end (a device)."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as opened:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ValueError(f"has {status.st_size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
-        return opened.read()
-
-
 def image_size_px(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels from the file's header, without decoding."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
 
-def decode_rgb(data: bytes, max_mpx: float) -> Image.Image:
-    """Decodes one image to RGB: upright (EXIF), first frame, transparency over white, at 8 bits.
+def decode_rgb(data: bytes, max_mpx: float, upright: bool = True) -> Image.Image:
+    """Decodes one image to RGB: upright (EXIF) unless told otherwise, first frame, transparency over white, at 8 bits.
 
     Grey values of 16 bits are divided by 257. Float values must lie in 0 to 1, and 32-bit integers in 0 to 255: such
     files do not say what white is, and no other guess would be right for every image of a set.
@@ -190,7 +143,7 @@ def decode_rgb(data: bytes, max_mpx: float) -> Image.Image:
     """
     with _errors_in_words(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _to_rgb(_load(data, max_mpx))
+        return _to_rgb(_load(data, max_mpx, upright=upright))
 
 
 def decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray:
@@ -232,8 +185,8 @@ def _errors_in_words() -> Iterator[None]:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _load(data: bytes, max_mpx: float, enough_px: int = 0) -> Image.Image:
-    """The image upright, in its own mode."""
+def _load(data: bytes, max_mpx: float, enough_px: int = 0, upright: bool = True) -> Image.Image:
+    """The image in its own mode."""
     if not data:
         raise ValueError("the file is empty")
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -243,7 +196,8 @@ def _load(data: bytes, max_mpx: float, enough_px: int = 0) -> Image.Image:
         image.draft(None, (enough_px, enough_px))  # does nothing where the format has no such thing
     values = _values_mode(image)
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    if upright:
+        ImageOps.exif_transpose(image, in_place=True)
     image.info["values"] = values
     return image
 

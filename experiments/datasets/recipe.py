@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ class Recipe:
     packages: tuple[str, ...] = ("pillow",)
     folder: str = ""
     more_sources: tuple[str, ...] = ()  # files of ours, beside `make`'s, whose change may change the result
+    # Of what a publisher gives:
+    expected: dict[str, int] = field(default_factory=dict)  # how many of what there should be
+    crop: str = ""  # crop and resize, and where that stands
+    check: Callable[[Path], object] = images.open_source  # raises UserError where a source cannot be one, at once
+    resumable: bool = False  # `make` also takes `work`, a folder that is there until the data set is made
+    unrecorded: tuple[str, ...] = ()  # options that decide nothing of the result
 
     def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
         """Makes the data set at `dest`, whole or not at all, with its manifest; options that are not given have their
@@ -50,19 +57,27 @@ class Recipe:
         if (source is None) == self.takes_source:
             rule, got = ("be given", "none") if self.takes_source else ("not be given", repr(str(source)))
             raise UserError(f"{self.name}: source must {rule}; got {got}. {self.obtain}")
+        if self.resumable and source is not None and dest.resolve().is_relative_to(source.resolve()):
+            raise UserError(
+                f"{self.name}: DEST must not lie in SOURCE, where it would count as an archive of images; got "
+                f"{str(dest)!r} in {str(source)!r}. Choose another folder for it."
+            )
         complete = self._complete(options)
+        work = dest.with_name(f".{dest.name}.parts")
         with atomic_output(dest) as partial:
-            info = self.make(source, partial, **complete)
+            info = self.make(source, partial, **complete, **({"work": work} if self.resumable else {}))
             with zipfile.ZipFile(partial, "a", zipfile.ZIP_STORED) as archive:
                 if self.credit:
                     add_member(archive, self.folder + CREDIT_NAME, f"{self.credit}\nLicence: {self.licence}\n")
                 add_member(archive, self.folder + MANIFEST_NAME, json.dumps(self._manifest(info, complete), indent=2))
+        if self.resumable:
+            shutil.rmtree(work, ignore_errors=True)
         return info
 
     @property
     def sources(self) -> list[Path]:
         """The files whose change may change what is made: a cache keeps their hash beside its entries."""
-        own = inspect.getsourcefile(self.make)
+        own = inspect.getsourcefile(inspect.unwrap(self.make))
         files = [own, *self.more_sources, images.__file__, zips.__file__]
         return [Path(str(file)) for file in dict.fromkeys(files)]
 
@@ -78,14 +93,24 @@ class Recipe:
 
     def _manifest(self, info: DatasetInfo, options: dict[str, Any]) -> dict[str, Any]:
         return {
-            "schema": 3,
+            "schema": 4,
             **asdict(info),
             "recipe": self.name,
-            "options": options,
-            "versions": {package: metadata.version(package) for package in self.packages},
+            "options": {name: value for name, value in options.items() if name not in self.unrecorded},
+            "expected": self.expected,
+            "crop": self.crop,
+            "versions": {package: version(package) for package in self.packages},
             "licence": self.licence,
             "credit": self.credit,
         }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

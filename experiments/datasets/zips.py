@@ -10,8 +10,9 @@ import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,17 +36,42 @@ class DatasetInfo:
     content_sha256: str
     skipped: int = 0
     clips: int = 0
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)  # what else the manifest says of how it was made
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as it lies in a zip: its PNG, and the digest of its pixels."""
+
+    png: bytes
+    digest: bytes
+
+
+def encode(pixels: np.ndarray) -> Encoded:
+    """Encodes uint8 [H, W, 3]. The same pixels give the same bytes (with the same Pillow)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)  # as the hosts' own tool: fast to read
+    return Encoded(buffer.getvalue(), pixels_digest(pixels))
+
+
+def pixels_digest(pixels: np.ndarray) -> bytes:
+    """sha256 over shape and bytes of one image, uint8 [H, W, 3]: the same for any encoding of the same pixels."""
+    return hashlib.sha256(struct.pack("<3I", *pixels.shape) + pixels.tobytes()).digest()
 
 
 class ContentHash:
-    """sha256 over shape and RGB bytes of each image in order: the same for any encoding of the same pixels."""
+    """sha256 over the digests of the images in order, so that any process may compute an image's digest."""
 
     def __init__(self) -> None:
-        self._sha256 = hashlib.sha256(b"mtm-dataset-1")
+        self._sha256 = hashlib.sha256(b"mtm-dataset-2")
 
     def add(self, pixels: np.ndarray) -> None:
         """Adds one image, uint8 [H, W, 3]."""
-        self._sha256.update(struct.pack("<3I", *pixels.shape) + pixels.tobytes())
+        self.add_digest(pixels_digest(pixels))
+
+    def add_digest(self, digest: bytes) -> None:
+        """Adds the image that has this digest."""
+        self._sha256.update(digest)
 
     def begin_clip(self) -> None:
         """Says that the next image is the first of a clip."""
@@ -61,13 +87,17 @@ class ContentHash:
 def write_zip(file: Path, images: Iterable[tuple[np.ndarray, object]], resolution_px: int) -> DatasetInfo:
     """Writes uint8 [resolution_px, resolution_px, 3] images, each with its label, as they come; a label of None in one
     image stands for no labels at all. The same images give the same bytes (with the same Pillow)."""
+    return write_encoded(file, ((_checked(pixels, resolution_px), label) for pixels, label in images), resolution_px)
+
+
+def write_encoded(file: Path, images: Iterable[tuple[Encoded, object]], resolution_px: int) -> DatasetInfo:
+    """write_zip of images that are encoded already."""
     content, labels, nimg = ContentHash(), [], 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for pixels, label in images:
-            assert pixels.shape == (resolution_px, resolution_px, 3), pixels.shape
+        for image, label in images:
             name = f"{nimg // 1000:05d}/img{nimg:08d}.png"
-            add_member(archive, name, _encode_png(pixels))
-            content.add(pixels)
+            add_member(archive, name, image.png)
+            content.add_digest(image.digest)
             nimg += 1
             if label is not None:
                 labels.append([name, label])
@@ -78,6 +108,12 @@ def write_zip(file: Path, images: Iterable[tuple[np.ndarray, object]], resolutio
 
 def write_clips(file: Path, clips: Iterable[Iterable[np.ndarray]], resolution_px: int) -> DatasetInfo:
     """Writes clips of frames, uint8 [resolution_px, resolution_px, 3], as they come, in the video hosts' format."""
+    encoded = ((_checked(pixels, resolution_px) for pixels in frames) for frames in clips)
+    return write_encoded_clips(file, encoded, resolution_px)
+
+
+def write_encoded_clips(file: Path, clips: Iterable[Iterable[Encoded]], resolution_px: int) -> DatasetInfo:
+    """write_clips of frames that are encoded already."""
     content, nimg, number = ContentHash(), 0, 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         add_member(archive, CLIPS, "")
@@ -85,12 +121,16 @@ def write_clips(file: Path, clips: Iterable[Iterable[np.ndarray]], resolution_px
             folder = f"{CLIPS}{number - 1:05d}/"
             add_member(archive, folder, "")
             content.begin_clip()
-            for index, pixels in enumerate(frames):
-                assert pixels.shape == (resolution_px, resolution_px, 3), pixels.shape
-                add_member(archive, f"{folder}{index:06d}.png", _encode_png(pixels))
-                content.add(pixels)
+            for index, frame in enumerate(frames):
+                add_member(archive, f"{folder}{index:06d}.png", frame.png)
+                content.add_digest(frame.digest)
                 nimg += 1
     return DatasetInfo(nimg, resolution_px, content.hexdigest(None), clips=number)
+
+
+def _checked(pixels: np.ndarray, resolution_px: int) -> Encoded:
+    assert pixels.shape == (resolution_px, resolution_px, 3), pixels.shape
+    return encode(pixels)
 
 
 def add_member(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
@@ -100,10 +140,22 @@ def add_member(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
     archive.writestr(info, data)
 
 
-def _encode_png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)  # as the hosts' own tool: fast to read
-    return buffer.getvalue()
+def verify(file: Path, info: DatasetInfo) -> None:
+    """Raises UserError unless the zip has as many frames as `info` says, each stored as it is, and a thousand of them,
+    evenly chosen, decode to the right size. (`describe` reads them all.)"""
+    with zipfile.ZipFile(file) as archive:
+        frames = [member for member in archive.infolist() if member.filename.endswith(".png")]
+        wrong = [m.filename for m in frames if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
+        for member in frames[:: max(1, len(frames) // 1000)]:
+            with archive.open(member) as opened, Image.open(opened) as image:
+                image.load()
+                if (image.mode, image.size) != ("RGB", (info.resolution_px, info.resolution_px)):
+                    wrong.append(member.filename)
+    if wrong or len(frames) != info.nimg:
+        raise UserError(
+            f"{file.name}: was not written as it should be: {len(frames)} of {info.nimg} frames, {len(wrong)} of them "
+            f"wrong ({', '.join(wrong[:3])}). Check the disk, and run the same command again."
+        )
 
 
 def describe(path: Path, progress: bool = False) -> DatasetInfo:

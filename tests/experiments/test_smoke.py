@@ -16,10 +16,9 @@ from experiments.snapshots import open_snapshot
 from experiments.table import load_table
 from mtm_hosts.hosts import HOSTS
 
-# Without StyleSV, whose row takes four minutes; its resuming is tested in tests/hosts/test_stylesv_resume.py.
-ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none" and row.trainer != "stylesv"]
+ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none"]
 WORDS = ("-m", "experiments.run", "smoke", "--out", "out", *(word for row in ROWS for word in ("--row", row)))
-LESS = {"samples_nimg = 24": "samples_nimg = 4", "kimg = 0.4": "kimg = 0.1"}
+LESS = {"samples_nimg = 24": "samples_nimg = 4", "kimg = 0.4": "kimg = 0.1", "kimg = 0.012": "kimg = 0.006"}
 
 
 def test_every_codebase_is_in_the_table_with_and_without_mtm() -> None:
@@ -59,7 +58,7 @@ def kill_once_it_trains(repository: Repository, row: str) -> None:
 @pytest.mark.slow
 def test_killed_in_each_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "copy")
-    for host in HOSTS.keys() - {"stylesv"}:
+    for host in HOSTS:
         repository.patch(host)
     table = repository.root / "experiments/tables/smoke.toml"
     for whole, less in LESS.items():

@@ -20,9 +20,6 @@ from overlay.git import open_checkout
 PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"  # of a training of less than a kimg
 ROOT = Path(__file__).resolve().parents[2]
 
-# Freed tensors stay with the process: giving their pages back and taking them anew is a third of a training's time.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-
 
 def host_of(name: str) -> Host:
     return next(h for h in load_hosts(ROOT) if h.name == name)
@@ -49,10 +46,10 @@ class Checkout:
         # One thread: the suite runs as many processes as there are cores.
         return {
             **clean,
-            **KEEP_MEMORY,
             "PYTHONPATH": str(ROOT),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
+            "THP_MEM_ALLOC_ENABLE": "1",  # as our concern cpu has it, which a pristine checkout lacks
             **more,
         }
 
@@ -136,6 +133,15 @@ def make_clips(folder: Path, size: int = 128, count: int = 6) -> Path:
 def assert_same(a, b):
     assert a.keys() == b.keys()
     assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def assert_reached(grads, where=""):
+    """Both modules' parameters, four each, have gradients that say something."""
+    assert len(grads) == 8, where
+    for name, grad in grads.items():
+        assert grad is not None, (where, name)
+        assert grad.isfinite().all(), (where, name)
+        assert grad.abs().max() > 0, (where, name)
 
 
 def _settled(state):

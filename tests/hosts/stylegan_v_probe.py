@@ -101,9 +101,10 @@ class StyleGANV(VideoProbe):
             out[head] = {n: p.grad for n, p in G.named_parameters() if ".mtm." in n}
         return out
 
-    def half(self):
+    def half(self, kinds):
         """A layer in float16 against float32."""
-        G = grow(self.build(mtm="low"), 0.1).eval().requires_grad_(False)
+        (kind,) = kinds
+        G = grow(self.build(kind, mtm="low"), 0.1).eval().requires_grad_(False)
         layer, seen = G.synthesis.b16.conv1, []
         layer.mtm.register_forward_hook(lambda m, a, o: seen.append((a[0].dtype, o[0].dtype)))
         generator = torch.Generator().manual_seed(2)
@@ -111,7 +112,7 @@ class StyleGANV(VideoProbe):
         w = torch.randn([2, layer.mtm.w_dim], generator=generator)
         how = {"noise_mode": "const", "fused_modconv": False}
         runs = [layer(x.to(d), w, **how).float() for d in (torch.float32, torch.float16)]
-        return {"runs": runs, "offsets": seen}
+        return {kind: {"runs": runs, "offsets": seen}}
 
 
 if __name__ == "__main__":

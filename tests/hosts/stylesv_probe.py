@@ -108,19 +108,23 @@ def offsets(kinds):
     return out
 
 
-def equivalence():
+def equivalence(kinds):
     """Layers with offsets turned off against the host's own convolution, at grown parameters."""
     from mtm_ops import offsets_disabled
 
-    G, plain = (build("moving", **options).eval().requires_grad_(False) for options in ({"mtm": "low"}, {}))
-    with offsets_disabled(grow(G)):
-        off = draw(G)
-    return [draw(plain), off, draw(G)]
+    out = {}
+    for kind in kinds:
+        G, plain = (build(kind, **options).eval().requires_grad_(False) for options in ({"mtm": "low"}, {}))
+        with offsets_disabled(grow(G)):
+            off = draw(G)
+        out[kind] = [draw(plain), off, draw(G)]
+    return out
 
 
-def half():
+def half(kinds):
     """A layer in float16 against float32, and the types of what its module took and gave."""
-    G = grow(build("stage-1", mtm="low"), 0.1).eval().requires_grad_(False)
+    (kind,) = kinds
+    G = grow(build(kind, mtm="low"), 0.1).eval().requires_grad_(False)
     layer = next(m for m in G.synthesis.modules() if hasattr(m, "mtm"))
     kept = []
     layer.mtm.register_forward_hook(lambda m, a, o: kept.append((a[0].dtype, o[0].dtype)))
@@ -129,7 +133,7 @@ def half():
     w = torch.randn([1, layer.w_dim], generator=generator)
     how = {"w": layer.weight, "s": layer.affine(w), "padding": layer.conv_kernel - 1, "input_gain": torch.tensor(0.7)}
     runs = [layer.mtm.at(w)(x=x.to(d), demodulate=True, **how).float() for d in (torch.float32, torch.float16)]
-    return {"runs": runs, "offsets": kept}
+    return {kind: {"runs": runs, "offsets": kept}}
 
 
 def shrunk(train):

@@ -1,56 +1,25 @@
-"""EG3D's snapshots with MTM: read by legacy.py, also unpatched and without our packages; drawn, filmed, measured."""
+"""EG3D's snapshots with MTM: drawn and filmed."""
 
 import numpy as np
 import pytest
-import torch
 from lab import PKL
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
 def snapshot(eg3d, tmp_path_factory):
-    """A pickle in a run folder, and what its network draws."""
+    """A pickle in a run folder."""
     path = tmp_path_factory.mktemp("run") / PKL
     (path.parent / "training_options.json").write_text("{}")
-    return path, eg3d["patched"].probe("snapshot", path=str(path), kind="eg3d", head="offset+mask")["image"]
-
-
-def test_legacy_loads_a_snapshot_that_draws_the_same_and_rebuilds(eg3d, snapshot):
-    path, image = snapshot
-    loaded = eg3d["patched"].probe("load_here", path=str(path))
-    assert torch.equal(loaded["image"], image)
-    assert torch.equal(loaded["rebuilt"], image)
-    assert (loaded["straight"] - image).abs().max() > 1e-3
-    assert loaded["halves"] == loaded["names"] != []
-
-
-def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(eg3d, snapshot):
-    path, image = snapshot
-    loaded = eg3d["pristine"].probe("load_elsewhere", path=str(path))
-    torch.testing.assert_close(loaded["image"], image, rtol=1e-3, atol=1e-4)
-    assert sum("mtm_ops is not installed" in w for w in loaded["warnings"]) == 1
-    # The planes' network is built by the checkout's own file.
-    assert [loaded[how].split("() ")[1] for how in ("rebuilt", "halves")] == [
-        "got an unexpected keyword argument 'mtm'"
-    ] * 2
-    assert loaded["again"] > 0
-
-
-def test_checkpoints_never_lose_mtm_without_a_word(eg3d):
-    found = eg3d["patched"].probe("copies", kind="eg3d", more="low,4")
-    assert found["into_mtm"] == ""
-    assert found["mtm_kept"]
-    torch.testing.assert_close(*found["images"], rtol=1e-4, atol=2e-5)
-    assert "--mtm low --mtm-head offset, " in found["into_plain"]
-    assert "--mtm low --mtm-head offset+mask, " in found["other_head"]
-    assert (found["same"], found["more"]) == ("", "")
+    eg3d["patched"].probe("snapshot", path=str(path), kind="eg3d", head="offset+mask")
+    return path
 
 
 def test_gen_samples_draws_three_views_and_the_shape_as_mrc_and_ply(eg3d, snapshot, tmp_path):
     import mrcfile
     import plyfile
 
-    words = ("--network", str(snapshot[0]), "--outdir", str(tmp_path), "--shapes", "1", "--shape-res", "16")
+    words = ("--network", str(snapshot), "--outdir", str(tmp_path), "--shapes", "1", "--shape-res", "16")
     eg3d["patched"].run("gen_samples.py", *words, "--seeds", "0,1", "--reload_modules", "1")
     images = [np.asarray(Image.open(tmp_path / f"seed000{n}.png")) for n in (0, 1)]
     assert images[0].shape == (128, 3 * 128, 3)
@@ -76,7 +45,7 @@ print(len(frames), *frames[0].shape, (frames[0] != frames[2]).any())
 
 
 def test_gen_videos_films_a_snapshot(eg3d, snapshot, tmp_path):
-    words = ("--network", str(snapshot[0]), "--outdir", str(tmp_path), "--seeds", "0,1", "--w-frames", "2")
+    words = ("--network", str(snapshot), "--outdir", str(tmp_path), "--seeds", "0,1", "--w-frames", "2")
     eg3d["patched"].run("gen_videos.py", *words, "--sample_mult", "1")
     done = eg3d["patched"].run("-c", COUNT, str(tmp_path / "interpolation.mp4"))
     assert done.stdout.split() == ["4", "128", "128", "3", "True"]

@@ -1,48 +1,13 @@
-"""StyleGAN-V's snapshots with MTM: read by legacy.py, also unpatched and without our packages; generated; measured."""
+"""StyleGAN-V's snapshots with MTM: videos of them, and their metrics."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 from lab import PKL
 from PIL import Image
 from stylegan_v_lab import arguments
 from test_video import ENCODES, read_back
-
-
-@pytest.fixture(scope="module")
-def snapshot(stylegan_v, tmp_path_factory):
-    path = tmp_path_factory.mktemp("snapshot") / "network.pkl"
-    return path, stylegan_v["patched"].probe("snapshot", path=str(path), kind="motion", head="offset+mask")["image"]
-
-
-def test_legacy_loads_a_snapshot_that_draws_the_same_and_rebuilds(stylegan_v, snapshot):
-    path, image = snapshot
-    loaded = stylegan_v["patched"].probe("load_here", path=str(path))
-    assert torch.equal(loaded["image"], image)
-    assert torch.equal(loaded["rebuilt"], image)
-    assert (loaded["straight"] - image).abs().max() > 1e-3
-    assert loaded["halves"] == loaded["names"] != []
-
-
-def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(stylegan_v, snapshot):
-    path, image = snapshot
-    loaded = stylegan_v["pristine"].probe("load_elsewhere", path=str(path))
-    torch.testing.assert_close(loaded["image"], image, rtol=1e-3, atol=1e-4)
-    assert sum("mtm_ops is not installed" in w for w in loaded["warnings"]) == 1
-    assert [loaded[how].split(";")[0] for how in ("rebuilt", "halves")] == ["No module named 'mtm_hosts.layers'"] * 2
-    assert loaded["again"] > 0
-
-
-def test_checkpoints_never_lose_mtm_without_a_word(stylegan_v):
-    found = stylegan_v["patched"].probe("copies", kind="motion", more="low,4")
-    assert found["into_mtm"] == ""
-    assert found["mtm_kept"]
-    torch.testing.assert_close(*found["images"], rtol=1e-4, atol=2e-5)
-    assert "--mtm low --mtm-head offset, " in found["into_plain"]
-    assert "--mtm low --mtm-head offset+mask, " in found["other_head"]
-    assert (found["same"], found["more"]) == ("", "")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""StyleSV's snapshots with MTM: read by legacy.py, also unpatched and without our packages; copied, drawn, measured."""
+"""StyleSV's snapshots with MTM: read by legacy.py, also unpatched and without our packages; drawn, measured."""
 
 import re
 
@@ -34,16 +34,6 @@ def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(stylesv, 
         "Generator: synthesis_kwargs must not have mtm in a checkout without MTM; got mtm='low'"
     )
     assert (loaded["plain"], loaded["own"]) == ("Generator", True)
-
-
-def test_checkpoints_never_lose_mtm_without_a_word(stylesv):
-    found = stylesv["patched"].probe("copies")
-    assert found["into_mtm"] == ""
-    assert found["mtm_kept"]
-    torch.testing.assert_close(*found["images"], rtol=1e-4, atol=2e-5)
-    assert "--mtm low --mtm-head offset, " in found["into_plain"]
-    assert "--mtm low --mtm-head offset+mask, " in found["other_head"]
-    assert (found["same"], found["more"]) == ("", "")
 
 
 @ENCODES

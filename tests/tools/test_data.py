@@ -92,7 +92,9 @@ def test_every_recipe_tells_how_to_obtain_it_and_its_licence() -> None:
     for name, recipe in datasets.RECIPES.items():
         said = f"{recipe.title} {recipe.obtain} Licence: {recipe.licence}"
         assert "".join(said.split()) in listed
-        assert recipe.licence in " ".join(call(name, "--help").split())
+        shown = "".join(call(name, "--help").split())
+        for told in (recipe.licence, recipe.crop, *(f"{count:,} {what}" for what, count in recipe.expected.items())):
+            assert "".join(told.split()) in shown
 
 
 def test_a_manifest_that_is_not_there_is_said_with_the_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.datasets import images, own
+from experiments.datasets import images, own, paths
 from experiments.datasets.images import decode_rgb, decode_square, open_source, printable
 from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError
@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error_not_a_gap(source, dest, monk
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(images.os, "scandir", refuse)
+    monkeypatch.setattr(paths.os, "scandir", refuse)
     with pytest.raises(UserError, match=r"every folder .* readable; got Permission denied for '.*secret'"):
         convert(source, dest)
 
@@ -253,7 +253,7 @@ def test_a_file_without_read_permission_is_a_broken_image(source, dest, monkeypa
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return open_file(path, *arguments)
 
-    monkeypatch.setattr(images.os, "open", refuse)
+    monkeypatch.setattr(paths.os, "open", refuse)
     with pytest.raises(UserError, match=r"1 of 3 are broken:\n.*1\.png: .*Permission denied"):
         convert(source, dest)
 

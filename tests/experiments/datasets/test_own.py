@@ -335,15 +335,15 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path):
 def test_few_images_are_in_memory_at_a_time(tmp_path, out, monkeypatch):
     source = folder_of(tmp_path / "in", 200)
     decoded, written, ahead = [], [], []
-    decode, add = own.decode_square, zips.ContentHash.add
+    decode, add = own.decode_square, zips.ContentHash.add_digest
     monkeypatch.setattr(own, "decode_square", lambda *a: (decoded.append(1), decode(*a))[1])
 
-    def count(self: zips.ContentHash, values: np.ndarray) -> None:
+    def count(self: zips.ContentHash, digest: bytes) -> None:
         written.append(1)
         ahead.append(len(decoded) - len(written))
-        add(self, values)
+        add(self, digest)
 
-    monkeypatch.setattr(zips.ContentHash, "add", count)
+    monkeypatch.setattr(zips.ContentHash, "add_digest", count)
     convert(source, out)
     assert len(written) == 200
     assert max(ahead) <= 4 * len(os.sched_getaffinity(0)) + 1

@@ -1,0 +1,97 @@
+"""From an item to square RGB frames: one of an image, all of a video."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.datasets.images import decode_rgb
+from experiments.datasets.items import FILE, Item, read_item
+from experiments.datasets.listing import VIDEO_SUFFIXES
+from experiments.datasets.paths import suffix_of
+from experiments.files import UserError
+
+MAX_MPX = 100.0
+
+
+def center(image: Image.Image, resolution_px: int) -> Image.Image:
+    """The middle square, whose side is the shorter side, resized with Lanczos. An odd pixel is left at the right or
+    the bottom, as StyleGAN's dataset_tool has it."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if image.size != (side, side):  # cropped first, so that no pixel outside the square weighs in
+        image = image.crop((left, top, left + side, top + side))
+    return squash(image, resolution_px)
+
+
+def squash(image: Image.Image, resolution_px: int) -> Image.Image:
+    """The whole image resized to a square with Lanczos; the aspect ratio is lost."""
+    if image.size != (resolution_px, resolution_px):
+        image = image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS)
+    return image
+
+
+def whole(image: Image.Image, resolution_px: int) -> Image.Image:
+    """A square image, resized with Lanczos. Raises ValueError for any other."""
+    if image.width != image.height:
+        raise ValueError(f"{image.width} x {image.height} px, which is not square")
+    return squash(image, resolution_px)
+
+
+CROPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {"center": center, "squash": squash, "whole": whole}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes items to frames, uint8 [resolution_px, resolution_px, 3]. Pickles; safe in any process."""
+
+    resolution_px: int
+    crop: str
+
+    def __call__(self, item: Item) -> Iterator[np.ndarray]:
+        """Raises ValueError or OSError, in words, for a broken item; of a video perhaps after some frames."""
+        frames = _video(item) if suffix_of(item.name) in VIDEO_SUFFIXES else iter([_image(item)])
+        for frame in frames:
+            yield np.asarray(CROPS[self.crop](frame, self.resolution_px), dtype=np.uint8)
+
+
+def _image(item: Item) -> Image.Image:
+    return decode_rgb(read_item(item), MAX_MPX, upright=False)  # no host's tool looks at the orientation
+
+
+def _video(item: Item) -> Iterator[Image.Image]:
+    """Every frame as it is stored, none dropped or doubled for the sake of a frame rate.
+
+    PyAV, because it decodes in this process, says which frame is corrupt, and keeps to the frames of the file.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("Reading videos needs PyAV: pip install -r requirements-dev.txt") from error
+    try:
+        with closing(av.open(item.file if item.kind == FILE else io.BytesIO(read_item(item)))) as container:
+            yield from _frames(container)
+    except av.error.FFmpegError as error:
+        raise ValueError(f"not a video that can be read ({error.strerror or error})") from error
+
+
+def _frames(container: Any) -> Iterator[Image.Image]:
+    if not container.streams.video:
+        raise ValueError("no video in it")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:  # decoding would end the process: PyAV issue 2344
+        raise ValueError("not a video that can be read (no codec)")
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # every core has a video of its own
+    stream.codec_context.options = {"err_detect": "explode"}  # else what is damaged is painted over
+    count = 0
+    for frame in container.decode(stream):
+        if frame.is_corrupt:
+            raise ValueError(f"frame {count} is corrupt")
+        yield frame.to_image()
+        count += 1
+    if not count or count < stream.frames:  # the header's number; 0 where it has none
+        raise ValueError(f"ends after {count} of {stream.frames or 'an unknown number of'} frames")

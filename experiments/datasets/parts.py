@@ -1,0 +1,234 @@
+"""The resumable middle of making a data set: shards of its source become parts in a work folder, on all cores.
+
+A shard is a run of items that are decoded together; which items it has depends on the source alone. Its part is two
+files: the frames as PNGs, one behind the other, and a note that says what they are, which is written last and holds
+the stamp of all that decided them. A part with the right stamp is not made again, so a build that was killed goes on
+where it was, and the number of cores decides nothing but the time.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.datasets.items import Item
+from experiments.datasets.paths import printable
+from experiments.datasets.zips import Encoded, encode
+from experiments.files import UserError, free_text
+
+Decode = Callable[[Item], Iterator[np.ndarray]]
+_AHEAD = 2  # shards for each process that wait in its queue
+
+
+class Shard(NamedTuple):
+    """Items that become one part. `name` is for messages."""
+
+    name: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a shard became: how many frames in all, and (name, reason) of its broken items."""
+
+    path: Path
+    nframes: int
+    broken: list[tuple[str, str]]
+
+    def items(self) -> list[tuple[str, int]]:
+        """(name, number of frames) of every item that is not broken, in order."""
+        return [(name, len(frames)) for name, frames in self._note()["entries"]]
+
+    def frames(self) -> Iterator[Encoded]:
+        """Every frame, in order, one at a time in memory. Raises UserError, after the last, where the part was damaged
+        since it was made."""
+        note, crc = self._note(), 0
+        with self.path.open("rb") as file:
+            for _, frames in note["entries"]:
+                for length, digest in frames:
+                    png = file.read(length)
+                    crc = zlib.crc32(png, crc)
+                    yield Encoded(png, bytes.fromhex(digest))
+        if crc != note["crc"]:
+            _note_of(self.path).unlink(missing_ok=True)
+            raise UserError(f"{self.path}: damaged since it was made. Run the same command again to make it anew.")
+
+    def _note(self) -> dict[str, Any]:
+        return json.loads(_note_of(self.path).read_text(encoding="utf-8"))
+
+
+def make_parts(
+    shards: Sequence[Shard], decode: Decode, recipe_stamp: str, work: Path, processes: int, title: str, unit: str
+) -> list[Part]:
+    """The part of every shard, made in `work` where it is not there yet, with `processes` processes.
+
+    `recipe_stamp` stands for all that decides a part besides its items. Raises UserError where a process dies.
+    """
+    paths = [work / f"{number:06d}.frames" for number in range(len(shards))]
+    stamps = [_stamp(shard, recipe_stamp) for shard in shards]
+    parts = [_ready(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+    missing = [number for number, part in enumerate(parts) if part is None]
+    done = sum(len(shard.items) for shard, part in zip(shards, parts, strict=True) if part is not None)
+    total = sum(len(shard.items) for shard in shards)
+    bar = tqdm(desc=title, unit=unit, total=total, initial=done, disable=None)
+    if done:
+        tqdm.write(f"Resuming: {done} of {total} {unit.strip()} are decoded already, in {work}.", file=sys.stderr)
+    with bar:
+        jobs = ((number, (shards[number], decode, paths[number], stamps[number])) for number in missing)
+        for number, part in _run(jobs, min(processes, len(missing)), shards):
+            parts[number] = part
+            bar.update(len(shards[number].items))
+    return [part for part in parts if part is not None]
+
+
+@contextmanager
+def work_folder(work: Path) -> Iterator[Path]:
+    """The folder of the parts, for this process alone. Raises UserError while another one uses it."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{work}: another process makes this data set now. Wait for it, or choose another DEST."
+            ) from error
+        yield work
+
+
+def _run(jobs: Iterator[tuple[int, tuple]], processes: int, shards: Sequence[Shard]) -> Iterator[tuple[int, Part]]:
+    """Makes parts, in the order in which they are done."""
+    if processes <= 1:
+        yield from ((number, _make_part(*job)) for number, job in jobs)
+        return
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+    running: dict[Future, int] = {}
+    try:
+        while True:
+            while len(running) < _AHEAD * processes and (job := next(jobs, None)):
+                running[pool.submit(_make_part, *job[1])] = job[0]
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running[future]
+                yield number, future.result()
+                del running[future]
+    except BrokenProcessPool as error:
+        names = ", ".join(printable(shards[number].name) for number in sorted(running.values()))
+        raise UserError(
+            "A process that decodes died: memory ran out, or a file broke the decoder. It was one of those that read "
+            f"{names}. Run the same command again to resume, with --processes 1 to see which."
+        ) from error
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()  # a video may take minutes; what it has is of no use
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()  # returns also when it was killed
+    os._exit(1)
+
+
+def _make_part(shard: Shard, decode: Decode, path: Path, stamp: str) -> Part:
+    entries: list[tuple[str, list[tuple[int, str]]]] = []
+    broken: list[tuple[str, str]] = []
+    crc = 0
+    with _put_in_place(path) as file:
+        for item in shard.items:
+            begin, before, frames = file.tell(), crc, []
+            for image in _encoded(item, decode, broken):
+                file.write(image.png)
+                frames.append((len(image.png), image.digest.hex()))
+                crc = zlib.crc32(image.png, crc)
+            if broken and broken[-1][0] == item.name:  # perhaps after some frames of a video
+                file.seek(begin)
+                file.truncate()
+                crc = before
+            else:
+                entries.append((item.name, frames))
+        size = file.tell()
+    nframes = sum(len(frames) for _, frames in entries)
+    note = {"stamp": stamp, "nframes": nframes, "bytes": size, "crc": crc, "broken": broken, "entries": entries}
+    with _put_in_place(_note_of(path)) as file:
+        file.write(json.dumps(note).encode())
+    return Part(path, nframes, broken)
+
+
+def _encoded(item: Item, decode: Decode, broken: list[tuple[str, str]]) -> Iterator[Encoded]:
+    frames = decode(item)
+    while True:
+        try:
+            pixels = next(frames, None)
+        except UserError:
+            raise
+        except (ValueError, OSError) as error:
+            broken.append((item.name, str(error)))
+            return
+        if pixels is None:
+            return
+        yield encode(pixels)
+
+
+@contextmanager
+def _put_in_place(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there, whole, only when the block has ended well. Not synced to the disk: what a power cut tears
+    does not have its checksum."""
+    temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path.parent}: the disk is full ({free_text(path)} free); what is decoded is kept there. Free some "
+                "space, and run the same command again to resume."
+            ) from error
+        raise
+
+
+def _ready(path: Path, stamp: str) -> Part | None:
+    """The part, where it is whole, right, and without a broken item: that may have been mended."""
+    try:
+        note: dict[str, Any] = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        whole = path.stat().st_size == note["bytes"]
+        return Part(path, note["nframes"], []) if note["stamp"] == stamp and whole and not note["broken"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, torn, or of another version
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _stamp(shard: Shard, recipe_stamp: str) -> str:
+    facts = [(item.name, item.kind, item.size, item.stamp) for item in shard.items]
+    return hashlib.sha256(json.dumps([recipe_stamp, facts]).encode()).hexdigest()

@@ -1,0 +1,36 @@
+"""SkyTimelapse at 256 px, as clips."""
+
+from pathlib import Path
+
+from experiments.datasets import clips
+from experiments.datasets.clips import list_clips
+from experiments.datasets.published import Job, make_clips, min_frames_option, published_recipe
+from experiments.datasets.zips import CLIPS, DatasetInfo
+
+
+def make(job: Job, source: Path, file: Path, min_frames: int) -> DatasetInfo:
+    """Writes the short videos of the training split, each a clip."""
+    found = list_clips(source, split="sky_train")
+    job.check_count("clips", len(found), source)
+    info = make_clips(job, file, found, min_frames)
+    info.notes.update(found={"clips": len(found)})
+    return info
+
+
+RECIPE = published_recipe(
+    make,
+    name="sky-timelapse-256",
+    title="SkyTimelapse (training clips) at 256 x 256 px, for the video hosts.",
+    obtain="Download sky_timelapse.zip, linked at https://github.com/weixiong-ur/mdgan; SOURCE is that zip, or the "
+    "folder it unpacks to (only sky_train is used).",
+    licence="none stated; the videos, from YouTube, are their owners'.",
+    expected={"clips": 2_392},
+    options=(min_frames_option(3),),  # the hosts sample three frames of a clip
+    folder=CLIPS,
+    modules=(clips,),
+    resolution_px=256,
+    crop="center",
+    crop_is_a_choice=True,
+    crop_text="The middle 360 x 360 px of a frame of 640 x 360 px, resized with Lanczos (what StyleGAN-V's "
+    "convert_video_to_dataset.py does with a video; its README says no more than 256 x 256 px).",
+)
