@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import random
 import re
 import sys
 import types
@@ -134,6 +135,24 @@ def test_every_host_looks_its_metric_code_up_at_each_call(host):
         pytest.skip(f"vendor/{host} is not fetched")
     assert set().union(*called.values()) == {"metric_main."}
     assert {"training_loop.py", "calc_metrics.py"} <= set(called)
+
+
+def test_random_streams_are_put_back_also_where_a_metric_fails():
+    def calc_metric(device):
+        random.random(), np.random.rand(), torch.randn(3)
+        raise KeyError(device)
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = [draw_all() for _ in range(2)]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    found = [draw_all()]
+    with pytest.raises(KeyError):
+        metrics.isolated(calc_metric)(device=torch.device("cpu"))
+    assert [*found, draw_all()] == expected
+
+
+def draw_all():
+    return random.random(), np.random.rand(), torch.randn([]).item()
 
 
 def test_a_switch_that_is_neither_0_nor_1_is_refused(monkeypatch):
