@@ -243,7 +243,7 @@ def main(
         check_sides(metrics, real, fake, save_stats)
         check_weights(metrics, real, fake, folder)
         with ExitStack() as opened, warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("always", category=UserWarning, module=r"experiments\.")
             ranks, device = opened.enter_context(joined(device))
             measurement = Measurement(How(ddof, seed), folder, device, batch, not no_cache, not quiet, ranks)
             job = Job(real, fake, measurement=measurement, snapshots=opened, **options)
