@@ -273,7 +273,11 @@ def show(measured: dict[str, Any], as_json: bool) -> None:
         return
     for name, one in measured.items():
         label = STAND_IN_MARK if is_stand_in(one.fingerprint) else ""
-        click.echo(f"{METRICS[name].title}: {one.value}{label}")
+        click.echo(f"{METRICS[name].title}: {_text(one.value)}{label}")
+
+
+def _text(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.6g}"
 
 
 if __name__ == "__main__":
