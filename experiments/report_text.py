@@ -28,7 +28,9 @@ def cautions(results: Results) -> list[str]:
     for result, metric in [(row, name) for row in results.rows for name in row.row.metrics]:
         fingerprint = result.fingerprint(metric)
         dimensions = fingerprint.get("dimensions")
-        for name in ("real_nimg", "generated_nimg"):
+        if "ddof" not in fingerprint:  # no Fréchet distance
+            continue
+        for name in ("real_nimg", "generated_nimg", "real_nclip", "generated_nclip"):
             nimg = fingerprint.get(name)
             if isinstance(dimensions, int) and isinstance(nimg, int) and nimg < dimensions:
                 lines.append(

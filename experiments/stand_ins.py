@@ -196,7 +196,7 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 @click.option("--only", multiple=True, metavar="NAME", help="This one only; may be repeated.")
 @click.option("--small", is_flag=True, help="Transformers of one narrow layer: for tests.")
 def main(folder: Path, only: tuple[str, ...], small: bool) -> None:
-    """Write stand-ins for the metrics' pretrained networks to DIR (1.9 GB; 0.2 GB with --small)."""
+    """Write stand-ins for the metrics' pretrained networks to DIR (1.5 GB; 0.2 GB with --small)."""
     try:
         make_stand_ins(folder, list(only) or None, small)
     except UserError as error:

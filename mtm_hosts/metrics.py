@@ -1,11 +1,14 @@
 """More metrics, and detectors of your own, in the official metric code.
 
 Environment:
-    MTM_METRICS: modules with functions `register(register_metric)`, separated by commas, whose metrics are added.
+    MTM_METRICS: modules with functions `register(register_metric)`, separated by commas, whose metrics are added to
+        those of mtm_hosts.more_metrics.
     MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
         (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
     MTM_WEIGHTS: the folder that `make weights` filled (else `weights` in this repository). The official detectors are
         taken from it, verified, instead of downloaded; random stand-ins that lie in it are not.
+    MTM_ISOLATE_METRICS: 1 so that metrics leave the random streams as they found them: then a training draws the same
+        numbers whichever metrics it takes. 0, or unset: as upstream.
 """
 
 import functools
@@ -13,25 +16,71 @@ import hashlib
 import importlib
 import os
 import pickle
-from collections.abc import Callable, MutableMapping
+import random
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mtm_hosts import hosts
+from mtm_hosts import hosts, more_metrics
 
 
 def register(register_metric: Callable[..., Any]) -> None:
-    """Add the metrics of the modules that MTM_METRICS lists, through the host's own decorator."""
+    """Add our metrics, and those of the modules that MTM_METRICS lists, through the host's own decorator; and isolate
+    all of them where MTM_ISOLATE_METRICS asks for it.
+
+    Raises:
+        SystemExit: where MTM_ISOLATE_METRICS is neither 0 nor 1.
+    """
+    more_metrics.register(register_metric)
     for name in filter(None, os.environ.get("MTM_METRICS", "").split(",")):
         importlib.import_module(name.strip()).register(register_metric)
+    isolate = os.environ.get("MTM_ISOLATE_METRICS") or "0"
+    if isolate not in ("0", "1"):
+        hosts.fail(f"MTM_ISOLATE_METRICS must be 0 or 1; got {isolate!r}. Correct it, or unset it.")
+    if isolate == "1":
+        host = sys.modules[register_metric.__module__]
+        vars(host)["calc_metric"] = isolated(host.calc_metric)
+
+
+def isolated(calc_metric: Callable[..., Any]) -> Callable[..., Any]:
+    """The host's calc_metric, after which the random streams go on as if it had not been called."""
+
+    @functools.wraps(calc_metric)
+    def calc(*arguments: Any, **options: Any) -> Any:
+        with _kept_streams(options.get("device")):
+            return calc_metric(*arguments, **options)
+
+    return calc
+
+
+@contextmanager
+def _kept_streams(device: torch.device | None) -> Iterator[None]:
+    """Puts the generators of Python, numpy and torch back: on the CPU, on `device`, and on the current GPU."""
+    gpus = {torch.cuda.current_device()} if torch.cuda.is_available() else set()
+    if gpus and device is not None and device.type == "cuda" and device.index is not None:
+        gpus.add(device.index)
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=sorted(gpus)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, device: torch.device) -> None:
-    """Put the detector for `url` into the host's cache, if it is not there yet: the one that stands in for it, or the
-    official one where it was fetched before. A file with other bytes than the official ones ends the program."""
+    """Put the detector for `url` into the host's cache, if it is not there yet: one of ours, the one that stands in for
+    it, or the official one where it was fetched before. A file with other bytes than the official ones ends the
+    program."""
     if (url, device) in cache:
+        return
+    if more_metrics.is_ours(url):
+        cache[url, device] = more_metrics.detector(url, device)
         return
     path = _stand_in(url) or _fetched(url)
     if path is None:
@@ -45,8 +94,10 @@ def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, devi
 
 
 def cache_facts(url: str) -> dict[str, str]:
-    """What else a file of dataset statistics depends on: the stand-in's bytes. Empty for the official detector, so
-    that its statistics are found again."""
+    """What else a file of dataset statistics depends on: the bytes of our weights, or of the stand-in. Empty for the
+    official detector, so that its statistics are found again."""
+    if more_metrics.is_ours(url):
+        return more_metrics.cache_facts(url)
     path = _stand_in(url)
     return {} if path is None else {"detector_sha256": _sha256(path)}
 

@@ -26,6 +26,9 @@ OUR_FILES = ("dataset.json", "mtm_manifest.json", "ATTRIBUTION.txt")
 HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
 LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
 _BAND_PX = 1 << 22
+# Pillow warns of metadata that nothing here reads. Once for the process: images are decoded in threads, and
+# warnings.catch_warnings() in a thread takes away what another thread has set.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # One thread for all of them: it also keeps one arena of freed memory, where every thread of a pool would keep its own.
 _large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
 
@@ -141,8 +144,7 @@ def decode_rgb(data: bytes, max_mpx: float, upright: bool = True) -> Image.Image
 
     Raises ValueError, in words, for whatever cannot be decoded and for more than `max_mpx` megapixels.
     """
-    with _errors_in_words(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _errors_in_words():
         return _to_rgb(_load(data, max_mpx, upright=upright))
 
 
@@ -150,8 +152,7 @@ def decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray
     """decode_rgb, centre-cropped to a square and resized with Lanczos: uint8 [resolution_px, resolution_px, 3].
 
     Holds twice the decoded image (4 bytes a pixel) at most; images above LARGE_MPX wait for each other, and JPEGs of
-    that size are decoded at 1/2, 1/4 or 1/8 where that leaves at least four times resolution_px. Safe in threads;
-    Pillow's warnings are the caller's to silence.
+    that size are decoded at 1/2, 1/4 or 1/8 where that leaves at least four times resolution_px. Safe in threads.
     """
     with _errors_in_words():
         width, height = image_size_px(data)

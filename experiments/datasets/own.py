@@ -4,7 +4,6 @@ format, checked and taken as it is."""
 import os
 import shlex
 import sys
-import warnings
 import zipfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -51,10 +50,8 @@ def convert(
         raise _too_few(opened, len(opened.names), min_nimg)
     broken: list[tuple[str, str]] = []
     names = tqdm(opened.names, desc=f"{printable(source.name)}, {resolution} px", **bar)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of metadata; here, because threads share the filters
-        decoded = _decode_all(opened, names, resolution, max_mpx)
-        info = write_zip(file, _sound(opened, decoded, broken, skip_broken), resolution)
+    decoded = _decode_all(opened, names, resolution, max_mpx)
+    info = write_zip(file, _sound(opened, decoded, broken, skip_broken), resolution)
     if broken and not skip_broken:
         raise broken_error(opened, broken)
     if info.nimg < min_nimg:

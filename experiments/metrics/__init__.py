@@ -25,6 +25,9 @@ MODULES = (
     "fvd128",
     "fid50k_full",
     "kid50k_full",
+    "clip_fd50k_full",
+    "sfid50k_full",
+    "fd_dinov2_50k_full",
     "fvd2048_16f",
     "fvd2048_128f",
 )

@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from experiments.files import UserError, atomic_output
-from experiments.metrics import GROUPS, METRICS
+from experiments.metrics import GROUPS, METRICS, weights_of
 from experiments.metrics.base import STAND_IN_MARK, How, Metric, is_stand_in
 
 DEFAULT_NIMG, DEFAULT_NCLIPS = 50_000, 2048
@@ -135,10 +135,9 @@ def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None)
 
 def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> list[Metric]:
     names = [name for word in text.split(",") for name in GROUPS.get(word, (word,))]
-    ours = [name for name, metric in METRICS.items() if not metric.by_host]
     for name in names:
         if name not in METRICS:
-            raise click.BadParameter(f"must be some of {', '.join([*ours, *GROUPS])}; got {name!r}.")
+            raise click.BadParameter(f"must be some of {NAMES}; got {name!r}.")
         if METRICS[name].by_host:
             raise click.BadParameter(f"{name} is computed by the official code: its calc_metrics.py.")
     return [METRICS[name] for name in dict.fromkeys(names)]
@@ -158,6 +157,8 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
     if save_stats:
         if save_stats.suffix != ".npz":
             raise UserError(f"metrics: --save-stats must end in .npz; got {str(save_stats)!r}. Correct the name.")
+        if holds_moments(real):
+            raise UserError(f"metrics: --save-stats must have the images of REAL; got the moments {real}.")
         taps = {(m.features.backbone, m.features.tap) for m in metrics if m.features}
         if len(taps) != 1 or len(metrics) != len([m for m in metrics if m.features]):
             raise UserError(f"metrics: --save-stats must have metrics of one feature; got {len(taps)} features.")
@@ -170,7 +171,22 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
                 raise UserError(f"{metric.name}: must have the images; got the moments {path}. Give the images.")
 
 
-@click.command(epilog="A pickle runs code of its own when it is opened: only give networks that you trust.")
+def check_weights(metrics: list[Metric], real: Path, fake: Path | None, folder: Path | None) -> None:
+    """Raises UserError with one list of all weights that are missing, unless both sides are moments: they need none."""
+    from experiments.metrics.moments import holds_moments
+    from experiments.weights import locate
+
+    if fake is None or not (holds_moments(real) and holds_moments(fake)):
+        locate(weights_of(metric.name for metric in metrics), folder)
+
+
+NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_host), *GROUPS])
+
+
+@click.command(
+    epilog=f"NAMEs: {NAMES}. What is computed: docs/metrics.md. A pickle runs code of its own when it is opened: only "
+    "give networks that you trust."
+)
 @click.argument("metrics", metavar="NAME[,NAME...]", callback=choose)
 @click.argument("real", type=click.Path(path_type=Path))
 @click.argument("fake", type=click.Path(path_type=Path), required=False)
@@ -225,8 +241,9 @@ def main(
         raise click.BadParameter(f"must be there; got {device!r}, and torch sees no GPU.", param_hint="--device")
     try:
         check_sides(metrics, real, fake, save_stats)
+        check_weights(metrics, real, fake, folder)
         with ExitStack() as opened, warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("always", category=UserWarning, module=r"experiments\.")
             ranks, device = opened.enter_context(joined(device))
             measurement = Measurement(How(ddof, seed), folder, device, batch, not no_cache, not quiet, ranks)
             job = Job(real, fake, measurement=measurement, snapshots=opened, **options)
@@ -235,13 +252,18 @@ def main(
             return
         for note in dict.fromkeys(str(note.message) for note in notes if issubclass(note.category, UserWarning)):
             click.echo(f"note: {note}", err=True)
-        for name, one in measured.items():
-            if outdir:
-                with atomic_output(outdir / f"{name}.json") as partial:
-                    partial.write_text(json.dumps(one.model_dump(), indent=2) + "\n", encoding="utf-8")
+        if outdir:
+            write(measured, outdir)
     except UserError as error:
         raise click.ClickException(str(error)) from None
     show(measured, as_json)
+
+
+def write(measured: dict[str, Any], outdir: Path) -> None:
+    """NAME.json of each: {"value", "fingerprint"}."""
+    for name, one in measured.items():
+        with atomic_output(outdir / f"{name}.json") as partial:
+            partial.write_text(json.dumps(one.model_dump(), indent=2) + "\n", encoding="utf-8")
 
 
 def show(measured: dict[str, Any], as_json: bool) -> None:
@@ -251,7 +273,11 @@ def show(measured: dict[str, Any], as_json: bool) -> None:
         return
     for name, one in measured.items():
         label = STAND_IN_MARK if is_stand_in(one.fingerprint) else ""
-        click.echo(f"{METRICS[name].title}: {one.value}{label}")
+        click.echo(f"{METRICS[name].title}: {_text(one.value)}{label}")
+
+
+def _text(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.6g}"
 
 
 if __name__ == "__main__":

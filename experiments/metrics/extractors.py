@@ -28,6 +28,10 @@ MODULES = {
     "dinov2-vit-l-14": "dinov2",
     "i3d-kinetics-400": "i3d",
 }
+FIELDS = (  # of Extractor.fingerprint
+    *("backbone", "feature", "dimensions", "weights", "weights_sha256"),
+    *("size_px", "resize_filter", "quantisation"),
+)
 QUANTISATION = "uint8; generated = (x*127.5+128).clamp(0,255).uint8"
 
 

@@ -29,7 +29,10 @@ def networks(module: str) -> Any:
     package is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
-        raise UserError("metrics: torch-fidelity must be installed; got none. Run: make setup")
+        raise UserError(
+            "metrics: torch-fidelity must be installed; got none. Run: make setup, or in an environment of your own: "
+            "pip install --no-deps -r requirements-metrics.txt"
+        )
     bare = types.ModuleType(PACKAGE)
     bare.__path__ = list(spec.submodule_search_locations)
     with _lock:

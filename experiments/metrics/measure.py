@@ -16,7 +16,7 @@ from tqdm import tqdm
 from experiments.files import UserError
 from experiments.metrics.base import Features, How, Metric
 from experiments.metrics.cache import Entry
-from experiments.metrics.extractors import Extractor, build_extractor, extractor_class
+from experiments.metrics.extractors import FIELDS, Extractor, build_extractor, extractor_class
 from experiments.metrics.features import FeatureStats
 from experiments.metrics.moments import Moments
 from experiments.metrics.ranks import Ranks
@@ -108,24 +108,27 @@ class Measurement:
         for features that do not fit, and where a metric needs images and has moments."""
         assert metric.features
         assert metric.compare
-        extractor = self.extractor(metric.features.backbone) if self._needed(real, generated) else None
-        own = extractor.fingerprint(metric.features.tap) if extractor else {}
-        for (one, _), role in ((real, "real"), (generated, "generated")):
-            expected = extractor_class(metric.features.backbone).taps[metric.features.tap]
+        expected = extractor_class(metric.features.backbone).taps[metric.features.tap]
+        own = self._made_by(metric.features, real[0], generated[0])
+        for one, role in ((real[0], "real"), (generated[0], "generated")):
             if one.dimensions != expected:
                 raise UserError(
                     f"{metric.name}: {role} moments must be of {expected} dimensions; got {one.dimensions}. Give those "
                     "of the same features."
                 )
-            _check_weights(metric, role, one, own)
+            if isinstance(one, Moments):
+                _check_made_alike(metric, role, one, own)
         _note_sizes(real[1], generated[1])
         value, facts = metric.compare(real[0], generated[0], self.how)
         fingerprint = {"metric": metric.name, **own, **real[1], **generated[1], **facts}
         return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
 
-    @staticmethod
-    def _needed(*sides: Taken) -> bool:
-        return any(isinstance(stats, FeatureStats) for stats, _ in sides)
+    def _made_by(self, features: Features, *sides: FeatureStats | Moments) -> dict[str, Any]:
+        """The extractor's part of the fingerprint: of the one in use, or as files of moments tell it."""
+        if any(isinstance(one, FeatureStats) for one in sides):
+            return self.extractor(features.backbone).fingerprint(features.tap)
+        told = [one.fingerprint for one in sides if isinstance(one, Moments) and one.fingerprint]
+        return {name: told[0][name] for name in FIELDS if name in told[0]} if told else {}
 
 
 def _note_sizes(real: dict[str, Any], generated: dict[str, Any]) -> None:
@@ -145,20 +148,25 @@ def _append(stats: FeatureStats, features: Any, role: str) -> None:
         raise UserError(f"metrics: {role}: {error}") from error
 
 
-def _check_weights(metric: Metric, role: str, moments: FeatureStats | Moments, own: dict[str, Any]) -> None:
-    """Saved moments that say by which weights they were made must be of the weights in use."""
-    theirs = moments.fingerprint.get("weights_sha256") if isinstance(moments, Moments) else None
-    if theirs and own and theirs != own["weights_sha256"]:
-        raise UserError(
-            f"{metric.name}: {role} moments must be of the weights in use, {own['weights_sha256'][:12]}...; got "
-            f"{theirs[:12]}... Make them anew: --save-stats."
-        )
+def _check_made_alike(metric: Metric, role: str, moments: Moments, own: dict[str, Any]) -> None:
+    """Saved moments that say how they were made must be of the same weights, feature and resizing."""
+    for name in FIELDS:
+        theirs = moments.fingerprint.get(name)
+        if theirs is not None and own.get(name, theirs) != theirs:
+            raise UserError(
+                f"{metric.name}: {role} moments must be of {name} {own[name]}; got {theirs}. Make them anew: "
+                "--save-stats."
+            )
 
 
 def from_moments(moments: Moments, role: str) -> Taken:
-    """A file's moments as one side of a comparison."""
-    facts: dict[str, Any] = {f"{role}_nimg": moments.n} if moments.n is not None else {}
+    """A file's moments as one side of a comparison, with what the file tells of the samples."""
+    told = moments.fingerprint
+    facts = {f"{role}_{name.removeprefix('real_')}": told[name] for name in told if name.startswith("real_")}
+    if role == "real":
+        facts |= {name: told[name] for name in ("data_sha256", "clips_sha256", "clip_seed") if name in told}
+    if moments.n is not None and f"{role}_nclip" not in facts:
+        facts[f"{role}_nimg"] = moments.n
     if moments.ddof is None:
         facts[f"{role}_ddof"] = "as the file has it"
-    kept = {key: moments.fingerprint[key] for key in ("weights", "data_sha256") if key in moments.fingerprint}
-    return moments, facts | kept
+    return moments, facts

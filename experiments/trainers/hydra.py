@@ -47,7 +47,8 @@ class Hydra(Official):
         """The command for a start in a new folder, for launch.py replaces one that is there; `kind` is in its name."""
         last = max((int(folder.name[:5]) for folder in starts(run)), default=-1)
         folder = run.train.resolve() / f"{last + 1:05d}-{kind or self.name}"
-        metrics = "[]" if options["metrics"] == "none" else options["metrics"]
+        names = str(options["metrics"])
+        metrics = "[]" if names == "none" else names if names.startswith("[") else f"[{names}]"
         words = {"dataset": self.dataset, **options, "metrics": metrics, "dataset.path": str(run.data.resolve())}
         words["project_release_dir"] = str(folder)
         return ["python", self.script, "env=local", *[self.spell(k, v) for k, v in words.items()], *QUIET]

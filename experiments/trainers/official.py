@@ -122,7 +122,7 @@ class Official(Trainer):
     def train_step(self, run: Run) -> Step:
         options: dict[str, Value] = {"gpus": 1, "metrics": "none", **run.options, "seed": run.seed}
         options.pop("threads", None)
-        environment = dict(run.environment)  # with what mtm_hosts/resume.py reads
+        environment = self.train_environment(run, options)
         last, kimg = self.to_resume(run), float(options["kimg"])
         if last is not None:
             options["resume"] = str(last.path.resolve())
@@ -138,6 +138,11 @@ class Official(Trainer):
         """The training's step; on several machines this one's share of the GPUs, under torchrun."""
         argv = [*argv[:1], *torchrun(gpus), *argv[1:]]
         return Step(name="train", argv=argv, cwd=self.cwd, env=environment)
+
+    def train_environment(self, run: Run, options: dict[str, Value]) -> dict[str, str]:
+        """What mtm_hosts reads: metrics that a training takes must not decide its random numbers."""
+        isolated = {} if options["metrics"] in ("none", "[]", "") else {"MTM_ISOLATE_METRICS": "1"}
+        return {**run.environment, **isolated}
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         theirs = [name for name in missing if METRICS[name].by_host]
@@ -225,7 +230,8 @@ class Official(Trainer):
         for line in read_lines(snapshot.parent / f"metric-{name}.jsonl", []) if snapshot else []:
             if snapshot and line.get("snapshot_pkl") == snapshot.name:
                 fingerprint = {"metric": name, "code": self.host, "num_gpus": line.get("num_gpus")}
-                fingerprint |= {"data_sha256": run.identity.get("data"), "detectors": _detectors()}
+                own = line.get("fingerprint")  # of mtm_hosts/more_metrics.py
+                fingerprint |= {"data_sha256": run.identity.get("data"), **(own or {"detectors": _detectors()})}
                 value = line.get("results", {}).get(name, "absent")
                 found = check(Measured, {"value": value, "fingerprint": fingerprint}, f"metric-{name}.jsonl")
         return found

@@ -56,7 +56,7 @@ class StyleSV(Hydra):
         last = self.to_resume(run)
         stage = 1 if last is None or last.kimg < first_kimg else 2
         options = {"gpus": 1, "metrics": "none", **_of_stage(stage, run.options), "seed": run.seed}
-        kimg, environment = int(run.options["kimg"]) if stage == 2 else first_kimg, dict(run.environment)
+        kimg, environment = int(run.options["kimg"]) if stage == 2 else first_kimg, self.train_environment(run, options)
         if last is not None:
             options["resume"] = str(last.path.resolve())
             if start_of(last.path).endswith(f"stage{stage}") and last.exact:

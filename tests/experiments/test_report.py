@@ -224,6 +224,14 @@ def test_fewer_images_than_dimensions_bring_a_caution(out):
     assert "Plain: real_nimg is 100, fewer than the 192 dimensions" in markdown
 
 
+def test_what_is_no_frechet_distance_needs_no_such_caution(out):
+    table = make_table()
+    start(out, table)
+    line = {"metrics": {"frechet": {"value": 1.0, "fingerprint": {"dimensions": 192, "real_nimg": 100}}}}
+    finish(out, table, "plain", 4.0, entry=line)
+    assert "Caution: " not in texts(out)[0]
+
+
 def test_time_and_memory_of_all_calls_are_there(out):
     make_report(out, make_table(), 4.0, 3.0)
     for wall_s, peak in ((100.0, 1_500_000_000), (20.0, 900_000_000)):

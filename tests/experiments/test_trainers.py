@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from experiments.files import UserError
+from experiments.metrics.base import is_stand_in
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import Run, Step, Tick, in_order, last_line, load_run, read_lines
 from experiments.trainers.official import is_whole_pickle
@@ -213,13 +214,37 @@ def test_the_hosts_own_metrics_are_read_for_the_newest_snapshot(tmp_path):
         OFFICIAL.measured(run)
 
 
+def test_our_metric_in_the_host_keeps_the_fingerprint_of_its_line(tmp_path):
+    run = make_run(tmp_path).model_copy(update={"metrics": ["clip_fd50k_full"]})
+    part = make_part(run, 0, [10])
+    snapshot = snap(part, 10).name
+    taken = {"weights": "stand-in", "weights_sha256": "ab" * 32, "generated_nimg": 50000}
+    line = {"results": {"clip_fd50k_full": 7.5}, "num_gpus": 2, "snapshot_pkl": snapshot, "fingerprint": taken}
+    (part / "metric-clip_fd50k_full.jsonl").write_text(json.dumps(line) + "\n")
+    measured = OFFICIAL.measured(run)["clip_fd50k_full"]
+    facts = {"metric": "clip_fd50k_full", "code": "stylegan3", "num_gpus": 2, "data_sha256": "cd" * 32}
+    assert measured.fingerprint == {**facts, **taken}
+    assert is_stand_in(measured.fingerprint)
+    assert OFFICIAL.missing(run) == []  # samples_nimg is 5, but the host fixes the number
+
+
+def test_a_training_that_takes_metrics_keeps_its_random_numbers(tmp_path):
+    for trainer in ("stylegan3", "eg3d", "stylegan-v", "stylesv"):
+        step = TRAINERS[trainer].train_step(make_run(tmp_path, trainer, metrics="clip_fd50k_full"))
+        assert step.env["MTM_ISOLATE_METRICS"] == "1"
+        assert {"--metrics=clip_fd50k_full", "training.metrics=[clip_fd50k_full]"} & set(step.argv), trainer
+        for none in ({}, {"metrics": "none"}):
+            assert "MTM_ISOLATE_METRICS" not in TRAINERS[trainer].train_step(make_run(tmp_path, trainer, **none)).env
+
+
 def test_a_metric_of_another_number_of_images_is_taken_again(tmp_path):
     run = make_run(tmp_path, trainer="mini")
     (tmp_path / "metrics").mkdir()
     for nimg, missing in ((5, []), (50, ["frechet"])):
-        content = {"value": 1.0, "fingerprint": {"generated_nimg": nimg}}
-        (tmp_path / "metrics/frechet.json").write_text(json.dumps(content))
-        assert [name for name in TRAINERS["mini"].missing(run) if name == "frechet"] == missing
+        for key in ("generated_nimg", "generated_nclip"):
+            content = {"value": 1.0, "fingerprint": {key: nimg}}
+            (tmp_path / "metrics/frechet.json").write_text(json.dumps(content))
+            assert [name for name in TRAINERS["mini"].missing(run) if name == "frechet"] == missing
 
 
 def test_parameters_and_options_are_read_from_log_and_options(tmp_path):

@@ -10,15 +10,6 @@ from lab import make_checkouts, make_clips, make_pictures
 
 from mtm_hosts.hosts import HOSTS
 
-TRAINING = ("_train", "_resume", "_snapshots", "_adapter", "_export")
-
-
-def pytest_collection_modifyitems(items):
-    """Files whose fixtures train an official codebase, or export one, are slow as a whole."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.stem.endswith(TRAINING):
-            item.add_marker(pytest.mark.slow)
-
 
 def checkouts(host):
     """A fixture: name -> clone of that host: pristine, base (compat and cpu), patched (all concerns)."""

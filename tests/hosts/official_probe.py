@@ -45,6 +45,11 @@ class Probe:
 
     metric = staticmethod(metric)
 
+    def with_environment(self, env, of, **arguments):
+        """What the probe `of` returns in an environment with `env`."""
+        os.environ.update(env)
+        return getattr(self, of)(**arguments)
+
     def pickled(self, paths):
         return [pickled(path) for path in paths]
 

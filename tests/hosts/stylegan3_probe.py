@@ -1,7 +1,9 @@
 """What a child process does inside a checkout of stylegan3: see official_probe.py.."""
 
 import functools
+import os
 import pickle
+import sys
 from pathlib import Path
 
 import torch
@@ -69,6 +71,42 @@ class StyleGAN3(Probe):
         draw = {n: t for n, t in G.named_buffers() if n.endswith("noise_const")}
         return {"output": result.output, "z": z, "c": c, "noise": list(draw.values()),
                 "image": G(z, c, truncation_psi=0.7, noise_mode="const")}  # fmt: skip
+
+    def our_metrics(self, data, calls, generated=8, missing=()):
+        """The host's calc_metric of a fresh generator for each (name, folder of weights), always with the same latents:
+        values or complaints, and the cached files after each; `missing`: packages that cannot be imported. Also as a
+        rank of a torchrun."""
+        for package in missing:
+            sys.modules[package] = None
+        from metrics import metric_main, metric_utils
+
+        metric_main.dnnlib.mtm_hosts.more_metrics.GENERATED_NIMG = generated
+        rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+        if ranks > 1:
+            torch.distributed.init_process_group("gloo")
+        dataset = {"class_name": "training.dataset.ImageFolderDataset", "path": data, "resolution": 32}
+        options = {"G": self.build("stylegan2"), "dataset_kwargs": {**dataset, "use_labels": False}, "num_gpus": ranks}
+        generate, out = metric_utils.compute_feature_stats_for_generator, {"values": [], "cached": []}
+
+        def same_latents(**how):  # reading the data draws a number, and reading the cache does not
+            torch.manual_seed(5)
+            return generate(**how)
+
+        metric_utils.compute_feature_stats_for_generator = same_latents
+        for name, folder in calls:
+            os.environ["MTM_WEIGHTS"] = folder
+            metric_utils._feature_detector_cache.clear()
+            try:
+                taken = metric_main.calc_metric(name, rank=rank, device=torch.device("cpu"), **options)
+                out["values"].append(taken.results[name])
+            except SystemExit as error:
+                out["values"].append(str(error))
+            cache = Path(os.environ["DNNLIB_CACHE_DIR"], "gan-metrics")
+            out["cached"].append(os.listdir(cache) if cache.exists() else [])
+        if ranks > 1:
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+        return out
 
     def half(self, kinds):
         """The module's layers in float16 against float32, through the host's layer where the CPU lets it."""

@@ -149,12 +149,13 @@ def shrunk(train):
     return train
 
 
-def small_training(words, iterations, tick=None, stop=None, previews=False):
+def small_training(words, iterations, tick=None, stop=None, previews=False, metrics=None):
     """Let train.py's own main train for a few iterations. It saves best_fid.pkl at each snapshot: FID falls here.
 
-    tick: iterations per tick; stop: end as if killed once so many are saved; previews: draw images and videos.
+    tick: iterations per tick; stop: end as if killed once so many are saved; previews: draw images and videos;
+    metrics: to take in place of that FID.
     """
-    cfg = configured([*words, "training.metrics=[fid50k_full]"])
+    cfg = configured([*words, f"training.metrics=[{'fid50k_full' if metrics is None else metrics}]"])
     import train
     from omegaconf import OmegaConf
 
@@ -179,7 +180,9 @@ def small_training(words, iterations, tick=None, stop=None, previews=False):
         results_dict = loop.dnnlib.EasyDict(fid50k_full=float(next(results)))
         return loop.dnnlib.EasyDict(results=results_dict, metric="fid50k_full")
 
-    loop.training_loop, loop.misc.print_module_summary, loop.metric_main.calc_metric = few, summary, metric
+    loop.training_loop, loop.misc.print_module_summary = few, summary
+    if metrics is None:
+        loop.metric_main.calc_metric = metric
     torch.multiprocessing.set_start_method = lambda method: None  # forked workers start at once
     if stop:
         resume = loop.dnnlib.mtm_hosts.resume
@@ -240,6 +243,12 @@ def clips_read(words, workers, skip, batches):
     later = skipped(loop, skip)
     return [[{k: batch[k] for k in ("image", "times")} for batch in read]
             for read in (straight, [next(later) for _ in range(batches - skip)])]  # fmt: skip
+
+
+def with_environment(env, of, **arguments):
+    """What the probe `of` returns in an environment with `env`."""
+    os.environ.update(env)
+    return globals()[of](**arguments)
 
 
 def pickled(paths):

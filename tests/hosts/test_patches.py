@@ -16,6 +16,10 @@ from overlay.catalog import load_hosts, load_patches
 from overlay.git import open_checkout
 
 PATCHED = [host for host in load_hosts(ROOT) if host.patch_folder.is_dir()]
+FINDS = (
+    r"import sys, pathlib; sys\.path\[1:1\] = \[str\(p\) for p in pathlib\.Path\(__file__\)\.parents if "
+    r"\(p / 'mtm_hosts'\)\.is_dir\(\)( or \(p / 'configs'\)\.is_dir\(\))?\]"
+)
 CONCERNS = [pytest.param(host, concern, id=f"{host.name}-{concern}") for host in PATCHED for concern in host.series]
 
 
@@ -54,14 +58,24 @@ def test_a_concern_alone_is_python_equals_plain_git_apply_and_leaves_no_trace(ho
 
 
 @pytest.mark.parametrize(("host", "concern"), CONCERNS)
-def test_a_patched_tree_finds_the_repository_that_it_lies_in(host, concern, tmp_path):
+def test_each_concern_begins_with_the_line_that_finds_the_repository(host, concern):
+    """So that any of them can be applied alone; the next test runs the line."""
+    (file,) = [f for f in load_patches(host)[concern].files if f.path.endswith("dnnlib/__init__.py")]
+    (line,) = [line.decode().strip() for insertion in file.insertions for line in insertion.lines]
+    find, _, imported = line.rpartition("; import ")
+    assert f"mtm_hosts.{concern}" in imported.split(", ")
+    assert re.fullmatch(FINDS, find), find
+
+
+@pytest.mark.parametrize("host", PATCHED, ids=lambda host: host.name)
+def test_a_patched_tree_finds_the_repository_that_it_lies_in(host, tmp_path):
     """From elsewhere, with no PYTHONPATH, and before a package of ours that is installed."""
     checkout = clone(host, tmp_path)
-    checkout.lab.ok("apply", "--concern", "compat", "--concern", concern)
+    checkout.lab.ok("apply", "--concern", "compat")
     for package in ("mtm_hosts", "mtm_ops"):
         shutil.copytree(ROOT / package, checkout.root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    facts = HOSTS[host.name]
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {facts.package}dnnlib, mtm_hosts.{concern}, mtm_ops\n"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {HOSTS[host.name].package}dnnlib, mtm_ops\n"
+    code += f"import {', '.join(f'mtm_hosts.{concern}' for concern in host.series)}\n"
     code += "print(mtm_hosts.__file__, mtm_ops.__file__)"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(

@@ -21,7 +21,7 @@ from experiments.metrics.__main__ import main
 from experiments.mini.trainer import Options, build_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-OURS = [name for name, metric in METRICS.items() if metric.features]
+OURS = [name for name, metric in METRICS.items() if metric.features and not metric.by_host]
 OF_IMAGES = [name for name in OURS if METRICS[name].kind == "images"]
 
 
@@ -123,15 +123,33 @@ def test_moments_that_were_saved_stand_for_the_images(sides, tmp_path):
     assert saved.exit_code == 0, saved.output
     again = measured("clip_fd", tmp_path / "real.npz", fake)["clip_fd"]
     assert again["value"] == pytest.approx(direct["value"], rel=1e-9)
-    assert again["fingerprint"]["data_sha256"] == direct["fingerprint"]["data_sha256"]
+    assert again["fingerprint"] == direct["fingerprint"]
+    other_way = measured("clip_fd", fake, tmp_path / "real.npz")["clip_fd"]["fingerprint"]
+    assert other_way["data_sha256"] == measured("clip_fd", fake, real)["clip_fd"]["fingerprint"]["data_sha256"]
+    assert (other_way["real_nimg"], other_way["generated_nimg"]) == (5, 7)
     both = measured("clip_fd", tmp_path / "real.npz", tmp_path / "real.npz")["clip_fd"]
     assert both["value"] == pytest.approx(0, abs=1e-9)
     assert both["fingerprint"]["weights"] == "stand-in"
+    assert both["fingerprint"]["resize_filter"] == direct["fingerprint"]["resize_filter"]
     with np.load(tmp_path / "real.npz") as file:  # as pytorch-fid writes it: mu and sigma only
         np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"])
     theirs = measured("clip_fd", tmp_path / "theirs.npz", fake)["clip_fd"]
     assert theirs["value"] == pytest.approx(direct["value"], rel=1e-9)
     assert theirs["fingerprint"]["real_ddof"] == "as the file has it"
+
+
+def test_moments_made_in_another_way_are_refused(sides, tmp_path):
+    real, fake = sides
+    assert run("clip_fd", real, "--save-stats", tmp_path / "real.npz", "--quiet").exit_code == 0
+    with np.load(tmp_path / "real.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    for name, value in (("weights_sha256", "ab" * 32), ("resize_filter", "Pillow's")):
+        told = json.loads(str(arrays["fingerprint"])) | {name: value}
+        np.savez(tmp_path / "other.npz", **(arrays | {"fingerprint": np.array(json.dumps(told))}))
+        result = run("clip_fd", tmp_path / "other.npz", fake, "--quiet")
+        assert result.exit_code == 1
+        assert f"clip_fd: real moments must be of {name}" in result.stderr
+        assert f"got {value}. Make them anew" in result.stderr
 
 
 def test_ddof_divides_and_is_in_the_fingerprint(sides):
@@ -224,6 +242,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["fid", "network.pkl", "FAKE"], "REAL must be images, clips or moments; got 'network.pkl'"),
         (["kid", "REAL", "m.npz"], "kid: must have the images; got the moments m.npz"),
         (["fid", "REAL", "--save-stats", "x.txt"], r"must end in \.npz"),
+        (["fid", "m.npz", "--save-stats", "x.npz"], "must have the images of REAL; got the moments m.npz"),
         (["fid,sfid", "REAL", "--save-stats", "x.npz"], "must have metrics of one feature; got 2"),
         (["clip_fd", "REAL", "one"], "must hold at least 2 images; got 1"),
         (["clip_fd", "m.npz", "FAKE"], "clip_fd: real moments must be of 512 dimensions; got 3"),
@@ -244,7 +263,11 @@ def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words,
 def test_weights_that_are_missing_are_listed(sides, tmp_path):
     result = run("fid,clip_fd", *sides, "--weights", tmp_path / "none")
     assert result.exit_code == 1
-    assert "inception-2015-12-05: missing" in result.stderr
+    for name in ("inception-2015-12-05", "clip-vit-b-32"):  # all at once
+        assert f"{name}: missing" in result.stderr
+    np.savez(tmp_path / "m.npz", mu=np.zeros(512), sigma=np.eye(512))
+    result = run("clip_fd", tmp_path / "m.npz", tmp_path / "m.npz", "--weights", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (0, "CLIP-FD: 0\n")  # moments need no network
 
 
 def test_clips_of_a_network_that_makes_images_are_refused(sides, mini, tmp_path):
