@@ -122,6 +122,11 @@ class Run(Checked):
         return f"{self.row}/{self.seed}"
 
     @property
+    def nclips(self) -> int:
+        """How many clips to generate for a metric of videos."""
+        return FEW_NCLIPS if self.stand_ins else min(self.samples_nimg, NCLIPS)
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of every step: the run's share of the CPU, where its option `threads` gives one, and its stand-in weights."""
         threads = {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
@@ -189,7 +194,7 @@ class Trainer(ABC):
                 return False
             if measured is None or REGISTERED[name].by_host:  # which fixes the numbers itself
                 return measured is not None
-            wanted = {"generated_nimg": run.samples_nimg, "generated_nclip": min(run.samples_nimg, NCLIPS)}
+            wanted = {"generated_nimg": run.samples_nimg, "generated_nclip": run.nclips}
             return all(measured.fingerprint.get(key, count) == count for key, count in wanted.items())
 
         return [name for name in run.metrics if not is_there(name)]
@@ -197,8 +202,7 @@ class Trainer(ABC):
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
         words = [",".join(missing), str(run.data), snapshot, f"--outdir={run.folder / METRICS}", "--seed=0"]
-        nclips = FEW_NCLIPS if run.stand_ins else min(run.samples_nimg, NCLIPS)
-        words += [f"--nimg={run.samples_nimg}", f"--nclips={nclips}"]
+        words += [f"--nimg={run.samples_nimg}", f"--nclips={run.nclips}"]
         words += [f"--real-nimg={FEW_REAL_NIMG}"] if run.stand_ins else []
         if missing:
             yield Step(name="metrics", argv=["python", "-m", "experiments.metrics", *words], env=run.environment)

@@ -13,6 +13,7 @@ from experiments.paper_tables import ALL, load_paper
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import Run
 
+pytestmark = pytest.mark.slow
 PRESETS = ("full", "small", "smoke")
 
 # train.py's command with --dry-run, once for each line of words on stdin: options are checked, the generator is built
@@ -106,7 +107,6 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["stylegan3", "eg3d"])
 def test_train_py_takes_every_row(trainer, request, images, tmp_path):
     checkout = request.getfixturevalue(trainer)["patched"]
