@@ -81,9 +81,16 @@ def _cells(results: Results, section: Section, entry: Entry) -> list[str]:
         numbers += [_measure_text(results, result, name), _paper_text(entry.paper.get(name))]
     compared = [_against_baseline(results, section, result)] if _has_baseline(results, section) else []
     memory = f"{result.peak_rss_bytes / 1e9:.2f} GB" if result.peak_rss_bytes else NONE
-    cost = [f"{result.kimg:g}", duration_text(result.wall_s) if result.wall_s else NONE, number_text(result.s_per_kimg)]
+    cost = [_kimg_text(result), duration_text(result.wall_s) if result.wall_s else NONE, number_text(result.s_per_kimg)]
     parameters = f"{result.parameters:,}" if result.parameters else NONE
     return [entry.title, result.row.mtm, result.status, *numbers, *compared, *cost, memory, parameters]
+
+
+def _kimg_text(result: RowResult) -> str:
+    """How far the first run is, and of how much where it has not ended."""
+    total = result.row.options.get("kimg")
+    whole = result.first.status == "done" or not result.kimg or total is None
+    return f"{result.kimg:g}" if whole else f"{result.kimg:g} of {total:g}"
 
 
 def _cited(results: Results, section: Section, entry: Entry) -> list[str]:

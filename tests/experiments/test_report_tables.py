@@ -105,7 +105,7 @@ def test_a_run_that_was_begun_and_has_not_ended_is_partial(out):
     folder.mkdir(parents=True)
     (folder / "stats.jsonl").write_text(json.dumps({"kimg": 1.5, "elapsed_s": 3.0}) + "\n")
     found = cells(out, 0, 1)
-    assert (found["status"], found["kimg"]) == ("partial", "1.5")
+    assert (found["status"], found["kimg"]) == ("partial", "1.5 of 3")
 
 
 def test_a_figure_says_where_its_images_are(out):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from repository_lab import Repository
 
-from experiments import needs, reproduce
+from experiments import folder, needs, reproduce
 from experiments.costs import run_cost, training_ratios
 from experiments.data import Data
 from experiments.datasets import RECIPES
@@ -24,6 +24,7 @@ def _own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTM_WEIGHTS", str(tmp_path / "weights"))
     for name in ("MTM_NNODES", "MTM_RDZV"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(folder, "host_state", lambda name: {"name": name})  # git is asked for each row otherwise
 
 
 def call(tmp_path: Path, name: str, *more: str) -> Result:
