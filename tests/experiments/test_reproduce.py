@@ -193,7 +193,7 @@ def test_costs_follow_from_kimg_and_a_measured_ratio() -> None:
     costs = [run_cost(row, training_ratios(bench)) for row in (plain, low, mid)]
     assert [round(cost.device_s / 3600, 1) for cost in costs if cost] == [61.9, 92.9, 61.9]
     assert costs[1] is not None
-    assert "× 1.50 as measured" in costs[1].text
+    assert "× 1.50, as measured of StyleGAN2" in costs[1].text
     assert training_ratios({**bench, "device": "cpu"}) == {}
     assert high.estimate == plain.estimate
 
