@@ -106,9 +106,9 @@ def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     data_gb = call.data_gb()
     times = " and ".join(device_hours(device, each) for device, each in seconds.items())
     needed = disk_needed_gb(call.table, costs, data_gb)
-    metrics = "" if call.table.meaningless else ", metrics and images not counted"
+    what = "" if call.table.meaningless else " of training, metrics and images not counted"
     yield (
-        f"\ncost of {len(runs)} runs: {times} of training{metrics}; {disk_gb:,.1f} GB of disk for runs and "
+        f"\ncost of {len(runs)} runs: {times}{what}; {disk_gb:,.1f} GB of disk for runs and "
         f"{data_gb:,.1f} GB for data that is not made yet. Still needed: {needed:,.1f} GB ({free} free); "
         f"{call.table.parallel} runs at a time"
     )
