@@ -15,12 +15,13 @@ types themselves. Both sum in the accumulation dtype.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import _build
+from ._chunks import Rows
 from ._matrix import (
     SUFFIX,
     add_weight_gradient,
@@ -34,16 +35,14 @@ from ._matrix import (
 )
 from .reference import accumulation_dtype, output_size
 
-# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
-# channels, half of this was up to a tenth slower, and twice as much no faster.
-CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
-CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
-
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end deterministic channels_first"
+    "row_begin row_end channels_first parts first_call stored_grad_x"
 ).split()
-_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask".split()
+_TENSORS = (
+    "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask "
+    "index index_keys index_spare index_starts"
+).split()
 
 
 class SampleParams(ctypes.Structure):
@@ -60,19 +59,18 @@ class Sampling:
         self.taps = kernel_size[0] * kernel_size[1]
         size = output_size((H, W), kernel_size, stride, padding, dilation)
         self.groups = offset.shape[1] // (2 * self.taps)
-        self.rows = B * size[0] * size[1]
+        self.kernels = kernels_of(x.device)
+        if self.kernels == "cuda" and H * W >= 2**31:
+            raise ValueError(f"mtm_ops: x must have fewer than 2^31 pixels a channel on CUDA; got {H}x{W}.")
         self.dtype = accumulation_dtype(x.dtype)
-        self.storage = x.dtype if x.is_cuda else self.dtype  # of x, gg_x and the columns
+        self.storage = x.dtype if self.kernels == "cuda" else self.dtype  # of x, gg_x and the columns
         self.device = x.device
-        row_bytes, kind = self.taps * self.C * self.storage.itemsize, x.device.type
-        most_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
-        chunks = max(1, -(-self.rows // most_rows))
-        # Equal, as far as that goes: a short one costs more than its share.
-        self.chunk_rows = max(1, -(-self.rows // chunks))
-        deterministic = int(torch.are_deterministic_algorithms_enabled())
+        self.plan = Rows(B, size[0] * size[1], self.taps, self.C, self.groups, self.storage.itemsize, self.kernels)
+        self.rows = B * self.plan.places
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
-        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, 0)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
+        self._summed: tuple[int, int] | None = None  # rows whose gradients have been begun
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
             self.bind(mask=mask.to(self.dtype).contiguous())
@@ -82,20 +80,39 @@ class Sampling:
             self.tensors[name] = tensor
             setattr(self.params, name, tensor.data_ptr())
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
+    def chunks(self) -> list[tuple[int, int]]:
         """Row ranges [begin, end) that together cover the call."""
-        for begin in range(0, self.rows, self.chunk_rows):
-            yield begin, min(begin + self.chunk_rows, self.rows)
+        return self.plan.chunks
 
     def new_columns(self) -> Tensor:
         """A buffer for the columns of one chunk."""
-        rows = min(self.rows, self.chunk_rows)
-        return torch.empty(rows, self.taps * self.C, dtype=self.storage, device=self.device)
+        return torch.empty(self.plan.longest, self.taps * self.C, dtype=self.storage, device=self.device)
 
-    def bind_gradients(self) -> None:
-        """Zeroed sums for the gradients that backward and double_backward add to."""
-        for name in self.tensors.keys() & {"x", "offset", "mask"}:
-            self.bind(**{f"grad_{name}": self.tensors[name].new_zeros(self.tensors[name].shape, dtype=self.dtype)})
+    def bind_gradients(self, needs: Sequence[bool] = (True, True, True), calls: int = 1) -> None:
+        """Memory for the gradients of x, offset and mask that `needs` names; calls: how many add to it per chunk.
+
+        On CUDA the first call for a chunk writes, so nothing is zeroed, and x's gradient may be in the storage dtype
+        where nothing is added to it later.
+        """
+        self._summed = None
+        written = self.kernels == "cuda"
+        self.params.stored_grad_x = int(written and calls == 1 and self.plan.whole_images)
+        for name, need in zip(("x", "offset", "mask"), needs, strict=True):
+            if need and name in self.tensors:
+                dtype = self.storage if name == "x" and self.params.stored_grad_x else self.dtype
+                make = torch.empty_like if written else torch.zeros_like
+                self.bind(**{f"grad_{name}": make(self.tensors[name], dtype=dtype)})
+        if written and needs[0]:
+            self._bind_index()
+
+    def _bind_index(self) -> None:
+        """Memory for the inverse index of a chunk, which x's gradient is formed with (csrc/cuda_index.h)."""
+        self.params.parts = self.plan.index_parts
+        entries, starts = self.plan.index_sizes(self.params.H * self.params.W)
+        memory = torch.empty(3 * entries + starts, dtype=torch.int32, device=self.device)
+        lists = memory.split((entries, entries, entries, starts))
+        names = ("index", "index_keys", "index_spare", "index_starts")
+        self.bind(**dict(zip(names, lists, strict=True)))
 
     def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
         """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
@@ -118,9 +135,17 @@ class Sampling:
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
+        if name != "gather":
+            self.params.first_call = int(self._summed != (begin, end))
+            self._summed = begin, end
         self.bind(columns=columns)
         launch(name, self.storage, self.device, self.params)
         return columns
+
+
+def kernels_of(device: torch.device) -> str:
+    """Which kernels run on a device: "cpu" or "cuda"."""
+    return device.type
 
 
 def launch(name: str, storage: torch.dtype, device: torch.device, params: SampleParams) -> None:
@@ -169,10 +194,10 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     O = weight.shape[0]
     # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
     few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
-    s.params.channels_first = s.device.type == "cpu" and few
+    s.params.channels_first = s.kernels == "cpu" and few
     products = Products(s, weight)
     buffer = s.new_columns()
-    if s.rows == s.chunk_rows:
+    if len(s.chunks()) == 1:
         y = products.outputs(s.gather(0, s.rows, buffer)).to(x.dtype)  # one chunk: no copy into a whole
     else:
         y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
@@ -186,7 +211,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    s.bind_gradients()
+    s.bind_gradients((needs[0], *needs[2:]))
     products = Products(s, weight)
     gy = to_rows(grad_y).view(s.rows, weight.shape[0])
     buffer = s.new_columns()
@@ -206,7 +231,7 @@ def double_backward(
     path-length regularisation, which differentiates by the latents alone.
     """
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    s.bind_gradients()
+    s.bind_gradients((needs[1], *needs[3:]), calls=1 if gg_weight is None else 2)
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
     products = Products(s, weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
