@@ -7,6 +7,7 @@ then an image's gradient is complete after one chunk and is written once, in its
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 # Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
 # channels, half of this was up to a tenth slower, and twice as much no faster. CUDA: 8 images of [512, 32, 32] in half
@@ -14,7 +15,7 @@ from functools import cached_property
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 80 << 20}
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 LEAST_ROWS = 64
-# The inverse index of CUDA's x gradient (csrc/cuda_index.h): four corners a tap, each with an entry, its key and a spare.
+# The inverse index of CUDA's x gradient (csrc/cuda_index.h): four corners a tap, each with an entry, a key and a spare.
 INDEX_BYTES = 4 * 3 * 4
 PART_ROWS, MOST_PARTS = 256, 16  # rows that one block sorts; more where that were more than so many blocks an image
 
@@ -49,7 +50,7 @@ class Rows:
         else:
             n = -(-self.places // most)
             bounds = [b * self.places + self.places * i // n for b in range(self.images) for i in range(n)] + [total]
-        return list(zip(bounds, bounds[1:], strict=False))
+        return list(pairwise(bounds))
 
     @cached_property
     def longest(self) -> int:

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from . import _build, _flops, _native
 from ._checks import check_backward, check_double_backward, check_forward
 from ._matrix import empty_result
+from ._precision import precision_of_convolutions
 
 NAMESPACE = "mtm_ops"
 KERNEL_DEVICES = ("cpu", "cuda")
@@ -248,8 +249,8 @@ def _register() -> None:
         ),
     }
     for op, (check, real, fake, flops) in kernels.items():
-        for key in ("CPU", "CUDA"):
-            _lib.impl(op, _checked(check, real), key)
+        _lib.impl(op, _checked(check, real), "CPU")
+        _lib.impl(op, _checked(check, precision_of_convolutions()(real)), "CUDA")
         torch.library.register_fake(name(op), _checked(check, fake), lib=_lib)
         _flop_formula(op, flops)
     register_autograd = functools.partial(torch.library.register_autograd, lib=_lib)

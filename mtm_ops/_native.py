@@ -100,8 +100,8 @@ class Sampling:
         for name, need in zip(("x", "offset", "mask"), needs, strict=True):
             if need and name in self.tensors:
                 dtype = self.storage if name == "x" and self.params.stored_grad_x else self.dtype
-                make = torch.empty_like if written else torch.zeros_like
-                self.bind(**{f"grad_{name}": make(self.tensors[name], dtype=dtype)})
+                make = torch.empty if written else torch.zeros
+                self.bind(**{f"grad_{name}": make(self.tensors[name].shape, dtype=dtype, device=self.device)})
         if written and needs[0]:
             self._bind_index()
 

@@ -59,8 +59,9 @@ def modulated_deform_conv2d(
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
 
     dtypes: float32, float64, float16, bfloat16. Offsets and masks may differ from x: they are used in float32
-        (float64 for float64 x), and so are all sums over corners. In float16, weight and style are scaled to at
-        most 1 before the product, which demodulation cancels, so that it cannot overflow.
+        (float64 for float64 x), and so are all sums over corners. On CUDA, float32 products use TF32 where torch's
+        convolutions do (torch.backends.cudnn.allow_tf32, by default True). In float16, weight and style are scaled to
+        at most 1 before the product, which demodulation cancels, so that it cannot overflow.
     Border: a corner outside the image is 0. A tap at a non-finite place, or a pixel or more outside, sees 0 and has
         no gradient. A corner of weight 0 is multiplied, not skipped: NaN and infinity in x reach its neighbours.
     Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
@@ -69,10 +70,11 @@ def modulated_deform_conv2d(
         which is of the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is
         that of the side towards larger coordinates. Gradients that a pass does not ask for are not formed; see
         `no_weight_gradients`.
-    Determinism: the same bits on every call on the CPU; sampling and its gradients for any number of threads.
-        On CUDA x's gradient adds in any order, unless torch.use_deterministic_algorithms(True); torch's own products
-        then ask for CUBLAS_WORKSPACE_CONFIG.
-    Memory: "native" never holds the columns whole, forward or backward; "reference" does.
+    Determinism: the same bits on every call; on the CPU, sampling and its gradients for any number of threads. On
+        CUDA, torch's products ask for CUBLAS_WORKSPACE_CONFIG under torch.use_deterministic_algorithms(True).
+    Memory: "native" never holds the columns whole, forward or backward; "reference" does. On CUDA, x's gradient takes
+        48 bytes per tap, group and output pixel of a chunk, of which columns and these take 80 MiB at most (or those of
+        64 output pixels), and 4 bytes per input pixel, group and 256 output pixels, at most 16 times.
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
         was expected and what came.
 

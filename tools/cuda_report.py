@@ -21,7 +21,7 @@ THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_90": 2048, "sm_120": 1536}  # that 
 BLOCK = 256  # kThreadsPerBlock
 
 _ENTRY = re.compile(
-    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|f|d)[fd](\w*)EEv\w+' for '(\w+)'"
+    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|f|d)[fd]?(\w*?)EEv\w+' for '(\w+)'"
 )
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -33,7 +33,7 @@ class Kernel:
 
     name: str
     storage: str  # dtype of x and the columns
-    variant: tuple[int, ...]  # (vector, team), or (second order,) of scatter_kernel
+    variant: tuple[int, ...]  # (vector, team), and of the gradients' kernels second order (1) or first (0)
     architecture: str
     registers: int
     stack_bytes: int
@@ -50,6 +50,7 @@ class Kernel:
 class Build:
     """One run of nvcc."""
 
+    library: Path
     kernels: list[Kernel]
     seconds: float
     log: str
@@ -63,7 +64,7 @@ def parse(log: str) -> list[Kernel]:
         entry = _ENTRY.search(line) or entry
         memory = _MEMORY.search(line) or memory
         if (used := _REGISTERS.search(line)) and entry and memory:
-            variant = tuple(int(n) for n in re.findall(r"L[ib](\d+)E", entry[3]))
+            variant = tuple(int(n) for n in re.findall(r"L[ib](\d+)E?", entry[3]))
             stack, stores, loads = map(int, memory.groups())
             kernels.append(Kernel(entry[1], TYPES[entry[2]], variant, entry[4], int(used[1]), stack, stores + loads))
             entry, memory = None, None
@@ -81,7 +82,7 @@ def compile_all(target: Path, architectures: str = ARCHITECTURES) -> Build:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise _build.BuildError(f"nvcc failed:\n{done.stdout}")
-    return Build(parse(done.stdout), time.monotonic() - start_s, done.stdout)
+    return Build(target, parse(done.stdout), time.monotonic() - start_s, done.stdout)
 
 
 def table(kernels: list[Kernel], every_variant: bool) -> list[str]:
@@ -94,17 +95,18 @@ def table(kernels: list[Kernel], every_variant: bool) -> list[str]:
         before = cells.get(k.architecture)
         if before is None or (k.spill_bytes, k.registers) > (before.spill_bytes, before.registers):
             cells[k.architecture] = k
-    lines = [f"{'kernel':16}{'storage':10}{'variant':22}" + "".join(f"{a:>14}" for a in architectures)]
+    lines = [f"{'kernel':16}{'storage':10}{'variant':24}" + "".join(f"{a:>14}" for a in architectures)]
     for (name, storage, variant), found in sorted(rows.items()):
         cells_shown = "".join(f"{_cell(found[a]) if a in found else '':>14}" for a in architectures)
-        lines.append(f"{name:16}{storage:10}{variant:22}{cells_shown}")
+        lines.append(f"{name:16}{storage:10}{variant:24}{cells_shown}")
     return lines
 
 
 def _variant(k: Kernel, every: bool) -> str:
-    if len(k.variant) == 1:
-        return "second order" if k.variant[0] else "first order"
-    return f"vector {k.variant[0]}" + (f", team {k.variant[1]}" if every else "")
+    if not k.variant:
+        return ""
+    order = ", second order" if k.variant[2:] == (1,) else ""
+    return f"vector {k.variant[0]}" + (f", team {k.variant[1]}" if every else "") + order
 
 
 def _cell(k: Kernel) -> str:

@@ -12,6 +12,7 @@ namespace {
 template <class T>
 struct Place {
     int32_t pixel[4];  // as in Tap
+    uint32_t image;    // from the chunk's first
     T weight[4];
 };
 
@@ -78,7 +79,7 @@ __device__ __forceinline__ void add_tap_gradients(const SampleParams& p, const R
 // Memory:    each corner is read once per tap (neighbouring taps share them through the caches), columns written once.
 // Reference: mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team>
-__global__ void __launch_bounds__(kThreadsPerBlock) gather_kernel(SampleParams p, Chunk chunk, uint32_t tile_size) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 4) gather_kernel(SampleParams p, Chunk chunk, uint32_t tile_size) {
     __shared__ Place<T> places[kThreadsPerBlock];
     const uint32_t in_warp = threadIdx.x % 32, lane = threadIdx.x % Team, first = in_warp / Team;
     Place<T>* const own = places + threadIdx.x / 32 * 32;
@@ -91,13 +92,14 @@ __global__ void __launch_bounds__(kThreadsPerBlock) gather_kernel(SampleParams p
             Tap<T> tap;
             locate(p, chunk, row, tile.g, tile.k, tap);
             const T m = mask_of<T>(p, row, tile.g, tile.k);
+            own[in_warp].image = at.image;
 #pragma unroll
             for (int a = 0; a < 4; a++) own[in_warp].pixel[a] = int32_t(tap.pixel[a]), own[in_warp].weight[a] = m * tap.value[a];
         }
         __syncwarp();
         for (uint32_t r = first; r < tile.rows; r += 32 / Team) {
             const Place<T>& place = own[r];
-            const int64_t image = chunk.first_image + Located(chunk, tile.row + r).image;
+            const int64_t image = chunk.first_image + place.image;
             const S* x = static_cast<const S*>(p.x) + image * chunk.pixels * chunk.C + tile.g * chunk.width;
             S* out = static_cast<S*>(p.columns) + (int64_t(tile.row + r) * chunk.taps + tile.k) * chunk.C + tile.g * chunk.width;
             for (uint32_t c = lane * Vector; c < chunk.width; c += Team * Vector) {
@@ -144,6 +146,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2) tap_gradient_kernel(Sampl
             Tap<T> tap;
             locate(p, chunk, row, tile.g, tile.k, tap);
             const T m = mask_of<T>(p, row, tile.g, tile.k);
+            place.image = own.image;
 #pragma unroll
             for (int a = 0; a < 4; a++) place.pixel[a] = int32_t(tap.pixel[a]), place.weight[a] = m * tap.value[a];
             if constexpr (Second) scatter_weights<T, true>(p, row, tile.g, tile.k, tap, tangent[threadIdx.x]);
@@ -155,7 +158,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2) tap_gradient_kernel(Sampl
             T dot[Dots] = {};
             if (r < tile.rows) {
                 const Place<T>& place = places[warp_begin + r];
-                const int64_t image = chunk.first_image + Located(chunk, tile.row + r).image;
+                const int64_t image = chunk.first_image + place.image;
                 const int64_t x = image * chunk.pixels * chunk.C + tile.g * chunk.width;
                 S* column = static_cast<S*>(p.columns) + (int64_t(tile.row + r) * chunk.taps + tile.k) * chunk.C + tile.g * chunk.width;
                 for (uint32_t c = lane * Vector; c < chunk.width; c += Team * Vector) {

@@ -190,7 +190,7 @@ __device__ __forceinline__ uint32_t count_addends(const SampleParams& p, const C
 // Determinism: the order of a pixel's sum is the index's.
 // Reference:   first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
-__global__ void __launch_bounds__(kThreadsPerBlock) grad_x_kernel(SampleParams p, Chunk chunk) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParams p, Chunk chunk) {
     const uint32_t lane = threadIdx.x % Team;
     const unsigned team = Team == 32 ? kAllLanes : ((1u << Team % 32) - 1) << (threadIdx.x % 32 / Team * Team);
     const uint32_t slices = (chunk.width + Team * Vector - 1) / (Team * Vector), per_pixel = slices * chunk.groups;
