@@ -22,17 +22,8 @@ from torch import Tensor
 
 from . import _build
 from ._chunks import Rows
-from ._matrix import (
-    SUFFIX,
-    add_weight_gradient,
-    empty_result,
-    from_rows,
-    grad_columns,
-    outputs,
-    to_rows,
-    weight_like,
-    weight_matrix,
-)
+from ._matrix import SUFFIX, empty_result, from_rows, to_rows, weight_like, weight_matrix
+from ._products import CudaProducts, Products
 from .reference import accumulation_dtype, output_size
 
 _SIZES = (
@@ -167,25 +158,11 @@ def probe(device: torch.device) -> None:
     launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
 
 
-class Products:
-    """One call's matrix products: the weight as a matrix, and the number of its groups."""
-
-    def __init__(self, s: Sampling, weight: Tensor) -> None:
-        self.dtype, self.taps = s.dtype, s.taps
-        self.groups = s.C // weight.shape[1]
-        self.W = weight.flatten(1) if s.params.channels_first else weight_matrix(weight)
-        self.to_W: Tensor | None = None  # the sum that add_weight_gradient makes, in W's order
-
-    def outputs(self, columns: Tensor, W: Tensor | None = None) -> Tensor:
-        """columns W^T [rows, O]."""
-        return outputs(columns, self.W if W is None else W, self.taps, self.groups)
-
-    def grad_columns(self, gy: Tensor, buffer: Tensor, W: Tensor | None = None) -> Tensor:
-        """gy W [rows, taps*C], in `buffer` or in new memory."""
-        return grad_columns(gy, self.W if W is None else W, buffer[: gy.shape[0]], self.taps, self.groups)
-
-    def add_weight_gradient(self, gy: Tensor, columns: Tensor) -> None:
-        self.to_W = add_weight_gradient(self.to_W, gy, columns, self.dtype, self.taps, self.groups)
+def products_of(s: Sampling, weight: Tensor) -> Products:
+    """The products of a call with its weight [O, C/n, kh, kw]."""
+    W, groups = weight.flatten(1) if s.params.channels_first else weight_matrix(weight), s.C // weight.shape[1]
+    kind = CudaProducts if s.kernels == "cuda" and groups == 1 else Products
+    return kind(W, s.taps, groups, s.dtype)
 
 
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
@@ -195,14 +172,14 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
     few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
     s.params.channels_first = s.kernels == "cpu" and few
-    products = Products(s, weight)
+    products = products_of(s, weight)
     buffer = s.new_columns()
     if len(s.chunks()) == 1:
         y = products.outputs(s.gather(0, s.rows, buffer)).to(x.dtype)  # one chunk: no copy into a whole
     else:
         y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
         for begin, end in s.chunks():
-            y[begin:end] = products.outputs(s.gather(begin, end, buffer[: end - begin]))
+            products.outputs(s.gather(begin, end, buffer[: end - begin]), y[begin:end])
     return from_rows(y.view(x.shape[0], *offset.shape[2:], O), x)
 
 
@@ -212,7 +189,7 @@ def backward(
     """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[0], *needs[2:]))
-    products = Products(s, weight)
+    products = products_of(s, weight)
     gy = to_rows(grad_y).view(s.rows, weight.shape[0])
     buffer = s.new_columns()
     for begin, end in s.chunks():
@@ -233,7 +210,7 @@ def double_backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[1], *needs[3:]), calls=1 if gg_weight is None else 2)
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
-    products = Products(s, weight)
+    products = products_of(s, weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
     gy = to_rows(grad_y).view(s.rows, weight.shape[0])
     to_gy = torch.empty_like(gy)
@@ -244,11 +221,11 @@ def double_backward(
         if needs[2]:
             products.add_weight_gradient(gy_chunk, tangent)
         if needs[0]:
-            to_gy[begin:end] = products.outputs(tangent)
+            products.outputs(tangent, to_gy[begin:end])
         if gg_W is not None:
             columns = s.backward(begin, end, products.grad_columns(gy_chunk, buffer, gg_W))
             if needs[0]:
-                to_gy[begin:end] += products.outputs(columns, gg_W)
+                products.outputs(columns, to_gy[begin:end], gg_W, add=True)
     to_gy = to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0])
     to_grad_y = from_rows(to_gy, grad_y) if needs[0] else grad_y.new_empty(0)
     return to_grad_y, *_results(s, needs[1:], x, weight, offset, mask, products.to_W)

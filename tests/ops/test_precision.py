@@ -31,7 +31,10 @@ STATES = {
         "torch.backends.fp32_precision = 'tf32'; torch.backends.cudnn.conv.fp32_precision = 'ieee'",
         False,
     ),
-    "new, all off": ("torch.backends.fp32_precision = 'ieee'; torch.backends.cudnn.conv.fp32_precision = 'none'", False),
+    "new, all off": (
+        "torch.backends.fp32_precision = 'ieee'; torch.backends.cudnn.conv.fp32_precision = 'none'",
+        False,
+    ),
 }
 
 
