@@ -139,8 +139,8 @@ def kernels_of(device: torch.device) -> str:
     return device.type
 
 
-def launch(name: str, storage: torch.dtype, device: torch.device, params: SampleParams) -> None:
-    """Runs a sampling kernel: on the CPU, or on the device's current stream. Raises RuntimeError if CUDA refuses it."""
+def launch(name: str, storage: torch.dtype, device: torch.device, params: ctypes.Structure) -> None:
+    """Runs a kernel: on the CPU, or on the device's current stream. Raises RuntimeError if CUDA refuses it."""
     function = f"launch_{name}_{SUFFIX[storage]}"
     if device.type == "cpu":
         getattr(_build.load_cpu(), function)(ctypes.byref(params))

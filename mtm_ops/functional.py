@@ -1,6 +1,5 @@
 """The public function: argument checks, modulation and demodulation around the deformable convolution."""
 
-import math
 import operator
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -8,12 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from . import _library, reference
+from . import _demodulation, _library, _native, reference
 from ._checks import LEAST, Geometry, check_pair, check_shapes, check_types, fail
 
 NAME = "modulated_deform_conv2d"
 IMPLS = ("auto", "native", "reference")
-_DEMODULATION_EPS = 1e-8
 _warned: set[str] = set()
 
 
@@ -92,7 +90,7 @@ def modulated_deform_conv2d(
     mask = None if mask is None else mask.to(dtype)
     gain = None
     if style is not None:
-        x, weight, gain = _modulate(x, weight, style, demodulate)
+        x, weight, gain = _modulate(x, weight, style, demodulate, native)
     if native and (torch.is_grad_enabled() or torch.jit.is_tracing()):  # a traced graph must not depend on the mode
         # The layout of the backward's matrix products, kept for them by converting it here.
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -101,36 +99,22 @@ def modulated_deform_conv2d(
     return y if gain is None else y * gain.to(y.dtype)[:, :, None, None]
 
 
-def _modulate(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _modulate(
+    x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, native: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x * style, weight, demodulation gain [B, O] or None). Scaling x instead of a weight per sample keeps one
     matrix product for the batch; the two are equal because the modulated weight differs by input channel only."""
     if not demodulate:
         return x * style.to(x.dtype)[:, :, None, None], weight, None
     dtype = reference.accumulation_dtype(x.dtype)
+    # Exported graphs have torch's own operators. Under autocast a weight may be of another precision than the sums.
+    fused = native and _native.kernels_of(x.device) == "cuda" and not _is_exporting()
+    fused = fused and (weight.dtype == torch.float64) == (dtype == torch.float64)
     with _no_autocast(x.device.type):
-        if _compute_dtype(x) == torch.float16:
-            # Demodulation cancels these factors (but for its epsilon), so y and the gradients do not depend on them.
-            limit = 1 / math.sqrt(weight[0].numel())
-            weight = weight * (limit / _largest(weight, (1, 2, 3)))
-            style = style * (1 / _largest(style, (1,))).to(style.dtype)
-        energy = _norms(weight.to(dtype), style.to(dtype))
-        gain = (energy + _DEMODULATION_EPS).rsqrt()
+        weight, style, gain = (_demodulation.native if fused else _demodulation.reference)(
+            weight, style, dtype, _compute_dtype(x) == torch.float16
+        )
         return x * style.to(x.dtype)[:, :, None, None], weight, gain
-
-
-def _norms(weight: Tensor, style: Tensor) -> Tensor:
-    """[B, O]: the squared norm of each sample's modulated weight per output channel."""
-    by_channel = weight.square().sum((2, 3))  # [O, C/n]
-    n = style.shape[1] // weight.shape[1]
-    if n == 1:
-        return style.square() @ by_channel.t()
-    styles = style.square().unflatten(1, (n, weight.shape[1])).transpose(0, 1)  # [n, B, C/n]
-    return torch.bmm(styles, by_channel.unflatten(0, (n, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
-
-
-def _largest(t: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Largest magnitude over `dims`, kept as size 1, never zero, a constant for autograd."""
-    return t.detach().abs().amax(dims, keepdim=True).clamp_min(torch.finfo(t.dtype).tiny)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

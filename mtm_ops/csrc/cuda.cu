@@ -3,6 +3,7 @@
 //
 // Streams:     everything runs on the stream that is passed; nothing synchronises or allocates, so graphs capture it.
 // Determinism: every sum has a fixed order, so the bits are the same on every call.
+#include "cuda_demodulate.h"
 #include "cuda_device.h"
 #include "cuda_index.h"
 
@@ -297,16 +298,18 @@ const char* launch_error() {
 
 }  // namespace
 
-#define MTM_EXPORT(name, suffix, S, T)                                                            \
-    extern "C" const char* launch_##name##_##suffix(const SampleParams* p, void* stream) {        \
-        launch_##name<S, T>(*p, stream);                                                          \
-        return launch_error();                                                                    \
+#define MTM_EXPORT(name, suffix, Params, S, T)                                             \
+    extern "C" const char* launch_##name##_##suffix(const Params* p, void* stream) {       \
+        launch_##name<S, T>(*p, stream);                                                   \
+        return launch_error();                                                             \
     }
 
-#define MTM_EXPORT_ALL(suffix, S, T)          \
-    MTM_EXPORT(gather, suffix, S, T)          \
-    MTM_EXPORT(backward, suffix, S, T)        \
-    MTM_EXPORT(double_backward, suffix, S, T)
+#define MTM_EXPORT_ALL(suffix, S, T)                                \
+    MTM_EXPORT(gather, suffix, SampleParams, S, T)                  \
+    MTM_EXPORT(backward, suffix, SampleParams, S, T)                \
+    MTM_EXPORT(double_backward, suffix, SampleParams, S, T)         \
+    MTM_EXPORT(demodulate, suffix, DemodulateParams, S, T)          \
+    MTM_EXPORT(demodulate_backward, suffix, DemodulateParams, S, T)
 
 MTM_EXPORT_ALL(f32, float, float)
 MTM_EXPORT_ALL(f64, double, double)
@@ -316,3 +319,4 @@ MTM_EXPORT_ALL(bf16, __nv_bfloat16, float)
 #endif
 
 extern "C" int64_t sample_params_size() { return sizeof(SampleParams); }
+extern "C" int64_t demodulate_params_size() { return sizeof(DemodulateParams); }

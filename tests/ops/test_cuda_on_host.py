@@ -7,28 +7,16 @@ memory model and speed need a GPU: tests/gpu.
 import ctypes
 import itertools
 import math
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from cuda_host import build, use_cuda_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import Case, assert_close, first_order, one_by_one, sample_inputs, second_order
 
-from mtm_ops import _build, _chunks, _native
+from mtm_ops import _chunks, _native
 
-FLAGS = "-std=c++17 -O1 -fPIC -shared -U_FORTIFY_SOURCE -x c++".split()
-HOST = """
-#include "cuda_on_host.h"
-#include "cuda.cu"
-extern "C" int64_t count_atomics() { return atomics; }
-extern "C" int64_t count_launches() { return launches; }
-extern "C" int64_t count_meetings() { return progress; }
-extern "C" void shuffle_by(int64_t s) { seed = unsigned(s); }
-"""
 DRIVER = """
 #include "launch.h"
 extern "C" void shape_of(int64_t C, int64_t width, int64_t bytes, int64_t address, int64_t rows, int64_t taps,
@@ -55,7 +43,6 @@ CHANNELS = [
     (132, 1),
 ]
 FLOATS = [torch.float32, torch.float64]
-SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 MAX_BLOCKS = 2**31 - 1  # of a CUDA grid
 
 
@@ -63,27 +50,6 @@ MAX_BLOCKS = 2**31 - 1  # of a CUDA grid
 def small_parts(monkeypatch) -> None:
     """The index in several parts also for small maps."""
     monkeypatch.setattr(_chunks, "PART_ROWS", 64)
-
-
-def build(text: str, target: Path) -> ctypes.CDLL:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not on PATH")
-    folders = [f"-I{folder}" for folder in (_build.CSRC, Path(__file__).parent)]
-    done = subprocess.run(
-        [compiler, *FLAGS, *folders, "-", "-o", str(target)], input=text, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(target))
-
-
-@pytest.fixture(scope="session")
-def host(tmp_path_factory) -> ctypes.CDLL:
-    library = build(HOST, tmp_path_factory.mktemp("host") / "host.so")
-    for name in ("atomics", "launches", "meetings"):
-        getattr(library, f"count_{name}").restype = ctypes.c_int64
-    assert library.sample_params_size() == ctypes.sizeof(_native.SampleParams)
-    return library
 
 
 @pytest.fixture(scope="session")
@@ -97,25 +63,6 @@ def choose(tmp_path_factory):
         return tuple(out)
 
     return call
-
-
-@pytest.fixture
-def on_host(host, monkeypatch) -> Iterator[None]:
-    """The op's calls on CPU tensors go to the CUDA kernels, in chunks as on CUDA."""
-    with monkeypatch.context() as patch:
-        use_cuda_kernels(patch, host)
-        yield
-
-
-def use_cuda_kernels(patch: pytest.MonkeyPatch, library: ctypes.CDLL) -> None:
-    patch.setattr(_native, "kernels_of", lambda device: "cuda")
-    patch.setattr(_native, "launch", lambda *args: launch(library, *args))
-
-
-def launch(library: ctypes.CDLL, name: str, storage: torch.dtype, device: torch.device, params) -> None:
-    function = getattr(library, f"launch_{name}_{SUFFIX[storage]}")
-    function.restype = ctypes.c_char_p
-    assert function(ctypes.byref(params), None) is None
 
 
 def hostile(case: Case) -> Case:
