@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _launch
 
 EPS = 1e-8
 _SIZES = "B O width taps groups channel_step tap_step rescale".split()
@@ -104,7 +104,7 @@ _RESULTS = ("scaled_weight", "scaled_style", "gain", "energy", "factors")
 def _forward(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
     results = _empty_results(weight, style, rescale)
     params = _params(_dense(weight), style.contiguous(), rescale, dict(zip(_RESULTS, results, strict=True)))
-    _native.launch("demodulate", weight.dtype, weight.device, params)
+    _launch.launch("demodulate", weight.dtype, weight.device, params)
     return results
 
 
@@ -134,7 +134,7 @@ def _backward(
         "grad_style": to_style,
     }
     params = _params(_dense(weight), style, rescale, given)
-    _native.launch("demodulate_backward", weight.dtype, weight.device, params)
+    _launch.launch("demodulate_backward", weight.dtype, weight.device, params)
     return to_weight, to_style
 
 

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _build
+from . import _launch
 from ._chunks import Rows
-from ._matrix import SUFFIX, empty_result, from_rows, to_rows, weight_like, weight_matrix
+from ._matrix import empty_result, from_rows, to_rows, weight_like, weight_matrix
 from ._products import CudaProducts, Products
 from .reference import accumulation_dtype, output_size
 
@@ -50,7 +50,7 @@ class Sampling:
         self.taps = kernel_size[0] * kernel_size[1]
         size = output_size((H, W), kernel_size, stride, padding, dilation)
         self.groups = offset.shape[1] // (2 * self.taps)
-        self.kernels = kernels_of(x.device)
+        self.kernels = _launch.kernels_of(x.device)
         if self.kernels == "cuda" and H * W >= 2**31:
             raise ValueError(f"mtm_ops: x must have fewer than 2^31 pixels a channel on CUDA; got {H}x{W}.")
         self.dtype = accumulation_dtype(x.dtype)
@@ -130,32 +130,13 @@ class Sampling:
             self.params.first_call = int(self._summed != (begin, end))
             self._summed = begin, end
         self.bind(columns=columns)
-        launch(name, self.storage, self.device, self.params)
+        _launch.launch(name, self.storage, self.device, self.params)
         return columns
-
-
-def kernels_of(device: torch.device) -> str:
-    """Which kernels run on a device: "cpu" or "cuda"."""
-    return device.type
-
-
-def launch(name: str, storage: torch.dtype, device: torch.device, params: ctypes.Structure) -> None:
-    """Runs a kernel: on the CPU, or on the device's current stream. Raises RuntimeError if CUDA refuses it."""
-    function = f"launch_{name}_{SUFFIX[storage]}"
-    if device.type == "cpu":
-        getattr(_build.load_cpu(), function)(ctypes.byref(params))
-        return
-    with torch.cuda.device(device):
-        kernel = getattr(_build.load_cuda(torch.cuda.get_device_capability(device)), function)
-        kernel.restype = ctypes.c_char_p
-        error = kernel(ctypes.byref(params), ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream))
-    if error is not None:
-        raise RuntimeError(f"mtm_ops: the CUDA kernel {function} did not start on {device}: {error.decode()}.")
 
 
 def probe(device: torch.device) -> None:
     """Launches a kernel that has nothing to do. Raises RuntimeError if CUDA refuses it."""
-    launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
+    _launch.launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
 
 
 def products_of(s: Sampling, weight: Tensor) -> Products:

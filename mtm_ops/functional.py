@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from . import _demodulation, _library, _native, reference
+from . import _demodulation, _launch, _library, reference
 from ._checks import LEAST, Geometry, check_pair, check_shapes, check_types, fail
 
 NAME = "modulated_deform_conv2d"
@@ -108,7 +108,7 @@ def _modulate(
         return x * style.to(x.dtype)[:, :, None, None], weight, None
     dtype = reference.accumulation_dtype(x.dtype)
     # Exported graphs have torch's own operators. Under autocast a weight may be of another precision than the sums.
-    fused = native and _native.kernels_of(x.device) == "cuda" and not _is_exporting()
+    fused = native and _launch.kernels_of(x.device) == "cuda" and not _is_exporting()
     fused = fused and (weight.dtype == torch.float64) == (dtype == torch.float64)
     with _no_autocast(x.device.type):
         weight, style, gain = (_demodulation.native if fused else _demodulation.reference)(

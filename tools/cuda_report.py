@@ -16,12 +16,13 @@ from mtm_ops import _build
 
 ARCHITECTURES = "7.5 8.0 9.0 12.0"  # Turing, A100, H100, consumer Blackwell
 TYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}  # as mangled
+TYPES |= {"t": "16 bits", "j": "32 bits", "m": "64 bits"}
 REGISTERS = 64 * 1024  # of a multiprocessor, on all of these
 THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_90": 2048, "sm_120": 1536}  # that a multiprocessor holds at most
 BLOCK = 256  # kThreadsPerBlock
 
 _ENTRY = re.compile(
-    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|f|d)[fd]?(\w*?)EEv\w+' for '(\w+)'"
+    r"Compiling entry function '\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|[fdtjm])[fd]?(\w*?)EEv\w+' for '(\w+)'"
 )
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -105,6 +106,8 @@ def table(kernels: list[Kernel], every_variant: bool) -> list[str]:
 def _variant(k: Kernel, every: bool) -> str:
     if not k.variant:
         return ""
+    if len(k.variant) == 1:
+        return f"vector {k.variant[0]}"
     order = ", second order" if k.variant[2:] == (1,) else ""
     return f"vector {k.variant[0]}" + (f", team {k.variant[1]}" if every else "") + order
 

@@ -6,6 +6,7 @@
 #include "cuda_demodulate.h"
 #include "cuda_device.h"
 #include "cuda_index.h"
+#include "cuda_layout.h"
 
 namespace {
 
@@ -310,6 +311,17 @@ const char* launch_error() {
     MTM_EXPORT(double_backward, suffix, SampleParams, S, T)         \
     MTM_EXPORT(demodulate, suffix, DemodulateParams, S, T)          \
     MTM_EXPORT(demodulate_backward, suffix, DemodulateParams, S, T)
+
+#define MTM_EXPORT_TRANSPOSE(suffix, S)                                                              \
+    extern "C" const char* launch_transpose_##suffix(const TransposeParams* p, void* stream) {        \
+        launch_transpose<S>(*p, stream);                                                              \
+        return launch_error();                                                                        \
+    }
+
+MTM_EXPORT_TRANSPOSE(f16, uint16_t)
+MTM_EXPORT_TRANSPOSE(bf16, uint16_t)
+MTM_EXPORT_TRANSPOSE(f32, uint32_t)
+MTM_EXPORT_TRANSPOSE(f64, uint64_t)
 
 MTM_EXPORT_ALL(f32, float, float)
 MTM_EXPORT_ALL(f64, double, double)

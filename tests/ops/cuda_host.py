@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtm_ops import _build, _demodulation, _native
+from mtm_ops import _build, _demodulation, _launch, _native
 
 FLAGS = "-std=c++17 -O1 -fPIC -shared -U_FORTIFY_SOURCE -x c++".split()
 HOST = """
@@ -19,7 +19,6 @@ extern "C" int64_t count_launches() { return launches; }
 extern "C" int64_t count_meetings() { return progress; }
 extern "C" void shuffle_by(int64_t s) { seed = unsigned(s); }
 """
-SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def build(text: str, target: Path) -> ctypes.CDLL:
@@ -44,11 +43,11 @@ def build_host(target: Path) -> ctypes.CDLL:
 
 
 def use_cuda_kernels(patch: pytest.MonkeyPatch, library: ctypes.CDLL) -> None:
-    patch.setattr(_native, "kernels_of", lambda device: "cuda")
-    patch.setattr(_native, "launch", lambda *args: launch(library, *args))
+    patch.setattr(_launch, "kernels_of", lambda device: "cuda")
+    patch.setattr(_launch, "launch", lambda *args: launch(library, *args))
 
 
 def launch(library: ctypes.CDLL, name: str, storage: torch.dtype, device: torch.device, params) -> None:
-    function = getattr(library, f"launch_{name}_{SUFFIX[storage]}")
+    function = getattr(library, f"launch_{name}_{_launch.SUFFIX[storage]}")
     function.restype = ctypes.c_char_p
     assert function(ctypes.byref(params), None) is None

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import Case, assert_close, first_order, one_by_one, sample_inputs, second_order
 
-from mtm_ops import _chunks, _native
+from mtm_ops import _chunks, _matrix, _native
 
 DRIVER = """
 #include "launch.h"
@@ -381,3 +381,15 @@ def test_launch_shapes_at_the_grids_limits(rows, choose):
     for C in (1, 4, 512):
         hold(choose, C, 1, 4, 0, rows, 9)
         hold(choose, C, 1, 4, 0, rows, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 1, 7), (3, 5, 31), (1, 64, 66), (2, 70, 130), (1, 33, 32)], ids=str)
+def test_transposition_between_layouts(shape, dtype, on_host):
+    """Tiles that are full, that are not, and of two elements of 16 bits at a time or of one."""
+    t = torch.arange(math.prod(shape), dtype=torch.int16).view(torch.float16).view(shape)
+    t = t if dtype == torch.float16 else torch.arange(math.prod(shape), dtype=dtype).view(shape)
+    bits = {torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    for source in (t, misaligned(t)):
+        found = _matrix.transpose(source)
+        assert torch.equal(found.view(bits), t.transpose(1, 2).contiguous().view(bits))
