@@ -39,11 +39,17 @@ class Products:
 class CudaProducts(Products):
     """On CUDA, one weight group: cuBLAS takes transposed matrices as they are, so nothing is copied or cast."""
 
+    def __init__(self, W: Tensor, taps: int, groups: int, dtype: torch.dtype) -> None:
+        super().__init__(W, taps, groups, dtype)
+        self.W_t = W.t()
+
     def outputs(
         self, columns: Tensor, into: Tensor | None = None, W: Tensor | None = None, add: bool = False
     ) -> Tensor:
-        W = self.W if W is None else W
-        return into.addmm_(columns, W.t()) if add else torch.mm(columns, W.t(), out=into)
+        W_t = self.W_t if W is None else W.t()
+        if into is None or not add:
+            return torch.mm(columns, W_t, out=into)
+        return into.addmm_(columns, W_t)
 
     def grad_columns(self, gy: Tensor, buffer: Tensor, W: Tensor | None = None) -> Tensor:
         return torch.mm(gy, self.W if W is None else W, out=buffer[: gy.shape[0]])

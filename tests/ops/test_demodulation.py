@@ -113,3 +113,31 @@ def test_launches(host, on_host):
     assert host.count_launches() == before + 1
     torch.autograd.grad(gain.sum(), (weight, style))
     assert host.count_launches() == before + 2
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_torch_compile_without_a_graph_break(rescale, on_host):
+    weight, style = inputs(dtype=torch.float32)
+
+    def layer(weight, style):
+        scaled, styles, gain = _demodulation.native(weight * 2, style, torch.float32, rescale)
+        return scaled.sum() + (styles.sum() * gain).sum()
+
+    want = torch.autograd.grad(layer(weight, style), (weight, style))
+    got = torch.autograd.grad(torch.compile(layer, fullgraph=True, backend="aot_eager")(weight, style), (weight, style))
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b, torch.float32)
+
+
+def test_a_third_derivative_is_right(on_host):
+    """It goes through the reference, which has all of them."""
+    weight, style = inputs(B=2, O=2, width=2)
+
+    def third(run) -> torch.Tensor:
+        t = run(weight, style, torch.float64, False)[2].sum()
+        for _ in range(2):
+            (g,) = torch.autograd.grad(t, style, create_graph=True)
+            t = (g * cotangent(g)).sum()
+        return torch.autograd.grad(t, weight)[0]
+
+    assert_close(third(_demodulation.native), third(_demodulation.reference), torch.float64, "third", 4)
