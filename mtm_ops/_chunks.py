@@ -17,6 +17,7 @@ CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 LEAST_ROWS = 64
 # The inverse index of CUDA's x gradient (csrc/cuda_index.h): four corners a tap, each with an entry, a key and a spare.
 INDEX_BYTES = 4 * 3 * 4
+SHARED_INDEX_BYTES = 16 << 20  # of an index for several chunks, at most: one launch then serves them all
 PART_ROWS, MOST_PARTS = 256, 16  # rows that one block sorts; more where that were more than so many blocks an image
 
 
@@ -67,7 +68,26 @@ class Rows:
         """Segments of the inverse index per image and group."""
         return max(1, min(MOST_PARTS, min(self.longest, self.places) // PART_ROWS))
 
+    @cached_property
+    def indexed(self) -> list[tuple[int, int]]:
+        """Row ranges that an inverse index is made for: a chunk each, or several of whole images."""
+        ranges: list[tuple[int, int]] = []
+        row_bytes = self.taps * self.groups * INDEX_BYTES
+        for begin, end in self.chunks:
+            if ranges and self.whole_images and (end - ranges[-1][0]) * row_bytes <= SHARED_INDEX_BYTES:
+                ranges[-1] = ranges[-1][0], end
+            else:
+                ranges.append((begin, end))
+        return ranges
+
+    def indexed_with(self, begin: int, end: int) -> tuple[int, int]:
+        """The range of the index that has a chunk's rows; of rows that are no chunk, these."""
+        if (begin, end) not in self.chunks:
+            return begin, end
+        return next(r for r in self.indexed if r[0] <= begin < r[1])
+
     def index_sizes(self, pixels: int) -> tuple[int, int]:
         """32-bit numbers in each of the index's three lists, and in its table of starts; pixels: H*W."""
-        images = -(-self.longest // self.places) if self.whole_images else 1
-        return 4 * self.taps * self.groups * self.longest, images * self.groups * self.index_parts * (pixels + 1)
+        rows = max((end - begin for begin, end in self.indexed), default=0)
+        images = -(-rows // self.places) if self.whole_images else 1
+        return 4 * self.taps * self.groups * rows, images * self.groups * self.index_parts * (pixels + 1)

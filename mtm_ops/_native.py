@@ -28,7 +28,7 @@ from .reference import accumulation_dtype, output_size
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end channels_first parts first_call stored_grad_x"
+    "row_begin row_end channels_first index_begin index_end parts first_call stored_grad_x"
 ).split()
 _TENSORS = (
     "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask "
@@ -62,6 +62,7 @@ class Sampling:
         self.params = SampleParams(self.C, H, W, *geometry, self.groups)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self._summed: tuple[int, int] | None = None  # rows whose gradients have been begun
+        self._indexed: tuple[int, int] | None = None  # rows that the inverse index has
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
             self.bind(mask=mask.to(self.dtype).contiguous())
@@ -97,13 +98,21 @@ class Sampling:
             self._bind_index()
 
     def _bind_index(self) -> None:
-        """Memory for the inverse index of a chunk, which x's gradient is formed with (csrc/cuda_index.h)."""
+        """Memory for the inverse index, which x's gradient is formed with (csrc/cuda_index.h)."""
+        self._indexed = None
         self.params.parts = self.plan.index_parts
         entries, starts = self.plan.index_sizes(self.params.H * self.params.W)
         memory = torch.empty(3 * entries + starts, dtype=torch.int32, device=self.device)
         lists = memory.split((entries, entries, entries, starts))
         names = ("index", "index_keys", "index_spare", "index_starts")
         self.bind(**dict(zip(names, lists, strict=True)))
+
+    def _index_rows(self, begin: int, end: int) -> None:
+        """Makes the inverse index that has the rows of a chunk, unless the last one made has them."""
+        indexed = self.plan.indexed_with(begin, end)
+        if indexed != self._indexed:
+            self.params.index_begin, self.params.index_end = self._indexed = indexed
+            _launch.launch("index", self.storage, self.device, self.params)
 
     def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
         """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
@@ -126,10 +135,12 @@ class Sampling:
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
+        self.bind(columns=columns)
         if name != "gather":
             self.params.first_call = int(self._summed != (begin, end))
             self._summed = begin, end
-        self.bind(columns=columns)
+            if "index" in self.tensors:
+                self._index_rows(begin, end)
         _launch.launch(name, self.storage, self.device, self.params)
         return columns
 

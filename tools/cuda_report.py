@@ -1,6 +1,7 @@
 """make cuda-report: what the compiler made of every CUDA kernel: registers, stack, spills, instructions.
 
-Registers as ptxas tells them, for every architecture; instructions where cuobjdump is found. Needs nvcc, no GPU. A spill is a register kept in memory for want of another; the tests allow none.
+Registers as ptxas tells them, for every architecture; instructions where cuobjdump is found. Needs nvcc, no GPU.
+A spill is a register kept in memory for want of another; the tests allow none.
 """
 
 import re

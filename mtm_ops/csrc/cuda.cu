@@ -244,23 +244,28 @@ LaunchShape shape_of(const SampleParams& p, const Chunk& chunk) {
     return choose_launch(p.C, chunk.width, sizeof(S), addresses(p), chunk.rows, chunk.taps * chunk.groups);
 }
 
+template <class S, class T>
+void launch_index(const SampleParams& p, void* stream) {
+    const Chunk indexed(p, p.index_begin, p.index_end);
+    const int64_t segments = int64_t(indexed.images) * indexed.groups * indexed.parts;
+    if (segments == 0) return;
+    MTM_LAUNCH((index_kernel<T>), int(segments < kMaxBlocks ? segments : kMaxBlocks), kSortThreads, stream, p, indexed);
+}
+
 template <class S, class T, bool Second>
 void launch_grad_x(const SampleParams& p, const Chunk& chunk, void* stream) {
-    if (p.first_call) {
-        const int64_t segments = int64_t(chunk.images) * chunk.groups * chunk.parts;
-        MTM_LAUNCH((index_kernel<T>), int(segments < kMaxBlocks ? segments : kMaxBlocks), kThreadsPerBlock, stream, p, chunk);
-    }
+    const Chunk indexed(p, p.index_begin, p.index_end);
     const int64_t pixels = int64_t(chunk.images) * chunk.pixels * chunk.groups;
     const LaunchShape shape = choose_pixel_launch(p.C, chunk.width, sizeof(S), addresses(p), pixels);
     with_shape<S>(shape, [&](auto vector, auto team) {
         MTM_LAUNCH((grad_x_kernel<S, T, decltype(vector)::value, decltype(team)::value, Second>), shape.blocks,
-                   shape.threads, stream, p, chunk);
+                   shape.threads, stream, p, chunk, indexed);
     });
 }
 
 template <class S, class T>
 void launch_gather(const SampleParams& p, void* stream) {
-    const Chunk chunk(p);
+    const Chunk chunk(p, p.row_begin, p.row_end);
     const LaunchShape shape = shape_of<S>(p, chunk);
     with_shape<S>(shape, [&](auto vector, auto team) {
         MTM_LAUNCH((gather_kernel<S, T, decltype(vector)::value, decltype(team)::value>), shape.blocks, shape.threads,
@@ -268,10 +273,10 @@ void launch_gather(const SampleParams& p, void* stream) {
     });
 }
 
-// grad_x first: it needs g, which the other kernel overwrites.
+// grad_x first: it needs g, which the other kernel overwrites. And it needs the index of these rows.
 template <class S, class T, bool Second>
 void launch_gradients(const SampleParams& p, void* stream) {
-    const Chunk chunk(p);
+    const Chunk chunk(p, p.row_begin, p.row_end);
     if (chunk.rows == 0) return;
     if (p.grad_x) launch_grad_x<S, T, Second>(p, chunk, stream);
     const LaunchShape shape = shape_of<S>(p, chunk);
@@ -307,6 +312,7 @@ const char* launch_error() {
 
 #define MTM_EXPORT_ALL(suffix, S, T)                                \
     MTM_EXPORT(gather, suffix, SampleParams, S, T)                  \
+    MTM_EXPORT(index, suffix, SampleParams, S, T)                   \
     MTM_EXPORT(backward, suffix, SampleParams, S, T)                \
     MTM_EXPORT(double_backward, suffix, SampleParams, S, T)         \
     MTM_EXPORT(demodulate, suffix, DemodulateParams, S, T)          \

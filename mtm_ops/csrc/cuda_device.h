@@ -89,20 +89,20 @@ __device__ __forceinline__ T team_sum(T v) {
     return v;
 }
 
-// The rows of a call, in 32 bits: 64-bit divisions would cost more than the sampling. mtm_ops/_native.py sees to it that
-// H*W is below 2^31, and 4*taps*groups times the rows of a call below 2^32.
+// A range of rows, in 32 bits: 64-bit divisions would cost more than the sampling. mtm_ops/_native.py and _chunks.py see
+// to it that H*W is below 2^31, and 4*taps*groups times the rows of a range below 2^32.
 struct Chunk {
     int64_t first_image;
     uint32_t first_place;  // of the first row within its image
     uint32_t rows, images;
     uint32_t places, pixels, taps, groups, width, C, Wo, kw, parts;
 
-    explicit Chunk(const SampleParams& p) {
+    Chunk(const SampleParams& p, int64_t begin, int64_t end) {
         const int64_t all_places = p.Ho * p.Wo;
-        first_image = p.row_begin / all_places;
-        first_place = uint32_t(p.row_begin - first_image * all_places);
-        rows = uint32_t(p.row_end - p.row_begin);
-        images = rows ? uint32_t((p.row_end + all_places - 1) / all_places - first_image) : 0;
+        first_image = begin / all_places;
+        first_place = uint32_t(begin - first_image * all_places);
+        rows = uint32_t(end - begin);
+        images = rows ? uint32_t((end + all_places - 1) / all_places - first_image) : 0;
         places = uint32_t(all_places), pixels = uint32_t(p.H * p.W), taps = uint32_t(p.kh * p.kw);
         groups = uint32_t(p.groups), C = uint32_t(p.C), width = C / groups;
         Wo = uint32_t(p.Wo), kw = uint32_t(p.kw), parts = uint32_t(p.parts);

@@ -4,11 +4,11 @@
 // A tap is near up to four pixels, its corners: that is four entries. Entries are sorted by pixel with a stable radix
 // sort, so a pixel's sum has the same order, hence the same bits, on every call. How long the sort takes does not depend
 // on the offsets. The rows of an image and offset group are sorted in `parts` equal segments, a block each, so that few
-// images keep many multiprocessors busy; a pixel's entries are those of one part after the other.
+// images keep many multiprocessors busy; a pixel's entries are those of one part after the other. An index may have the
+// rows of several chunks of whole images: one launch then serves them all.
 //
 // Memory:  16 bytes per row, tap and group in index, index_keys and index_spare each (4 bytes an entry), and
-//          4 (H*W + 1) bytes per segment in index_starts.
-// Limits:  H*W below 2^31, and 4*taps times the rows of a call below 2^32: mtm_ops/_native.py sees to them.
+//          4 (H*W + 1) bytes per segment in index_starts. mtm_ops/_chunks.py bounds it.
 #pragma once
 
 #include "cuda_device.h"
@@ -17,79 +17,111 @@ namespace {
 
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
-static_assert(kDigits == kThreadsPerBlock, "a thread per digit");
+#ifndef MTM_CUDA_ON_HOST
+constexpr int kSortThreads = 1024;  // many: a sort waits for memory at every step
+#else
+constexpr int kSortThreads = 512;
+#endif
+constexpr int kSortWarps = kSortThreads / 32;
+constexpr int kSortAhead = 4;  // steps whose entries are loaded at once
+static_assert(kDigits <= kSortThreads, "a thread per digit");
 constexpr uint32_t kOutside = 0xffffffffu;  // the key of a corner outside the image; it is left out of the index
 
-// The rows that one block sorts: part `part` of this call's rows of one image, for one group.
+// The rows that one block sorts: part `part` of the index's rows of one image, for one group.
 struct Segment {
     uint32_t place;    // of its first row within the image
     uint32_t rows;     // how many
-    uint32_t row;      // the first, counted from the call's first
+    uint32_t row;      // the first, counted from the index's first
     uint32_t entries;  // place of its first entry in index, index_keys and index_spare
     int64_t starts;    // place of pixel 0 in index_starts: entries [starts[pixel], starts[pixel + 1]) are that pixel's
 };
 
-// image counts from the call's first.
-__device__ __forceinline__ Segment locate_segment(const Chunk& chunk, uint32_t image, uint32_t g, uint32_t part) {
-    const uint32_t first = image ? 0 : chunk.first_place, before = image * chunk.places - (image ? chunk.first_place : 0);
-    const uint32_t left = chunk.rows - before, room = chunk.places - first, rows = left < room ? left : room;
-    const uint32_t step = rows / chunk.parts, from = step * part;
+// indexed: the rows that the index has; image counts from their first.
+__device__ __forceinline__ Segment locate_segment(const Chunk& indexed, uint32_t image, uint32_t g, uint32_t part) {
+    const uint32_t first = image ? 0 : indexed.first_place, before = image * indexed.places - (image ? indexed.first_place : 0);
+    const uint32_t left = indexed.rows - before, room = indexed.places - first, rows = left < room ? left : room;
+    const uint32_t step = rows / indexed.parts, from = step * part;
     Segment segment;
     segment.place = first + from;
-    segment.rows = part + 1 < chunk.parts ? step : rows - from;
+    segment.rows = part + 1 < indexed.parts ? step : rows - from;
     segment.row = before + from;
-    segment.entries = 4 * chunk.taps * (before * chunk.groups + g * rows + from);
-    segment.starts = (int64_t(image * chunk.groups + g) * chunk.parts + part) * (chunk.pixels + 1);
+    segment.entries = 4 * indexed.taps * (before * indexed.groups + g * rows + from);
+    segment.starts = (int64_t(image * indexed.groups + g) * indexed.parts + part) * (indexed.pixels + 1);
     return segment;
 }
 
 struct SortScratch {
-    uint32_t count[kWarpsPerBlock][kDigits];  // per warp and digit: how many, then where the next one goes
+    uint32_t count[kSortWarps][kDigits];  // per warp and digit: how many, then where the next one goes
     uint32_t sum[kDigits];
 };
+
+// Entries first, first + 32 and so on, kSortAhead of them: their numbers, and their keys (kOutside beyond the end).
+__device__ __forceinline__ void load_entries(const uint32_t* key, const uint32_t* in, uint32_t first, uint32_t end,
+                                             uint32_t (&id)[kSortAhead], uint32_t (&k)[kSortAhead]) {
+#pragma unroll
+    for (int a = 0; a < kSortAhead; a++) id[a] = first + 32 * a < end ? (in ? in[first + 32 * a] : first + 32 * a) : 0;
+#pragma unroll
+    for (int a = 0; a < kSortAhead; a++) k[a] = first + 32 * a < end ? key[id[a]] : kOutside;
+}
+
+// scratch.count: from how many entries each warp has of each digit, to the place of its first. Returns all entries' number.
+__device__ __forceinline__ uint32_t place_digits(SortScratch& scratch) {
+    const uint32_t digit = threadIdx.x;
+    uint32_t total = 0;
+    if (digit < kDigits) {
+        for (int w = 0; w < kSortWarps; w++) total += scratch.count[w][digit];
+        scratch.sum[digit] = total;
+    }
+    __syncthreads();
+    for (uint32_t step = 1; step < kDigits; step *= 2) {  // sums up to and with each digit
+        const uint32_t before = digit < kDigits && digit >= step ? scratch.sum[digit - step] : 0;
+        __syncthreads();
+        if (digit < kDigits) scratch.sum[digit] += before;
+        __syncthreads();
+    }
+    if (digit < kDigits) {
+        uint32_t next = scratch.sum[digit] - total;
+        for (int w = 0; w < kSortWarps; w++) {
+            const uint32_t of_warp = scratch.count[w][digit];
+            scratch.count[w][digit] = next;
+            next += of_warp;
+        }
+    }
+    const uint32_t all = scratch.sum[kDigits - 1];
+    __syncthreads();
+    return all;
+}
 
 // Sorts n entries by one digit of their keys, keeping the order of equal ones: out[..] = in[..], or their numbers 0 to
 // n - 1 where `in` is null. Leaves out those outside, and returns the number of the others. For a whole block.
 __device__ __forceinline__ uint32_t sort_by_digit(const uint32_t* key, const uint32_t* in, uint32_t* out, uint32_t n,
                                                   int shift, SortScratch& scratch) {
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit = threadIdx.x;
-    const uint32_t begin = uint32_t(uint64_t(n) * warp / kWarpsPerBlock);
-    const uint32_t end = uint32_t(uint64_t(n) * (warp + 1) / kWarpsPerBlock);
-    for (int w = 0; w < kWarpsPerBlock; w++) scratch.count[w][digit] = 0;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t begin = uint32_t(uint64_t(n) * warp / kSortWarps);
+    const uint32_t end = uint32_t(uint64_t(n) * (warp + 1) / kSortWarps);
+    uint32_t id[kSortAhead], k[kSortAhead];
+    for (uint32_t i = threadIdx.x; i < kSortWarps * kDigits; i += kSortThreads) scratch.count[i / kDigits][i % kDigits] = 0;
     __syncthreads();
-    for (uint32_t i = begin + lane; i < end; i += 32) {
-        const uint32_t k = key[in ? in[i] : i];
-        if (k != kOutside) atomicAdd(&scratch.count[warp][k >> shift & (kDigits - 1)], 1u);
+    for (uint32_t first = begin; first < end; first += 32 * kSortAhead) {
+        load_entries(key, in, first + lane, end, id, k);
+#pragma unroll
+        for (int a = 0; a < kSortAhead; a++)
+            if (k[a] != kOutside) atomicAdd(&scratch.count[warp][k[a] >> shift & (kDigits - 1)], 1u);
     }
     __syncthreads();
-    uint32_t total = 0;
-    for (int w = 0; w < kWarpsPerBlock; w++) total += scratch.count[w][digit];
-    scratch.sum[digit] = total;
-    __syncthreads();
-    for (uint32_t step = 1; step < kDigits; step *= 2) {  // sums up to and with each digit
-        const uint32_t before = digit >= step ? scratch.sum[digit - step] : 0;
-        __syncthreads();
-        scratch.sum[digit] += before;
-        __syncthreads();
-    }
-    uint32_t next = scratch.sum[digit] - total;
-    for (int w = 0; w < kWarpsPerBlock; w++) {
-        const uint32_t of_warp = scratch.count[w][digit];
-        scratch.count[w][digit] = next;
-        next += of_warp;
-    }
-    const uint32_t kept = scratch.sum[kDigits - 1];
-    __syncthreads();
-    for (uint32_t first = begin; first < end; first += 32) {
-        const uint32_t i = first + lane;
-        const uint32_t id = i < end ? (in ? in[i] : i) : 0, k = i < end ? key[id] : kOutside;
-        const uint32_t d = k == kOutside ? kDigits : k >> shift & (kDigits - 1);
-        const uint32_t equal = __match_any_sync(kAllLanes, d), rank = __popc(equal & ((1u << lane) - 1));
-        const uint32_t place = d < kDigits ? scratch.count[warp][d] + rank : 0;
-        __syncwarp();
-        if (d < kDigits && rank == 0) scratch.count[warp][d] += __popc(equal);
-        __syncwarp();
-        if (d < kDigits) out[place] = id;
+    const uint32_t kept = place_digits(scratch);
+    for (uint32_t first = begin; first < end; first += 32 * kSortAhead) {
+        load_entries(key, in, first + lane, end, id, k);
+#pragma unroll
+        for (int a = 0; a < kSortAhead; a++) {
+            const uint32_t d = k[a] == kOutside ? kDigits : k[a] >> shift & (kDigits - 1);
+            const uint32_t equal = __match_any_sync(kAllLanes, d), rank = __popc(equal & ((1u << lane) - 1));
+            const uint32_t place = d < kDigits ? scratch.count[warp][d] + rank : 0;
+            __syncwarp();
+            if (d < kDigits && rank == 0) scratch.count[warp][d] += __popc(equal);
+            __syncwarp();
+            if (d < kDigits) out[place] = id[a];
+        }
     }
     __syncthreads();
     return kept;
@@ -102,20 +134,20 @@ __device__ __forceinline__ uint32_t sort_by_digit(const uint32_t* key, const uin
 // Threads:     a block per segment.
 // Determinism: atomics count alone, in shared memory; counts do not depend on their order.
 template <class T>
-__global__ void __launch_bounds__(kThreadsPerBlock) index_kernel(SampleParams p, Chunk chunk) {
+__global__ void __launch_bounds__(kSortThreads) index_kernel(SampleParams p, Chunk indexed) {
     __shared__ SortScratch scratch;
-    const uint32_t segments = chunk.images * chunk.groups * chunk.parts, taps = chunk.taps, pixels = chunk.pixels;
+    const uint32_t segments = indexed.images * indexed.groups * indexed.parts, taps = indexed.taps, pixels = indexed.pixels;
     for (uint32_t s = blockIdx.x; s < segments; s += gridDim.x) {
-        const uint32_t image_group = s / chunk.parts, image = image_group / chunk.groups;
-        const uint32_t g = image_group - image * chunk.groups;
-        const Segment segment = locate_segment(chunk, image, g, s - image_group * chunk.parts);
+        const uint32_t image_group = s / indexed.parts, image = image_group / indexed.groups;
+        const uint32_t g = image_group - image * indexed.groups;
+        const Segment segment = locate_segment(indexed, image, g, s - image_group * indexed.parts);
         uint32_t* key = static_cast<uint32_t*>(p.index_keys) + segment.entries;
         uint32_t* out = static_cast<uint32_t*>(p.index) + segment.entries;
         uint32_t* spare = static_cast<uint32_t*>(p.index_spare) + segment.entries;
-        for (uint32_t t = threadIdx.x; t < taps * segment.rows; t += kThreadsPerBlock) {
+        for (uint32_t t = threadIdx.x; t < taps * segment.rows; t += kSortThreads) {
             const uint32_t k = t / segment.rows, r = t - k * segment.rows;
             Tap<T> tap;
-            locate(p, chunk, row_at(chunk, image, segment.place + r), g, k, tap);
+            locate(p, indexed, row_at(indexed, image, segment.place + r), g, k, tap);
 #pragma unroll
             for (int a = 0; a < 4; a++) key[4 * t + a] = tap.pixel[a] < 0 ? kOutside : uint32_t(tap.pixel[a]);
         }
@@ -130,7 +162,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) index_kernel(SampleParams p,
             sorted = to;
         }
         uint32_t* starts = static_cast<uint32_t*>(p.index_starts) + segment.starts;
-        for (uint32_t i = threadIdx.x; i <= n; i += kThreadsPerBlock) {
+        for (uint32_t i = threadIdx.x; i <= n; i += kSortThreads) {
             const uint32_t end = i < n ? key[sorted[i]] : pixels;
             for (uint32_t pixel = i ? key[sorted[i - 1]] + 1 : 0; pixel <= end; pixel++) starts[pixel] = i;
         }
@@ -141,18 +173,18 @@ __global__ void __launch_bounds__(kThreadsPerBlock) index_kernel(SampleParams p,
 // Which tap a lane adds next, and how.
 template <class T>
 struct Addend {
-    uint32_t column;  // number of the tap's columns: row of the call, then tap
+    uint32_t column;  // number of the tap's columns: row from the index's first, then tap
     T weight;
 };
 
 // Addend number i of a pixel, counted through its parts in order.
 template <class T, bool Second>
-__device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Chunk& chunk, uint32_t image, uint32_t g,
+__device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Chunk& indexed, uint32_t image, uint32_t g,
                                                  uint32_t pixel, uint32_t i) {
     Segment segment;
     uint32_t begin = 0;
     for (uint32_t part = 0;; part++) {
-        segment = locate_segment(chunk, image, g, part);
+        segment = locate_segment(indexed, image, g, part);
         const uint32_t* starts = static_cast<const uint32_t*>(p.index_starts) + segment.starts + pixel;
         const uint32_t count = starts[1] - starts[0];
         begin = starts[0];
@@ -161,21 +193,21 @@ __device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Ch
     }
     const uint32_t id = static_cast<const uint32_t*>(p.index)[segment.entries + begin + i];
     const uint32_t t = id / 4, k = t / segment.rows, r = t - k * segment.rows;
-    const Row row = row_at(chunk, image, segment.place + r);
+    const Row row = row_at(indexed, image, segment.place + r);
     Tap<T> tap;
     T weight[4];
-    locate(p, chunk, row, g, k, tap);
+    locate(p, indexed, row, g, k, tap);
     scatter_weights<T, Second>(p, row, g, k, tap, weight);
     // Selected, not indexed: an index known only at run time would put the weights into memory.
     const T upper = id & 1 ? weight[1] : weight[0], lower = id & 1 ? weight[3] : weight[2];
-    return {(segment.row + r) * chunk.taps + k, id & 2 ? lower : upper};
+    return {(segment.row + r) * indexed.taps + k, id & 2 ? lower : upper};
 }
 
-__device__ __forceinline__ uint32_t count_addends(const SampleParams& p, const Chunk& chunk, uint32_t image, uint32_t g,
+__device__ __forceinline__ uint32_t count_addends(const SampleParams& p, const Chunk& indexed, uint32_t image, uint32_t g,
                                                   uint32_t pixel) {
     uint32_t count = 0;
-    for (uint32_t part = 0; part < chunk.parts; part++) {
-        const int64_t at = locate_segment(chunk, image, g, part).starts + pixel;
+    for (uint32_t part = 0; part < indexed.parts; part++) {
+        const int64_t at = locate_segment(indexed, image, g, part).starts + pixel;
         const uint32_t* starts = static_cast<const uint32_t*>(p.index_starts) + at;
         count += starts[1] - starts[0];
     }
@@ -190,7 +222,7 @@ __device__ __forceinline__ uint32_t count_addends(const SampleParams& p, const C
 // Determinism: the order of a pixel's sum is the index's.
 // Reference:   first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
-__global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParams p, Chunk chunk) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParams p, Chunk chunk, Chunk indexed) {
     const uint32_t lane = threadIdx.x % Team;
     const unsigned team = Team == 32 ? kAllLanes : ((1u << Team % 32) - 1) << (threadIdx.x % 32 / Team * Team);
     const uint32_t slices = (chunk.width + Team * Vector - 1) / (Team * Vector), per_pixel = slices * chunk.groups;
@@ -202,12 +234,14 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParam
         const uint32_t rest = uint32_t(i - image_pixel * per_pixel), g = rest / slices;
         const uint32_t in_group = ((rest - g * slices) * Team + lane) * Vector, c = g * chunk.width + in_group;
         const bool live = in_group < chunk.width;
-        const uint32_t count = count_addends(p, chunk, image, g, pixel);
-        const S* columns = static_cast<const S*>(p.columns) + c;
+        const uint32_t listed = image + uint32_t(chunk.first_image - indexed.first_image);
+        const uint32_t count = count_addends(p, indexed, listed, g, pixel);
+        // As of the index's first row.
+        const S* columns = static_cast<const S*>(p.columns) - (p.row_begin - p.index_begin) * chunk.taps * chunk.C + c;
         T sum[Vector] = {};
         for (uint32_t base = 0; base < count; base += Team) {
             Addend<T> mine{0, T(0)};
-            if (base + lane < count) mine = find_addend<T, Second>(p, chunk, image, g, pixel, base + lane);
+            if (base + lane < count) mine = find_addend<T, Second>(p, indexed, listed, g, pixel, base + lane);
             const int here = count - base < Team ? int(count - base) : Team;
 #pragma unroll 4
             for (int j = 0; j < here; j++) {

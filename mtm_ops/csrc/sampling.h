@@ -28,6 +28,7 @@ struct SampleParams {
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
     int64_t row_begin, row_end;         // this call's rows
     int64_t channels_first;             // CPU: gather's columns are [rows, C, kh*kw], the order of a weight [O, C, kh, kw]
+    int64_t index_begin, index_end;     // CUDA: the rows that the inverse index has; these rows are among them
     int64_t parts;                      // CUDA: segments of the inverse index per image and group (cuda_index.h)
     int64_t first_call;                 // CUDA: the first call for these rows: gradients are written, not added to
     int64_t stored_grad_x;              // CUDA: grad_x is in the dtype of x, not in that of the sums
@@ -43,7 +44,7 @@ struct SampleParams {
     const void* gg_x;                   // cotangents of grad_x, grad_offset, grad_mask (double backward)
     const void* gg_offset;
     const void* gg_mask;
-    void* index;                        // CUDA: inverse index of these rows, and what it is made with (cuda_index.h)
+    void* index;                        // CUDA: the inverse index, and what it is made with (cuda_index.h)
     void* index_keys;
     void* index_spare;
     void* index_starts;

@@ -24,8 +24,9 @@ def test_a_layer_of_one_chunk_starts_few_kernels(dtype):
 
 
 def test_a_chunk_more_costs_its_products_and_its_sampling():
+    """And no index: one serves both."""
     one, more = (cuda_calls.measure((B, 512, 32), torch.float16) for B in (8, 16))
-    for name, torchs, ours in (("forward", 1, 1), ("backward", 3, 3), ("path length", 4, 3)):
+    for name, torchs, ours in (("forward", 1, 1), ("backward", 3, 2), ("path length", 4, 2)):
         assert more[name].torchs - one[name].torchs == torchs, name
         assert more[name].ours - one[name].ours == ours, name
 
