@@ -121,6 +121,10 @@ class Sampling:
             gg, like = given[name], self.tensors[name]
             self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(like.dtype).contiguous()})
 
+    def keep_gradients_alone(self) -> None:
+        """Frees all else, once no kernel is to run any more."""
+        self.tensors = {name: t for name, t in self.tensors.items() if name.startswith("grad_")}
+
     def gather(self, begin: int, end: int, columns: Tensor) -> Tensor:
         """Fills and returns columns [rows, taps*C] with those of rows [begin, end)."""
         return self._launch("gather", begin, end, columns)
@@ -159,7 +163,13 @@ def products_of(s: Sampling, weight: Tensor) -> Products:
 
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
-    s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
+    # The rows of x and the columns are freed before y gets its layout; the same in the backward passes.
+    y = _output_rows(Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation), x.dtype, weight)
+    return from_rows(y.view(x.shape[0], *offset.shape[2:], weight.shape[0]), x)
+
+
+def _output_rows(s: Sampling, dtype: torch.dtype, weight: Tensor) -> Tensor:
+    """y [B*Ho*Wo, O] in `dtype`."""
     O = weight.shape[0]
     # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
     few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
@@ -167,12 +177,11 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
     products = products_of(s, weight)
     buffer = s.new_columns()
     if len(s.chunks()) == 1:
-        y = products.outputs(s.gather(0, s.rows, buffer)).to(x.dtype)  # one chunk: no copy into a whole
-    else:
-        y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
-        for begin, end in s.chunks():
-            products.outputs(s.gather(begin, end, buffer[: end - begin]), y[begin:end])
-    return from_rows(y.view(x.shape[0], *offset.shape[2:], O), x)
+        return products.outputs(s.gather(0, s.rows, buffer)).to(dtype)  # one chunk: no copy into a whole
+    y = torch.empty(s.rows, O, dtype=dtype, device=s.device)
+    for begin, end in s.chunks():
+        products.outputs(s.gather(begin, end, buffer[: end - begin]), y[begin:end])
+    return y
 
 
 def backward(
@@ -182,13 +191,16 @@ def backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[0], *needs[2:]))
     products = products_of(s, weight)
-    gy = to_rows(grad_y).view(s.rows, weight.shape[0])
+    _backward_chunks(s, products, to_rows(grad_y).view(s.rows, weight.shape[0]), needs[1])
+    return _results(s, needs, x, weight, offset, mask, products.to_W)
+
+
+def _backward_chunks(s: Sampling, products: Products, gy: Tensor, needs_weight: bool) -> None:
     buffer = s.new_columns()
     for begin, end in s.chunks():
         columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
-        if needs[1]:
+        if needs_weight:
             products.add_weight_gradient(gy[begin:end], columns)
-    return _results(s, needs, x, weight, offset, mask, products.to_W)
 
 
 def double_backward(
@@ -204,7 +216,15 @@ def double_backward(
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
     products = products_of(s, weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
-    gy = to_rows(grad_y).view(s.rows, weight.shape[0])
+    to_gy = _double_backward_chunks(s, products, gg_W, to_rows(grad_y).view(s.rows, weight.shape[0]), needs)
+    results = _results(s, needs[1:], x, weight, offset, mask, products.to_W)
+    if not needs[0]:
+        return grad_y.new_empty(0), *results
+    return from_rows(to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0]), grad_y), *results
+
+
+def _double_backward_chunks(s: Sampling, products: Products, gg_W: Tensor | None, gy: Tensor, needs) -> Tensor:
+    """The gradient to gy, if needs[0]."""
     to_gy = torch.empty_like(gy)
     buffer = s.new_columns()
     for begin, end in s.chunks():
@@ -218,15 +238,14 @@ def double_backward(
             columns = s.backward(begin, end, products.grad_columns(gy_chunk, buffer, gg_W))
             if needs[0]:
                 products.outputs(columns, to_gy[begin:end], gg_W, add=True)
-    to_gy = to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0])
-    to_grad_y = from_rows(to_gy, grad_y) if needs[0] else grad_y.new_empty(0)
-    return to_grad_y, *_results(s, needs[1:], x, weight, offset, mask, products.to_W)
+    return to_gy
 
 
 def _results(
     s: Sampling, needs, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, to_W: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of (x, weight, offset, mask) in their dtypes, empty where they are not needed."""
+    s.keep_gradients_alone()
     weight_gradient = weight.new_empty(0)
     if needs[1]:  # no sum: no rows at all
         weight_gradient = empty_result(weight.shape, weight).zero_() if to_W is None else weight_like(to_W, weight)

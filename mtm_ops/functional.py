@@ -70,9 +70,9 @@ def modulated_deform_conv2d(
         `no_weight_gradients`.
     Determinism: the same bits on every call; on the CPU, sampling and its gradients for any number of threads. On
         CUDA, torch's products ask for CUBLAS_WORKSPACE_CONFIG under torch.use_deterministic_algorithms(True).
-    Memory: "native" never holds the columns whole, forward or backward; "reference" does. On CUDA the columns take 80 MiB
-        at most (or those of 64 output pixels), and what x's gradient is formed with 48 bytes per output pixel, tap and
-        group, of 16 MiB or of one chunk of columns, whichever is more, and up to 64 bytes per input pixel and group.
+    Memory: "native" never holds the columns whole, forward or backward; "reference" does. On CUDA the columns take at
+        most 80 MiB (or those of 64 output pixels), and what x's gradient is formed with 48 bytes per output pixel, tap
+        and group, of 16 MiB or one chunk of columns, whichever is more, and up to 64 bytes per input pixel and group.
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
         was expected and what came.
 

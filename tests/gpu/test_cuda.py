@@ -55,6 +55,19 @@ def hostile(case: Case) -> Case:
 
 
 @DTYPES
+@pytest.mark.parametrize("weight_groups", [1, 2])
+def test_demodulation_in_every_dtype(weight_groups, dtype):
+    """More channels and samples than a warp has lanes, and than a block has warps."""
+    hold(sample_inputs(B=11, C=80, O=6, weight_groups=weight_groups, dtype=dtype), dtype, 16)
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [(33, 31), (70, 66)], ids=str)
+def test_maps_whose_index_has_several_parts_and_passes(size, dtype):
+    hold(hostile(sample_inputs(C=16, O=4, size=size, demodulate=False, dtype=dtype)), dtype, 16)
+
+
+@DTYPES
 @pytest.mark.parametrize("style", [False, True], ids=["plain", "style"])
 @pytest.mark.parametrize("mask", [False, True], ids=["no-mask", "mask"])
 def test_every_dtype_to_the_second_order(mask, style, dtype):
@@ -283,10 +296,10 @@ def growth(run) -> tuple[int, int, object]:
 
 
 def test_columns_are_neither_kept_nor_whole():
-    shape = (16, 512, 32, 32)
+    shape = (32, 512, 32, 32)
     x = torch.randn(shape, device="cuda", requires_grad=True)
     weight = torch.randn(512, 512, 3, 3, device="cuda", requires_grad=True)
-    offset = torch.randn(16, 18, 32, 32, device="cuda", requires_grad=True)
+    offset = torch.randn(32, 18, 32, 32, device="cuda", requires_grad=True)
     size, columns = x.numel() * 4, 9 * x.numel() * 4
 
     def forward() -> Tensor:
@@ -296,7 +309,7 @@ def test_columns_are_neither_kept_nor_whole():
         torch.autograd.grad(forward(), (x, weight, offset), torch.ones(shape, device="cuda"))
     alive, peak, y = growth(forward)
     assert alive <= size + weight.numel() * 4 + 2 * MIB, "more than y and the weight in the product's layout is kept"
-    assert peak < columns / 2
+    assert peak < 0.6 * columns  # x and y by rows, y, and a chunk
     grad_y = torch.ones_like(y)
     _, peak, _ = growth(lambda: torch.autograd.grad(y, (x, weight, offset), grad_y))
     assert peak < columns, "the backward holds the columns whole"

@@ -1,5 +1,5 @@
 // Runs mtm_ops/csrc/cuda.cu on the CPU, so that its indices, weights, reductions and launch shapes are tested where there
-// is no GPU: float and double only. Each thread of a block is a fiber with a stack of its own, all in one thread of the
+// is no GPU: all types but half. Each thread of a block is a fiber with a stack of its own, all in one thread of the
 // CPU; blocks run one after the other. A fiber runs until it has to wait for others, at __syncthreads or at an operation
 // of a warp. Blocks, and the fibers of a block each time round, go in a shuffled order (`seed`) so that nothing can rely on one.
 #pragma once
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -32,6 +33,23 @@ inline Index3 threadIdx, blockIdx, blockDim, gridDim;
 
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
+};
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+struct __nv_bfloat16 {
+    uint16_t bits;
+    __nv_bfloat16() = default;
+    explicit __nv_bfloat16(float v) {
+        uint32_t raw;
+        std::memcpy(&raw, &v, 4);
+        bits = uint16_t(v != v ? 0x7fc0 : (raw + 0x7fff + (raw >> 16 & 1)) >> 16);
+    }
+    explicit operator float() const {
+        const uint32_t raw = uint32_t(bits) << 16;
+        float v;
+        std::memcpy(&v, &raw, 4);
+        return v;
+    }
 };
 
 constexpr size_t kStackBytes = 64 << 10;

@@ -1,7 +1,7 @@
 """csrc/cuda.cu without a GPU: its kernels, run on the CPU lane by lane, give what the CPU kernels give.
 
-cuda_on_host.h stands for CUDA. So indices, weights, reductions and launch shapes are tested here; types of 16 bits, the
-memory model and speed need a GPU: tests/gpu.
+cuda_on_host.h stands for CUDA. So indices, weights, reductions and launch shapes are tested here; float16's
+conversions, the memory model and speed need a GPU: tests/gpu.
 """
 
 import ctypes
@@ -100,7 +100,8 @@ def all_kernels(case: Case, rows: tuple[int, int], aligned: bool = True, calls: 
 
     s = sampling(case, aligned)
     place = (lambda t: t) if aligned else misaligned
-    out = torch.randn(rows[1] - rows[0], s.taps * s.C, generator=g, dtype=torch.float64).to(s.dtype)
+    out = torch.randn(rows[1] - rows[0], s.taps * s.C, generator=g, dtype=torch.float64)
+    out = out.to(case.x.dtype).to(s.storage)
     found = {"gather": s.gather(*rows, place(torch.full_like(out, torch.nan)))}
     s.bind_cotangents(like(case.x), like(case.offset), None if case.mask is None else like(case.mask))
     for name in ("backward", "double_backward"):
@@ -131,6 +132,15 @@ def test_kernels_give_what_the_cpus_give(channels, groups, dtype, host, monkeypa
     """Three images of six rows each, from inside the first to inside the last; hostile offsets."""
     case = hostile(sample_inputs(B=3, C=channels, O=2, groups=groups, mask=channels % 2 == 0, dtype=dtype))
     compare(host, monkeypatch, case, (4, 14))
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (8, 1), (16, 2), (130, 1), (136, 1), (264, 1)])
+def test_kernels_in_bfloat16_give_what_the_cpus_give_in_float32(channels, groups, calls, host, monkeypatch):
+    """x's gradient in bfloat16 if it is written once (calls 1), else in float32; vectors of eight."""
+    case = hostile(sample_inputs(B=3, C=channels, O=2, groups=groups, dtype=torch.bfloat16))
+    for rows in ((0, 18), (4, 14)):
+        compare(host, monkeypatch, case, rows, calls=calls)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
