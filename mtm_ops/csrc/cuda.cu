@@ -1,11 +1,12 @@
 // The entries of the CUDA library: how its kernels are launched. Loaded with ctypes: no torch header, so a build takes
 // seconds. Arithmetic and tensor layouts: sampling.h. Launch shapes: launch.h. Kernels: cuda_sample.h (columns, and the
-// gradients of offset and mask), cuda_index.h (x's gradient), cuda_demodulate.h, cuda_layout.h.
+// gradients of offset and mask), cuda_index.h and cuda_grad_x.h (x's gradient), cuda_demodulate.h, cuda_layout.h.
 //
 // Streams:     everything runs on the stream that is passed; nothing synchronises or allocates, so graphs capture it.
 // Determinism: every sum has a fixed order, so the bits are the same on every call.
 #include "cuda_demodulate.h"
 #include "cuda_device.h"
+#include "cuda_grad_x.h"
 #include "cuda_index.h"
 #include "cuda_layout.h"
 #include "cuda_sample.h"
@@ -21,7 +22,8 @@ struct Constant {
 template <class S, class Launch>
 void with_shape(const LaunchShape& shape, const Launch& launch) {
     constexpr int kVector = int(16 / sizeof(S));
-    if (shape.vector == 1) return shape.team == 8 ? launch(Constant<1>(), Constant<8>()) : launch(Constant<1>(), Constant<32>());
+    if (shape.vector == 1 && shape.team == 8) return launch(Constant<1>(), Constant<8>());
+    if (shape.vector == 1) return launch(Constant<1>(), Constant<32>());
     if (shape.team == 8) return launch(Constant<kVector>(), Constant<8>());
     if (shape.team == 16) return launch(Constant<kVector>(), Constant<16>());
     launch(Constant<kVector>(), Constant<32>());

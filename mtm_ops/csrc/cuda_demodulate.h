@@ -97,7 +97,10 @@ __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_kernel(Demodulate
         T r = T(1);
         if (p.rescale) {
             T largest = T(0);
-            for (int64_t c = lane; c < all; c += 32) largest = magnitude(style[c]) > largest ? magnitude(style[c]) : largest;
+            for (int64_t c = lane; c < all; c += 32) {
+                const T v = magnitude(style[c]);
+                largest = v > largest ? v : largest;
+            }
             largest = over_warp<true>(largest);
             r = T(1) / (largest > tiny_style ? largest : tiny_style);
         }

@@ -1,5 +1,5 @@
-// x's gradient on CUDA, without atomics: an inverse index tells each pixel which taps sampled it, and a gather adds up
-// what they pass on. The index does not depend on the channels, which all share it.
+// The inverse index of x's gradient on CUDA: which taps sampled a pixel. With it the gradient is a gather, without atomics
+// (cuda_grad_x.h). The index does not depend on the channels, which all share it.
 //
 // A tap is near up to four pixels, its corners: that is four entries. Entries are sorted by pixel with a stable radix
 // sort, so a pixel's sum has the same order, hence the same bits, on every call. How long the sort takes does not depend
@@ -38,7 +38,8 @@ struct Segment {
 
 // indexed: the rows that the index has; image counts from their first.
 __device__ __forceinline__ Segment locate_segment(const Chunk& indexed, uint32_t image, uint32_t g, uint32_t part) {
-    const uint32_t first = image ? 0 : indexed.first_place, before = image * indexed.places - (image ? indexed.first_place : 0);
+    const uint32_t first = image ? 0 : indexed.first_place;
+    const uint32_t before = image ? image * indexed.places - indexed.first_place : 0;
     const uint32_t left = indexed.rows - before, room = indexed.places - first, rows = left < room ? left : room;
     const uint32_t step = rows / indexed.parts, from = step * part;
     Segment segment;
@@ -167,100 +168,6 @@ __global__ void __launch_bounds__(kSortThreads) index_kernel(SampleParams p, Chu
             for (uint32_t pixel = i ? key[sorted[i - 1]] + 1 : 0; pixel <= end; pixel++) starts[pixel] = i;
         }
         __syncthreads();
-    }
-}
-
-// Which tap a lane adds next, and how.
-template <class T>
-struct Addend {
-    uint32_t column;  // number of the tap's columns: row from the index's first, then tap
-    T weight;
-};
-
-// Addend number i of a pixel, counted through its parts in order.
-template <class T, bool Second>
-__device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Chunk& indexed, uint32_t image, uint32_t g,
-                                                 uint32_t pixel, uint32_t i) {
-    Segment segment;
-    uint32_t begin = 0;
-    for (uint32_t part = 0;; part++) {
-        segment = locate_segment(indexed, image, g, part);
-        const uint32_t* starts = static_cast<const uint32_t*>(p.index_starts) + segment.starts + pixel;
-        const uint32_t count = starts[1] - starts[0];
-        begin = starts[0];
-        if (i < count) break;
-        i -= count;
-    }
-    const uint32_t id = static_cast<const uint32_t*>(p.index)[segment.entries + begin + i];
-    const uint32_t t = id / 4, k = t / segment.rows, r = t - k * segment.rows;
-    const Row row = row_at(indexed, image, segment.place + r);
-    Tap<T> tap;
-    T weight[4];
-    locate(p, indexed, row, g, k, tap);
-    scatter_weights<T, Second>(p, row, g, k, tap, weight);
-    // Selected, not indexed: an index known only at run time would put the weights into memory.
-    const T upper = id & 1 ? weight[1] : weight[0], lower = id & 1 ? weight[3] : weight[2];
-    return {(segment.row + r) * indexed.taps + k, id & 2 ? lower : upper};
-}
-
-__device__ __forceinline__ uint32_t count_addends(const SampleParams& p, const Chunk& indexed, uint32_t image, uint32_t g,
-                                                  uint32_t pixel) {
-    uint32_t count = 0;
-    for (uint32_t part = 0; part < indexed.parts; part++) {
-        const int64_t at = locate_segment(indexed, image, g, part).starts + pixel;
-        const uint32_t* starts = static_cast<const uint32_t*>(p.index_starts) + at;
-        count += starts[1] - starts[0];
-    }
-    return count;
-}
-
-// grad_x(pixel, c) = sum over the corners at that pixel of weight * g(c), g the columns; weight as scatter_weights.
-//
-// In:          index, offset, mask, columns, with Second gg_offset and gg_mask.   Out: grad_x [B, H, W, C], T or, with
-//              p.stored_grad_x, S. Written in the first call for an image's first row, else added to.
-// Threads:     a team per pixel, group and slice of Team * Vector channels. A lane looks up one addend in Team of them.
-// Determinism: the order of a pixel's sum is the index's.
-// Reference:   first and second order autograd of mtm_ops/reference.py, sample_columns.
-template <class S, class T, int Vector, int Team, bool Second>
-__global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParams p, Chunk chunk, Chunk indexed) {
-    const uint32_t lane = threadIdx.x % Team;
-    const unsigned team = Team == 32 ? kAllLanes : ((1u << Team % 32) - 1) << (threadIdx.x % 32 / Team * Team);
-    const uint32_t slices = (chunk.width + Team * Vector - 1) / (Team * Vector), per_pixel = slices * chunk.groups;
-    const int64_t teams = int64_t(chunk.images) * chunk.pixels * per_pixel;
-    const int64_t step = int64_t(gridDim.x) * (blockDim.x / Team);
-    for (int64_t i = int64_t(blockIdx.x) * (blockDim.x / Team) + threadIdx.x / Team; i < teams; i += step) {
-        const int64_t image_pixel = i / per_pixel;
-        const uint32_t image = uint32_t(image_pixel / chunk.pixels), pixel = uint32_t(image_pixel - int64_t(image) * chunk.pixels);
-        const uint32_t rest = uint32_t(i - image_pixel * per_pixel), g = rest / slices;
-        const uint32_t in_group = ((rest - g * slices) * Team + lane) * Vector, c = g * chunk.width + in_group;
-        const bool live = in_group < chunk.width;
-        const uint32_t listed = image + uint32_t(chunk.first_image - indexed.first_image);
-        const uint32_t count = count_addends(p, indexed, listed, g, pixel);
-        // As of the index's first row.
-        const S* columns = static_cast<const S*>(p.columns) - (p.row_begin - p.index_begin) * chunk.taps * chunk.C + c;
-        T sum[Vector] = {};
-        for (uint32_t base = 0; base < count; base += Team) {
-            Addend<T> mine{0, T(0)};
-            if (base + lane < count) mine = find_addend<T, Second>(p, indexed, listed, g, pixel, base + lane);
-            const int here = count - base < Team ? int(count - base) : Team;
-#pragma unroll 4
-            for (int j = 0; j < here; j++) {
-                const uint32_t column = __shfl_sync(team, mine.column, j, Team);
-                const T weight = __shfl_sync(team, mine.weight, j, Team);
-                if (!live) continue;
-                const Pack<S, Vector> v = load_pack<S, Vector>(columns + int64_t(column) * chunk.C);
-#pragma unroll
-                for (int a = 0; a < Vector; a++) sum[a] += weight * widen<T>(v.v[a]);
-            }
-        }
-        if (!live) continue;
-        const int64_t at = ((chunk.first_image + image) * chunk.pixels + pixel) * chunk.C + c;
-        const bool write = p.first_call && (image || chunk.first_place == 0);
-        if (p.stored_grad_x) {
-            add_or_write<T, S, Vector>(static_cast<S*>(p.grad_x) + at, sum, write);
-        } else {
-            add_or_write<T, T, Vector>(static_cast<T*>(p.grad_x) + at, sum, write);
-        }
     }
 }
 

@@ -20,9 +20,11 @@ __global__ void __launch_bounds__(kThreadsPerBlock) transpose_kernel(TransposePa
     constexpr int Side = 32 * Vector;
     __shared__ S tile[Side][Side + Vector];  // the odd number of words a line keeps columns apart in the banks
     const int lane = threadIdx.x % 32 * Vector, warp = threadIdx.x / 32;
-    const int64_t across = (p.columns + Side - 1) / Side, down = (p.rows + Side - 1) / Side, tiles = p.batch * down * across;
+    const int64_t across = (p.columns + Side - 1) / Side, down = (p.rows + Side - 1) / Side;
+    const int64_t tiles = p.batch * down * across;
     for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
-        const int64_t b = t / (down * across), rest = t - b * down * across, i0 = rest / across * Side, j0 = rest % across * Side;
+        const int64_t b = t / (down * across), rest = t - b * down * across;
+        const int64_t i0 = rest / across * Side, j0 = rest % across * Side;
         const S* in = static_cast<const S*>(p.in) + b * p.rows * p.columns + j0;
         S* out = static_cast<S*>(p.out) + b * p.rows * p.columns + i0;
 #pragma unroll

@@ -13,6 +13,16 @@ struct Place {
     T weight[4];
 };
 
+template <class T>
+__device__ __forceinline__ void set_place(Place<T>& place, uint32_t image, const Tap<T>& tap, T m) {
+    place.image = image;
+#pragma unroll
+    for (int a = 0; a < 4; a++) {
+        place.pixel[a] = int32_t(tap.pixel[a]);
+        place.weight[a] = m * tap.value[a];
+    }
+}
+
 // A warp's tile: neighbouring rows, and the tap and group they are looked at for.
 struct Tile {
     uint32_t row, rows;  // from the chunk's first
@@ -24,6 +34,11 @@ struct Tile {
         rows = chunk.rows - row < size ? chunk.rows - row : size;
         k = kind / chunk.groups;
         g = kind - k * chunk.groups;
+    }
+
+    // Place of the tap's first channel in the columns, for row r of the tile.
+    __device__ __forceinline__ int64_t column(const Chunk& chunk, uint32_t r) const {
+        return (int64_t(row + r) * chunk.taps + k) * chunk.C + g * chunk.width;
     }
 };
 
@@ -44,7 +59,8 @@ struct Located {
 // Loads Vector channels of each corner; zero outside the image. As stored: widened they would not fit the registers.
 // `image`: the image's first element, at the lane's channel.
 template <class S, class T, int Vector>
-__device__ __forceinline__ void load_corners(const S* image, const Place<T>& place, uint32_t C, Pack<S, Vector> (&corner)[4]) {
+__device__ __forceinline__ void load_corners(const S* image, const Place<T>& place, uint32_t C,
+                                             Pack<S, Vector> (&corner)[4]) {
 #pragma unroll
     for (int a = 0; a < 4; a++) {
         corner[a] = Pack<S, Vector>{};
@@ -89,16 +105,14 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) gather_kernel(SampleParam
             Tap<T> tap;
             locate(p, chunk, row, tile.g, tile.k, tap);
             const T m = mask_of<T>(p, row, tile.g, tile.k);
-            own[in_warp].image = at.image;
-#pragma unroll
-            for (int a = 0; a < 4; a++) own[in_warp].pixel[a] = int32_t(tap.pixel[a]), own[in_warp].weight[a] = m * tap.value[a];
+            set_place(own[in_warp], at.image, tap, m);
         }
         __syncwarp();
         for (uint32_t r = first; r < tile.rows; r += 32 / Team) {
             const Place<T>& place = own[r];
             const int64_t image = chunk.first_image + place.image;
             const S* x = static_cast<const S*>(p.x) + image * chunk.pixels * chunk.C + tile.g * chunk.width;
-            S* out = static_cast<S*>(p.columns) + (int64_t(tile.row + r) * chunk.taps + tile.k) * chunk.C + tile.g * chunk.width;
+            S* out = static_cast<S*>(p.columns) + tile.column(chunk, r);
             for (uint32_t c = lane * Vector; c < chunk.width; c += Team * Vector) {
                 Pack<S, Vector> corner[4];
                 T sum[Vector] = {};
@@ -127,7 +141,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) gather_kernel(SampleParam
 // Threads:   launch.h; the lane that located a pixel's tap adds to its offset and mask gradient.
 // Reference: first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
-__global__ void __launch_bounds__(kThreadsPerBlock, 2) tap_gradient_kernel(SampleParams p, Chunk chunk, uint32_t tile_size) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 2)
+    tap_gradient_kernel(SampleParams p, Chunk chunk, uint32_t tile_size) {
     constexpr int Dots = Second ? 8 : 4;  // with x and, then, with gg_x
     __shared__ Place<T> places[kThreadsPerBlock];
     __shared__ T tangent[Second ? kThreadsPerBlock : 1][4];  // e
@@ -143,9 +158,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2) tap_gradient_kernel(Sampl
             Tap<T> tap;
             locate(p, chunk, row, tile.g, tile.k, tap);
             const T m = mask_of<T>(p, row, tile.g, tile.k);
-            place.image = own.image;
-#pragma unroll
-            for (int a = 0; a < 4; a++) place.pixel[a] = int32_t(tap.pixel[a]), place.weight[a] = m * tap.value[a];
+            set_place(place, own.image, tap, m);
             if constexpr (Second) scatter_weights<T, true>(p, row, tile.g, tile.k, tap, tangent[threadIdx.x]);
         }
         __syncwarp();
@@ -157,7 +170,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2) tap_gradient_kernel(Sampl
                 const Place<T>& place = places[warp_begin + r];
                 const int64_t image = chunk.first_image + place.image;
                 const int64_t x = image * chunk.pixels * chunk.C + tile.g * chunk.width;
-                S* column = static_cast<S*>(p.columns) + (int64_t(tile.row + r) * chunk.taps + tile.k) * chunk.C + tile.g * chunk.width;
+                S* column = static_cast<S*>(p.columns) + tile.column(chunk, r);
                 for (uint32_t c = lane * Vector; c < chunk.width; c += Team * Vector) {
                     const Pack<S, Vector> g = load_pack<S, Vector>(column + c);
                     Pack<S, Vector> corner[4];

@@ -20,7 +20,7 @@ struct LaunchShape {
 constexpr int32_t kThreadsPerBlock = 256;
 constexpr int64_t kWarpsPerBlock = kThreadsPerBlock / 32;
 constexpr int64_t kMaxBlocks = 1 << 20;  // far below the grid's limit of 2^31 - 1, far above what a GPU holds at once
-constexpr int64_t kEnoughWarps = 1 << 14;  // twice what the largest GPUs hold at once: tiles grow only beyond
+constexpr int64_t kEnoughWarps = 1 << 13;  // what the largest GPUs hold at once: tiles grow only beyond
 
 inline int32_t blocks_for(int64_t warps) {
     const int64_t wanted = (warps + kWarpsPerBlock - 1) / kWarpsPerBlock;

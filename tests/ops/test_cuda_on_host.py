@@ -369,7 +369,7 @@ def test_launch_shapes_of_every_layer_this_exists_for(choose):
         assert vector == 16 // bytes_
         assert team == max(8, min(32, C // vector)), "threads of a team without work"
         warps = -(-rows // tile) * 9
-        assert tile == 32 // team or warps >= 1 << 14, "long tiles while multiprocessors are idle"
+        assert tile == 32 // team or warps >= 1 << 13, "long tiles while multiprocessors are idle"
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
