@@ -16,8 +16,8 @@ EPS = 1e-8
 _SIZES = "B O width taps groups channel_step tap_step rescale".split()
 _FLOATS = "eps tiny_weight tiny_style".split()
 _TENSORS = (
-    "weight style scaled_weight scaled_style energy factors gain grad_scaled_weight grad_scaled_style grad_gain "
-    "grad_weight grad_style"
+    "weight style scaled_weight scaled_style energy factors gain style_out gain_out grad_scaled_weight grad_style_out "
+    "grad_gain_out grad_weight grad_style"
 ).split()
 
 
@@ -51,7 +51,7 @@ def reference(weight: Tensor, style: Tensor, dtype: torch.dtype, rescale: bool) 
 
 
 def native(weight: Tensor, style: Tensor, dtype: torch.dtype, rescale: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference`, in one kernel. The weight comes channels-last, the style in `dtype`."""
+    """As `reference`, in one kernel. The weight comes channels-last, style and gain in the weight's dtype."""
     return torch.ops.mtm_ops.demodulate(weight, style.to(dtype), rescale)[:3]
 
 
@@ -87,10 +87,12 @@ def _dense(weight: Tensor) -> Tensor:
 
 
 def _empty_results(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
-    """Weight', style', gain; and, for the backward alone, energy and factors: see csrc/cuda_demodulate.h."""
+    """Those that _RESULTS names."""
     (O, width), B = weight.shape[:2], style.shape[0]
     return (
         torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last),
+        weight.new_empty(style.shape),
+        weight.new_empty(B, O),
         style.new_empty(style.shape),
         style.new_empty(B, O),
         style.new_empty(O, width),
@@ -98,7 +100,8 @@ def _empty_results(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor
     )
 
 
-_RESULTS = ("scaled_weight", "scaled_style", "gain", "energy", "factors")
+# The last four are for the backward alone: see csrc/cuda_demodulate.h.
+_RESULTS = ("scaled_weight", "style_out", "gain_out", "scaled_style", "gain", "energy", "factors")
 
 
 def _forward(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
@@ -128,8 +131,8 @@ def _backward(
         "grad_scaled_weight": None
         if grad_weight is None
         else grad_weight.contiguous(memory_format=torch.channels_last),
-        "grad_scaled_style": None if grad_style is None else grad_style.contiguous(),
-        "grad_gain": torch.zeros_like(results[2]) if grad_gain is None else grad_gain.contiguous(),
+        "grad_style_out": None if grad_style is None else grad_style.contiguous(),
+        "grad_gain_out": torch.zeros_like(results[2]) if grad_gain is None else grad_gain.contiguous(),
         "grad_weight": to_weight,
         "grad_style": to_style,
     }
@@ -162,9 +165,8 @@ def _autograd_backward(ctx, gg_weight, gg_style):
     with torch.enable_grad():
         weight, style, *grads = (t.view_as(t) for t in ctx.saved_tensors)
         inputs = [t if t.requires_grad else t.requires_grad_() for t in (weight, style, *grads)]
-        outputs = [
-            t for t, given in zip(reference(weight, style, style.dtype, ctx.rescale), ctx.given, strict=True) if given
-        ]
+        outputs = [t.to(weight.dtype) for t in reference(weight, style, style.dtype, ctx.rescale)]
+        outputs = [t for t, given in zip(outputs, ctx.given, strict=True) if given]
         first = torch.autograd.grad(outputs, (weight, style), grads, create_graph=True, materialize_grads=True)
         found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=True, allow_unused=True)
     to_grads = iter(found[2:])
@@ -174,7 +176,8 @@ def _autograd_backward(ctx, gg_weight, gg_style):
 def register(lib: torch.library.Library) -> None:
     """The two operators, in `lib`."""
     schemas = {
-        "demodulate": "(Tensor weight, Tensor style, bool rescale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        "demodulate": "(Tensor weight, Tensor style, bool rescale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+        "Tensor, Tensor)",
         "demodulate_backward": "(Tensor weight, Tensor style, bool rescale, Tensor[] results, "
         "Tensor? grad_weight, Tensor? grad_style, Tensor? grad_gain) -> (Tensor, Tensor)",
     }

@@ -25,9 +25,11 @@ struct DemodulateParams {
     void* energy;               // [O, width]
     void* factors;              // f, then r
     void* gain;                 // [B, O]
+    void* style_out;            // style' and gain in S
+    void* gain_out;
     const void* grad_scaled_weight;  // S; null: 0
-    const void* grad_scaled_style;
-    const void* grad_gain;
+    const void* grad_style_out;      // the same
+    const void* grad_gain_out;       // S
     void* grad_weight;          // S
     void* grad_style;
 };
@@ -61,7 +63,7 @@ __device__ __forceinline__ T magnitude(T v) {
     return v < T(0) ? -v : v;
 }
 
-// In: weight, style.   Out: scaled_weight, scaled_style, energy, factors, gain.
+// In: weight, style.   Out: scaled_weight, scaled_style, energy, factors, gain, style_out, gain_out.
 // Threads: a block per output channel; its warps take a sample each.
 template <class S, class T>
 __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_kernel(DemodulateParams p) {
@@ -107,19 +109,26 @@ __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_kernel(Demodulate
         T sum = T(0);
         for (int64_t c = lane; c < p.width; c += 32) sum += (r * style[group + c]) * (r * style[group + c]) * energy[c];
         sum = over_warp<false>(sum);
-        if (lane == 0) static_cast<T*>(p.gain)[b * p.O + o] = T(1) / T(sqrt(sum + T(p.eps)));
+        if (lane == 0) {
+            const T gain = T(1) / T(sqrt(sum + T(p.eps)));
+            static_cast<T*>(p.gain)[b * p.O + o] = gain;
+            static_cast<S*>(p.gain_out)[b * p.O + o] = narrow<S>(gain);
+        }
         if (o == 0) {
             if (lane == 0) static_cast<T*>(p.factors)[p.O + b] = r;
-            for (int64_t c = lane; c < all; c += 32) static_cast<T*>(p.scaled_style)[b * all + c] = r * style[c];
+            for (int64_t c = lane; c < all; c += 32) {
+                static_cast<T*>(p.scaled_style)[b * all + c] = r * style[c];
+                static_cast<S*>(p.style_out)[b * all + c] = narrow<S>(r * style[c]);
+            }
         }
     }
 }
 
 // d loss / d (the sum inside the root) of sample b and output channel o.
-template <class T>
+template <class S, class T>
 __device__ __forceinline__ T grad_of_norm(const DemodulateParams& p, int64_t b, int64_t o) {
     const T gain = static_cast<const T*>(p.gain)[b * p.O + o];
-    return T(-0.5) * gain * gain * gain * static_cast<const T*>(p.grad_gain)[b * p.O + o];
+    return T(-0.5) * gain * gain * gain * widen<T>(static_cast<const S*>(p.grad_gain_out)[b * p.O + o]);
 }
 
 // grad_weight[o, c, k] = f[o] * (grad_weight' + 2 weight' * sum_b grad_of_norm[b, o] * style'[b, c]^2)
@@ -138,7 +147,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_backward_kernel(D
             T sum = T(0);
             for (int64_t b = 0; b < p.B; b++) {
                 const T s = style[b * all + group + c];
-                sum += grad_of_norm<T>(p, b, o) * s * s;
+                sum += grad_of_norm<S, T>(p, b, o) * s * s;
             }
             for (int64_t k = 0; k < p.taps; k++) {
                 const int64_t at = (o * p.taps + k) * p.width + c;
@@ -156,8 +165,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_backward_kernel(D
         const int64_t group = c / p.width, in_group = c - group * p.width;
         T sum = T(0);
         for (int64_t o = group * per_group; o < (group + 1) * per_group; o++)
-            sum += grad_of_norm<T>(p, b, o) * static_cast<const T*>(p.energy)[o * p.width + in_group];
-        const T from = p.grad_scaled_style ? static_cast<const T*>(p.grad_scaled_style)[b * all + c] : T(0);
+            sum += grad_of_norm<S, T>(p, b, o) * static_cast<const T*>(p.energy)[o * p.width + in_group];
+        const T from = p.grad_style_out ? widen<T>(static_cast<const S*>(p.grad_style_out)[b * all + c]) : T(0);
         static_cast<T*>(p.grad_style)[b * all + c] = r * (from + T(2) * style[b * all + c] * sum);
     }
 }

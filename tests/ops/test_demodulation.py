@@ -46,6 +46,23 @@ def test_gives_what_plain_torch_gives_to_the_second_order(sizes, rescale, dtype,
         assert_close(got[name], value, dtype, name, 4)
 
 
+@pytest.mark.parametrize("rescale", [False, True])
+def test_of_a_bfloat16_weight_style_and_gain_are_bfloat16_and_the_sums_float32(rescale, on_host):
+    weight, style = (t.detach() for t in inputs(B=9, width=70, dtype=torch.bfloat16))
+    style = style.float()
+    pair = weight.requires_grad_(), style.requires_grad_()
+    got, want = (run(*pair, torch.float32, rescale) for run in (_demodulation.native, _demodulation.reference))
+    assert {t.dtype for t in got} == {torch.bfloat16}
+    grads = []
+    for outputs in (got, want):
+        cotangents = [cotangent(t.bfloat16(), i) for i, t in enumerate(outputs)]
+        grads.append(torch.autograd.grad([t.bfloat16() for t in outputs], pair, cotangents))
+    for name, a, b in zip(
+        ("weight", "style", "gain", "grad 0", "grad 1"), (*got, *grads[0]), (*want, *grads[1]), strict=True
+    ):
+        assert_close(a, b, torch.bfloat16, name)
+
+
 @pytest.mark.parametrize("through", [(0,), (1,), (2,), (0, 2), (1, 2)], ids=str)
 def test_results_that_are_not_used_have_no_gradient(through, on_host):
     weight, style = inputs()
