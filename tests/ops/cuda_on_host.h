@@ -1,7 +1,8 @@
 // Runs mtm_ops/csrc/cuda.cu on the CPU, so that its indices, weights, reductions and launch shapes are tested where there
 // is no GPU: all types but half. Each thread of a block is a fiber with a stack of its own, all in one thread of the
 // CPU; blocks run one after the other. A fiber runs until it has to wait for others, at __syncthreads or at an operation
-// of a warp. Blocks, and the fibers of a block each time round, go in a shuffled order (`seed`) so that nothing can rely on one.
+// of a warp, and a warp until all of it waits for other warps. Blocks, warps and lanes go in an order that is shuffled
+// (`seed`) time and again, so that nothing can rely on one.
 #pragma once
 
 #include <algorithm>
@@ -153,26 +154,36 @@ inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 inline int64_t launches = 0;  // how many there were
 inline unsigned seed = 1;     // of the order in which blocks and threads run
 
-// One block: its fibers in turn until all are done.
+// Runs a thread until it waits or is done; returns whether it is done.
+inline bool run_fiber_on(int i) {
+    Fiber& fiber = block.fibers[i];
+    threadIdx.x = i;
+    if (_setjmp(block.scheduler) == 0) {
+        if (fiber.started) _longjmp(fiber.resume, 1);
+        fiber.started = true;
+        setcontext(&fiber.start);
+    }
+    return block.fibers[threadIdx.x].done;
+}
+
+// One block, warp after warp in a shuffled order, each as far as it gets without the others, until all are done.
 inline void run_block(std::mt19937& random) {
-    std::vector<int> order(blockDim.x);
-    for (int i = 0; i < blockDim.x; i++) order[i] = i;
+    std::vector<int> warps(blockDim.x / 32), lanes(32);
+    for (size_t i = 0; i < warps.size(); i++) warps[i] = int(i);
+    for (int i = 0; i < 32; i++) lanes[i] = i;
     for (Fiber& fiber : block.fibers) fiber.started = fiber.done = false;
     int left = blockDim.x;
-    std::shuffle(order.begin(), order.end(), random);
     while (left > 0) {
         const int64_t before = progress;
-        std::rotate(order.begin(), order.begin() + random() % order.size(), order.end());
-        for (const int i : order) {
-            Fiber& fiber = block.fibers[i];
-            if (fiber.done) continue;
-            threadIdx.x = i;
-            if (_setjmp(block.scheduler) == 0) {
-                if (fiber.started) _longjmp(fiber.resume, 1);
-                fiber.started = true;
-                setcontext(&fiber.start);
-            }
-            left -= fiber.done;
+        std::shuffle(warps.begin(), warps.end(), random);
+        for (const int warp : warps) {
+            int64_t got_so_far;
+            do {
+                got_so_far = progress;
+                std::rotate(lanes.begin(), lanes.begin() + random() % 32, lanes.end());
+                for (const int lane : lanes)
+                    if (!block.fibers[warp * 32 + lane].done) left -= run_fiber_on(warp * 32 + lane);
+            } while (progress != got_so_far);
         }
         if (progress == before) std::fprintf(stderr, "cuda_on_host: all threads of a block wait\n"), std::abort();
     }
