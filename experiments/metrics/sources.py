@@ -135,7 +135,7 @@ class ImageFiles(FileSamples):
 
     def identity(self) -> dict[str, Any]:
         return {
-            "files": files_sha256(self.path, self.source.names, self.source.read),
+            "files": files_sha256(self.path, self.source.names),
             "chosen": hashlib.sha256("\n".join(self._chosen).encode("utf-8", "surrogateescape")).hexdigest(),
             "skip_broken": self._skip_broken,
         }
@@ -168,15 +168,25 @@ def sizes_fact(sizes: Counter[str]) -> str:
     return next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} sizes, most often {sizes.most_common(1)[0][0]}"
 
 
-def files_sha256(path: Path, names: list[str], read: Callable[[str], bytes]) -> str:
-    """Of the files' bytes: of a zip as a whole, of a folder by name. Fast: nothing is decoded."""
+def files_sha256(path: Path, names: list[str]) -> str:
+    """Of the files' bytes: of a zip as a whole, of a folder by name. Fast: nothing is decoded, nor held in memory."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(path).hex()
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(read(name)).digest())
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + _sha256(path / name))
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> bytes:
+    """Of a file's bytes; nothing where it cannot be read, which is said when the file is decoded."""
+    try:
+        if not file.is_file():  # a FIFO would block for ever
+            return b""
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").digest()
+    except OSError:
+        return b""
 
 
 def ahead(items: Iterable[Item], function: Callable[[Item], Result], workers: int, window: int) -> Iterator[Result]:
