@@ -14,6 +14,7 @@ are resized by each metric's own filter, without cropping. What is computed exac
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class Job:
     measurement: Any
     snapshots: ExitStack
     _opened: dict[Path, Any] = field(default_factory=dict)
+    _samples: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -62,20 +64,36 @@ class Job:
             features = [(metric.features.tap, metric.name) for metric in metrics if metric.features]
             return {tap: from_moments(load_moments(path, name), role) for tap, name in features}
         frames = metrics[0].features.frames if metrics[0].features else 0
-        samples = self.samples(role, path, frames)
+        samples = self.samples(role, frames)
         return self.measurement.take(samples, [metric.features for metric in metrics])
 
-    def samples(self, role: str, path: Path, frames: int) -> Any:
-        """Images (`frames` 0) or clips of a side that is no file of moments."""
+    def samples(self, role: str, frames: int) -> Any:
+        """Images (`frames` 0) or clips of a side that is no file of moments; listed once."""
+        if (role, frames) not in self._samples:
+            self._samples[role, frames] = self._open(role, frames)
+        return self._samples[role, frames]
+
+    def _open(self, role: str, frames: int) -> Any:
         from experiments.metrics.clips import Clips
         from experiments.metrics.sources import ImageFiles
 
+        path = self.real if role == "real" else self.fake
+        assert path is not None
         if role == "generated" and path.suffix in NETWORKS:
             return self.generated(path, frames)
         if frames:
             return Clips(path, role, frames, self.nclips, self.seed, self.workers, first=role == "generated")
         nimg = self.real_nimg if role == "real" else self.nimg
         return ImageFiles(path, role, nimg, self.seed, self.workers, self.skip_broken)
+
+    def open_all(self, metrics: list[Metric]) -> None:
+        """Opens both sides for every metric, so that what cannot be is an error before hours of computing."""
+        from experiments.metrics.moments import holds_moments
+
+        for frames in dict.fromkeys(metric.features.frames if metric.features else 0 for metric in metrics):
+            for role, path in (("real", self.real), ("generated", self.fake)):
+                if path is not None and not holds_moments(path):
+                    self.samples(role, frames)
 
     def generated(self, path: Path, frames: int = 0) -> Any:
         """What a trained generator makes."""
@@ -100,15 +118,14 @@ class Job:
         """A metric that compares images itself."""
         from experiments.metrics.plain import measure_images
 
-        assert self.fake is not None
-        network = self.generated(self.fake) if self.fake.suffix in NETWORKS else None
-        return measure_images(metric, self.real, self.fake, network)
+        return measure_images(metric, self.samples("real", 0), self.samples("generated", 0))
 
 
 def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None) -> dict[str, Any]:
     """Name to Measured of each metric, in their order. Each network sees each side once."""
     from experiments.metrics.moments import save_moments
 
+    job.open_all(metrics)
     groups: dict[tuple[str, int], list[Metric]] = {}
     for metric in metrics:
         if metric.features:
@@ -122,6 +139,7 @@ def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None)
             assert features
             stats, facts = real[features.tap]
             own = job.measurement.extractor(features.backbone).fingerprint(features.tap)
+            own |= {"frames": features.frames} if features.frames else {}
             save_moments(save_stats, stats, job.measurement.how.ddof, own | facts)
         if job.fake is None:
             continue
@@ -143,7 +161,7 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     return [METRICS[name] for name in dict.fromkeys(names)]
 
 
-def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None) -> None:
+def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None, ddof: int = 0) -> None:
     """Raises UserError, before anything is computed, for what cannot be."""
     from experiments.metrics.moments import holds_moments
 
@@ -165,9 +183,11 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
     if fake is None:
         return
     for metric in metrics:
+        if metric.compute and ddof:
+            raise UserError(f"{metric.name}: --ddof must be 0 for it; got {ddof}. Take it in a command of its own.")
         keeps = metric.compute is not None or (metric.features is not None and metric.features.keep)
         for path in (real, fake):
-            if keeps and path.suffix == ".npz":
+            if keeps and holds_moments(path):
                 raise UserError(f"{metric.name}: must have the images; got the moments {path}. Give the images.")
 
 
@@ -237,10 +257,12 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise click.BadParameter(f"must be cpu or cuda; got {device!r}.", param_hint="--device")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise click.BadParameter(f"must be there; got {device!r}, and torch sees no GPU.", param_hint="--device")
     try:
-        check_sides(metrics, real, fake, save_stats)
+        check_sides(metrics, real, fake, save_stats, ddof)
         check_weights(metrics, real, fake, folder)
         with ExitStack() as opened, warnings.catch_warnings(record=True) as notes:
             warnings.filterwarnings("always", category=UserWarning, module=r"experiments\.")
@@ -252,11 +274,11 @@ def main(
             return
         for note in dict.fromkeys(str(note.message) for note in notes if issubclass(note.category, UserWarning)):
             click.echo(f"note: {note}", err=True)
+        show(measured, as_json)
         if outdir:
             write(measured, outdir)
     except UserError as error:
         raise click.ClickException(str(error)) from None
-    show(measured, as_json)
 
 
 def write(measured: dict[str, Any], outdir: Path) -> None:
