@@ -1,7 +1,7 @@
 """From an item to square RGB frames: one of an image, all of a video."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ def _video(item: Item) -> Iterator[Image.Image]:
     yield from video_frames(item.file if item.kind == FILE else io.BytesIO(read_item(item)))
 
 
-def video_frames(file: str | io.BytesIO, upright: bool = False) -> Iterator[Image.Image]:
+def video_frames(file: str | io.BytesIO, upright: bool = False) -> Generator[Image.Image, None, None]:
     """Every frame as it is stored, none dropped or doubled for the sake of a frame rate; turned as the file says where
     `upright`.
 
