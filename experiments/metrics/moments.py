@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ _ALLOWED = {
     ("_codecs", "encode"),
 }
 
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, pickle.UnpicklingError)
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,7 @@ def load_moments(path: Path, metric: str) -> Moments:
     where it holds none, or none that are finite and of fitting shapes."""
     try:
         found = _from_npz(path) if path.suffix == ".npz" else _from_pickle(path, metric)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        AttributeError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: must hold saved moments (mu and sigma, or a codebase's cached statistics); got: {reason}. "
