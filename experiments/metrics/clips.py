@@ -172,4 +172,4 @@ def _suffix(name: str) -> str:
 
 def _by_number(name: str) -> list[tuple[int, str]]:
     """frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

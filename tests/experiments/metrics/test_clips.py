@@ -161,3 +161,9 @@ def test_a_broken_frame_and_a_folder_without_videos_are_named(tmp_path):
     (tmp_path / "one.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="is one video; expected a folder or zip of them"):
         Clips(tmp_path / "one.mp4", "real", 5, 9)
+
+
+def test_digits_that_are_no_numbers_are_characters(tmp_path):
+    folder = make_clips(tmp_path / "v", [5, 5])
+    (folder / "000/frame3.png").rename(folder / "000/frame3²0.png")
+    assert len(read(Clips(folder, "generated", 5, 9, first=True))) == 2
