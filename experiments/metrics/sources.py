@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.datasets.images import Source, decode_rgb, open_source, printable
 from experiments.datasets.zips import ContentHash
-from experiments.files import UserError
+from experiments.files import UserError, file_sha256
 
 MAX_MPX = 100.0
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -185,9 +185,9 @@ def sizes_fact(sizes: Counter[str]) -> str:
 
 
 def files_sha256(path: Path, names: list[str]) -> str:
-    """Of the files' bytes: of a zip as a whole, of a folder by name. Fast: nothing is decoded, nor held in memory."""
+    """Of the files' bytes: of a zip as a whole, remembered beside it; of a folder by name, read at every call."""
     if path.is_file():
-        return _sha256(path).hex()
+        return file_sha256(path)
     digest = hashlib.sha256()
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + _sha256(path / name))
