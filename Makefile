@@ -157,8 +157,9 @@ bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torch
 bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
 	$(GPU_PY) -m tools.bench_table4
 
-cuda-report: $(READY)  ## Registers and spills of every CUDA kernel, for four architectures (needs nvcc, no GPU)
+cuda-report: $(READY)  ## Registers, spills, machine code and launches of the CUDA kernels (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report
+	$(PY) -m tools.cuda_calls
 
 doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor

@@ -110,18 +110,34 @@ def _stamp(source: Path) -> list:
 
 
 def described(path: Path) -> DatasetInfo:
-    """`describe`, remembered beside the zip: for a large data set it takes minutes."""
-    note, stat = path.with_suffix(".json"), path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    try:
-        remembered = json.loads(note.read_text(encoding="utf-8"))
-        if remembered["stamp"] == stamp:
-            return DatasetInfo(**remembered["info"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # absent, torn or of another version: made anew
-    info = describe(path)
-    _remember(path, info)
+    """`describe`, remembered beside the zip: for a large data set it takes minutes. A file there that is not ours is
+    left as it is."""
+    info = remembered(path)
+    if info is None:
+        info = describe(path)
+        if _is_ours(path.with_suffix(".json")):
+            _remember(path, info)
     return info
+
+
+def remembered(path: Path) -> DatasetInfo | None:
+    """What `described` wrote beside the zip as it is now; None where there is nothing of that kind."""
+    try:
+        stat = path.stat()
+        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if note["stamp"] == [stat.st_size, stat.st_mtime_ns]:
+            return DatasetInfo(**note["info"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # absent, torn or of another version
+    return None
+
+
+def _is_ours(note: Path) -> bool:
+    """Whether the file may be written: it is not there, or holds (the beginning of) what we write."""
+    try:
+        return note.read_bytes()[:9] in (b'{"stamp":', b"")
+    except OSError:
+        return not note.exists()
 
 
 def _remember(path: Path, info: DatasetInfo) -> None:

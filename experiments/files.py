@@ -2,13 +2,17 @@
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+_SETTLED_NS = 1_000_000_000
 
 
 class UserError(ValueError):
@@ -103,3 +107,25 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def file_sha256(path: Path) -> str:
+    """The file's sha256, remembered beside it in .NAME.sha256 while its size, times and inode stay what they were, so
+    that a large file is not read at every start. Raises UserError where it cannot be read."""
+    try:
+        facts = path.stat()
+        identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+        memory = path.with_name(f".{path.name}.sha256")
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(memory.read_text(encoding="utf-8"))
+            if known["file"] == identity and len(known["sha256"]) == 64:
+                return known["sha256"]
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Restore the file, or remove it.") from error
+    # A file that was changed just now may be changed again within the resolution of the file system's clock.
+    if time.time_ns() - facts.st_ctime_ns > _SETTLED_NS:
+        with suppress(OSError, UserError), atomic_output(memory) as partial:  # a folder may be read-only
+            partial.write_text(json.dumps({"file": identity, "sha256": sha256}), encoding="utf-8")
+    return sha256

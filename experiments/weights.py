@@ -9,14 +9,10 @@ A weights folder holds the files under the names of weights.toml, and beside the
 A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
 """
 
-import hashlib
-import json
 import os
 import re
-import time
 import tomllib
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,14 +20,13 @@ from typing import Literal
 from pydantic import model_validator
 
 from experiments.checked import Bytes, Checked, check
-from experiments.files import UserError, atomic_output, locked
+from experiments.files import UserError, atomic_output, file_sha256, locked
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = "stand-ins.toml"
 PINNED = "pinned.toml"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"|[0-9a-f]{8,64}")
-_SETTLED_NS = 1_000_000_000
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # a bare TOML key, a word of the command line
 
 
@@ -196,28 +191,6 @@ def record_stand_in(name: str, folder: Path) -> Located:
     sha256 = file_sha256(path)
     _record(folder / STAND_INS, name, sha256)
     return Located(path, sha256, stand_in=True)
-
-
-def file_sha256(path: Path) -> str:
-    """The file's sha256, from memory where its size, times and inode are what they were. Raises UserError where it
-    cannot be read."""
-    try:
-        facts = path.stat()
-        identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-        memory = path.with_name(f".{path.name}.sha256")
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(memory.read_text(encoding="utf-8"))
-            if known["file"] == identity and _SHA256.fullmatch(known["sha256"]):
-                return known["sha256"]
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Restore the file, or remove it.") from error
-    # A file that was changed just now may be changed again within the resolution of the file system's clock.
-    if time.time_ns() - facts.st_ctime_ns > _SETTLED_NS:
-        with suppress(OSError, UserError), atomic_output(memory) as partial:  # a folder may be read-only
-            partial.write_text(json.dumps({"file": identity, "sha256": sha256}), encoding="utf-8")
-    return sha256
 
 
 def recorded(path: Path) -> Mapping[str, str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from . import _build, _flops, _native
+from . import _build, _demodulation, _flops, _native
 from ._checks import check_backward, check_double_backward, check_forward
 from ._matrix import empty_result
+from ._precision import precision_of_convolutions
 
 NAMESPACE = "mtm_ops"
 KERNEL_DEVICES = ("cpu", "cuda")
@@ -248,10 +249,11 @@ def _register() -> None:
         ),
     }
     for op, (check, real, fake, flops) in kernels.items():
-        for key in ("CPU", "CUDA"):
-            _lib.impl(op, _checked(check, real), key)
+        _lib.impl(op, _checked(check, real), "CPU")
+        _lib.impl(op, _checked(check, precision_of_convolutions()(real)), "CUDA")
         torch.library.register_fake(name(op), _checked(check, fake), lib=_lib)
         _flop_formula(op, flops)
+    _demodulation.register(_lib)
     register_autograd = functools.partial(torch.library.register_autograd, lib=_lib)
     register_autograd(name("deform_conv2d"), _backward, setup_context=_setup_forward)
     register_autograd(name("deform_conv2d_backward"), _double_backward, setup_context=_setup_backward)

@@ -15,35 +15,25 @@ types themselves. Both sum in the accumulation dtype.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from . import _build
-from ._matrix import (
-    SUFFIX,
-    add_weight_gradient,
-    empty_result,
-    from_rows,
-    grad_columns,
-    outputs,
-    to_rows,
-    weight_like,
-    weight_matrix,
-)
+from . import _launch
+from ._chunks import Rows
+from ._matrix import empty_result, from_rows, to_rows, weight_like, weight_matrix
+from ._products import CudaProducts, Products
 from .reference import accumulation_dtype, output_size
-
-# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
-# channels, half of this was up to a tenth slower, and twice as much no faster.
-CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 32 << 20}  # CUDA: chosen for an L2 cache of 40 to 50 MB, not measured yet
-CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end deterministic channels_first"
+    "row_begin row_end channels_first index_begin index_end parts first_call stored_grad_x"
 ).split()
-_TENSORS = "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask".split()
+_TENSORS = (
+    "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask "
+    "index index_keys index_spare index_starts"
+).split()
 
 
 class SampleParams(ctypes.Structure):
@@ -60,19 +50,19 @@ class Sampling:
         self.taps = kernel_size[0] * kernel_size[1]
         size = output_size((H, W), kernel_size, stride, padding, dilation)
         self.groups = offset.shape[1] // (2 * self.taps)
-        self.rows = B * size[0] * size[1]
+        self.kernels = _launch.kernels_of(x.device)
+        if self.kernels == "cuda" and H * W >= 2**31:
+            raise ValueError(f"mtm_ops: x must have fewer than 2^31 pixels a channel on CUDA; got {H}x{W}.")
         self.dtype = accumulation_dtype(x.dtype)
-        self.storage = x.dtype if x.is_cuda else self.dtype  # of x, gg_x and the columns
+        self.storage = x.dtype if self.kernels == "cuda" else self.dtype  # of x, gg_x and the columns
         self.device = x.device
-        row_bytes, kind = self.taps * self.C * self.storage.itemsize, x.device.type
-        most_rows = min(CHUNK_ROWS[kind], max(64, CHUNK_BYTES[kind] // row_bytes))
-        chunks = max(1, -(-self.rows // most_rows))
-        # Equal, as far as that goes: a short one costs more than its share.
-        self.chunk_rows = max(1, -(-self.rows // chunks))
-        deterministic = int(torch.are_deterministic_algorithms_enabled())
+        self.plan = Rows(B, size[0] * size[1], self.taps, self.C, self.groups, self.storage.itemsize, self.kernels)
+        self.rows = B * self.plan.places
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
-        self.params = SampleParams(self.C, H, W, *geometry, self.groups, 0, 0, deterministic, 0)
+        self.params = SampleParams(self.C, H, W, *geometry, self.groups)
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
+        self._summed: tuple[int, int] | None = None  # rows whose gradients have been begun
+        self._indexed: tuple[int, int] | None = None  # rows that the inverse index has
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
             self.bind(mask=mask.to(self.dtype).contiguous())
@@ -82,20 +72,47 @@ class Sampling:
             self.tensors[name] = tensor
             setattr(self.params, name, tensor.data_ptr())
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
+    def chunks(self) -> list[tuple[int, int]]:
         """Row ranges [begin, end) that together cover the call."""
-        for begin in range(0, self.rows, self.chunk_rows):
-            yield begin, min(begin + self.chunk_rows, self.rows)
+        return self.plan.chunks
 
     def new_columns(self) -> Tensor:
         """A buffer for the columns of one chunk."""
-        rows = min(self.rows, self.chunk_rows)
-        return torch.empty(rows, self.taps * self.C, dtype=self.storage, device=self.device)
+        return torch.empty(self.plan.longest, self.taps * self.C, dtype=self.storage, device=self.device)
 
-    def bind_gradients(self) -> None:
-        """Zeroed sums for the gradients that backward and double_backward add to."""
-        for name in self.tensors.keys() & {"x", "offset", "mask"}:
-            self.bind(**{f"grad_{name}": self.tensors[name].new_zeros(self.tensors[name].shape, dtype=self.dtype)})
+    def bind_gradients(self, needs: Sequence[bool] = (True, True, True), calls: int = 1) -> None:
+        """Memory for the gradients of x, offset and mask that `needs` names; calls: how many add to it per chunk.
+
+        On CUDA the first call for a chunk writes, so nothing is zeroed, and x's gradient may be in the storage dtype
+        where nothing is added to it later.
+        """
+        self._summed = None
+        written = self.kernels == "cuda"
+        self.params.stored_grad_x = int(written and calls == 1 and self.plan.whole_images)
+        for name, need in zip(("x", "offset", "mask"), needs, strict=True):
+            if need and name in self.tensors:
+                dtype = self.storage if name == "x" and self.params.stored_grad_x else self.dtype
+                make = torch.empty if written else torch.zeros
+                self.bind(**{f"grad_{name}": make(self.tensors[name].shape, dtype=dtype, device=self.device)})
+        if written and needs[0]:
+            self._bind_index()
+
+    def _bind_index(self) -> None:
+        """Memory for the inverse index, which x's gradient is formed with (csrc/cuda_index.h)."""
+        self._indexed = None
+        self.params.parts = self.plan.index_parts
+        entries, starts = self.plan.index_sizes(self.params.H * self.params.W)
+        memory = torch.empty(3 * entries + starts, dtype=torch.int32, device=self.device)
+        lists = memory.split((entries, entries, entries, starts))
+        names = ("index", "index_keys", "index_spare", "index_starts")
+        self.bind(**dict(zip(names, lists, strict=True)))
+
+    def _index_rows(self, begin: int, end: int) -> None:
+        """Makes the inverse index that has the rows of a chunk, unless the last one made has them."""
+        indexed = self.plan.indexed_with(begin, end)
+        if indexed != self._indexed:
+            self.params.index_begin, self.params.index_end = self._indexed = indexed
+            _launch.launch("index", self.storage, self.device, self.params)
 
     def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
         """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
@@ -103,6 +120,10 @@ class Sampling:
         for name in given.keys() & self.tensors.keys():
             gg, like = given[name], self.tensors[name]
             self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(like.dtype).contiguous()})
+
+    def keep_gradients_alone(self) -> None:
+        """Frees all else, once no kernel is to run any more."""
+        self.tensors = {name: t for name, t in self.tensors.items() if name.startswith("grad_")}
 
     def gather(self, begin: int, end: int, columns: Tensor) -> Tensor:
         """Fills and returns columns [rows, taps*C] with those of rows [begin, end)."""
@@ -119,66 +140,48 @@ class Sampling:
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
         self.params.row_begin, self.params.row_end = begin, end
         self.bind(columns=columns)
-        launch(name, self.storage, self.device, self.params)
+        if name != "gather":
+            self.params.first_call = int(self._summed != (begin, end))
+            self._summed = begin, end
+            if "index" in self.tensors:
+                self._index_rows(begin, end)
+        _launch.launch(name, self.storage, self.device, self.params)
         return columns
-
-
-def launch(name: str, storage: torch.dtype, device: torch.device, params: SampleParams) -> None:
-    """Runs a sampling kernel: on the CPU, or on the device's current stream. Raises RuntimeError if CUDA refuses it."""
-    function = f"launch_{name}_{SUFFIX[storage]}"
-    if device.type == "cpu":
-        getattr(_build.load_cpu(), function)(ctypes.byref(params))
-        return
-    with torch.cuda.device(device):
-        kernel = getattr(_build.load_cuda(torch.cuda.get_device_capability(device)), function)
-        kernel.restype = ctypes.c_char_p
-        error = kernel(ctypes.byref(params), ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream))
-    if error is not None:
-        raise RuntimeError(f"mtm_ops: the CUDA kernel {function} did not start on {device}: {error.decode()}.")
 
 
 def probe(device: torch.device) -> None:
     """Launches a kernel that has nothing to do. Raises RuntimeError if CUDA refuses it."""
-    launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
+    _launch.launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
 
 
-class Products:
-    """One call's matrix products: the weight as a matrix, and the number of its groups."""
-
-    def __init__(self, s: Sampling, weight: Tensor) -> None:
-        self.dtype, self.taps = s.dtype, s.taps
-        self.groups = s.C // weight.shape[1]
-        self.W = weight.flatten(1) if s.params.channels_first else weight_matrix(weight)
-        self.to_W: Tensor | None = None  # the sum that add_weight_gradient makes, in W's order
-
-    def outputs(self, columns: Tensor, W: Tensor | None = None) -> Tensor:
-        """columns W^T [rows, O]."""
-        return outputs(columns, self.W if W is None else W, self.taps, self.groups)
-
-    def grad_columns(self, gy: Tensor, buffer: Tensor, W: Tensor | None = None) -> Tensor:
-        """gy W [rows, taps*C], in `buffer` or in new memory."""
-        return grad_columns(gy, self.W if W is None else W, buffer[: gy.shape[0]], self.taps, self.groups)
-
-    def add_weight_gradient(self, gy: Tensor, columns: Tensor) -> None:
-        self.to_W = add_weight_gradient(self.to_W, gy, columns, self.dtype, self.taps, self.groups)
+def products_of(s: Sampling, weight: Tensor) -> Products:
+    """The products of a call with its weight [O, C/n, kh, kw]."""
+    W, groups = weight.flatten(1) if s.params.channels_first else weight_matrix(weight), s.C // weight.shape[1]
+    kind = CudaProducts if s.kernels == "cuda" and groups == 1 else Products
+    return kind(W, s.taps, groups, s.dtype)
 
 
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
     """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
-    s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
+    # The rows of x and the columns are freed before y gets its layout; the same in the backward passes.
+    y = _output_rows(Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation), x.dtype, weight)
+    return from_rows(y.view(x.shape[0], *offset.shape[2:], weight.shape[0]), x)
+
+
+def _output_rows(s: Sampling, dtype: torch.dtype, weight: Tensor) -> Tensor:
+    """y [B*Ho*Wo, O] in `dtype`."""
     O = weight.shape[0]
     # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
     few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
-    s.params.channels_first = s.device.type == "cpu" and few
-    products = Products(s, weight)
+    s.params.channels_first = s.kernels == "cpu" and few
+    products = products_of(s, weight)
     buffer = s.new_columns()
-    if s.rows == s.chunk_rows:
-        y = products.outputs(s.gather(0, s.rows, buffer)).to(x.dtype)  # one chunk: no copy into a whole
-    else:
-        y = torch.empty(s.rows, O, dtype=x.dtype, device=x.device)
-        for begin, end in s.chunks():
-            y[begin:end] = products.outputs(s.gather(begin, end, buffer[: end - begin]))
-    return from_rows(y.view(x.shape[0], *offset.shape[2:], O), x)
+    if len(s.chunks()) == 1:
+        return products.outputs(s.gather(0, s.rows, buffer)).to(dtype)  # one chunk: no copy into a whole
+    y = torch.empty(s.rows, O, dtype=dtype, device=s.device)
+    for begin, end in s.chunks():
+        products.outputs(s.gather(begin, end, buffer[: end - begin]), y[begin:end])
+    return y
 
 
 def backward(
@@ -186,15 +189,18 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    s.bind_gradients()
-    products = Products(s, weight)
-    gy = to_rows(grad_y).view(s.rows, weight.shape[0])
+    s.bind_gradients((needs[0], *needs[2:]))
+    products = products_of(s, weight)
+    _backward_chunks(s, products, to_rows(grad_y).view(s.rows, weight.shape[0]), needs[1])
+    return _results(s, needs, x, weight, offset, mask, products.to_W)
+
+
+def _backward_chunks(s: Sampling, products: Products, gy: Tensor, needs_weight: bool) -> None:
     buffer = s.new_columns()
     for begin, end in s.chunks():
         columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
-        if needs[1]:
+        if needs_weight:
             products.add_weight_gradient(gy[begin:end], columns)
-    return _results(s, needs, x, weight, offset, mask, products.to_W)
 
 
 def double_backward(
@@ -206,11 +212,19 @@ def double_backward(
     path-length regularisation, which differentiates by the latents alone.
     """
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
-    s.bind_gradients()
+    s.bind_gradients((needs[1], *needs[3:]), calls=1 if gg_weight is None else 2)
     s.bind_cotangents(gg_x, gg_offset, gg_mask)
-    products = Products(s, weight)
+    products = products_of(s, weight)
     gg_W = None if gg_weight is None else weight_matrix(gg_weight)
-    gy = to_rows(grad_y).view(s.rows, weight.shape[0])
+    to_gy = _double_backward_chunks(s, products, gg_W, to_rows(grad_y).view(s.rows, weight.shape[0]), needs)
+    results = _results(s, needs[1:], x, weight, offset, mask, products.to_W)
+    if not needs[0]:
+        return grad_y.new_empty(0), *results
+    return from_rows(to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0]), grad_y), *results
+
+
+def _double_backward_chunks(s: Sampling, products: Products, gg_W: Tensor | None, gy: Tensor, needs) -> Tensor:
+    """The gradient to gy, if needs[0]."""
     to_gy = torch.empty_like(gy)
     buffer = s.new_columns()
     for begin, end in s.chunks():
@@ -219,20 +233,19 @@ def double_backward(
         if needs[2]:
             products.add_weight_gradient(gy_chunk, tangent)
         if needs[0]:
-            to_gy[begin:end] = products.outputs(tangent)
+            products.outputs(tangent, to_gy[begin:end])
         if gg_W is not None:
             columns = s.backward(begin, end, products.grad_columns(gy_chunk, buffer, gg_W))
             if needs[0]:
-                to_gy[begin:end] += products.outputs(columns, gg_W)
-    to_gy = to_gy.view(x.shape[0], *offset.shape[2:], weight.shape[0])
-    to_grad_y = from_rows(to_gy, grad_y) if needs[0] else grad_y.new_empty(0)
-    return to_grad_y, *_results(s, needs[1:], x, weight, offset, mask, products.to_W)
+                products.outputs(columns, to_gy[begin:end], gg_W, add=True)
+    return to_gy
 
 
 def _results(
     s: Sampling, needs, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, to_W: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of (x, weight, offset, mask) in their dtypes, empty where they are not needed."""
+    s.keep_gradients_alone()
     weight_gradient = weight.new_empty(0)
     if needs[1]:  # no sum: no rows at all
         weight_gradient = empty_result(weight.shape, weight).zero_() if to_W is None else weight_like(to_W, weight)

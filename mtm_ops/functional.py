@@ -1,6 +1,5 @@
 """The public function: argument checks, modulation and demodulation around the deformable convolution."""
 
-import math
 import operator
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -8,12 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from . import _library, reference
+from . import _demodulation, _launch, _library, reference
 from ._checks import LEAST, Geometry, check_pair, check_shapes, check_types, fail
 
 NAME = "modulated_deform_conv2d"
 IMPLS = ("auto", "native", "reference")
-_DEMODULATION_EPS = 1e-8
 _warned: set[str] = set()
 
 
@@ -59,8 +57,9 @@ def modulated_deform_conv2d(
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
 
     dtypes: float32, float64, float16, bfloat16. Offsets and masks may differ from x: they are used in float32
-        (float64 for float64 x), and so are all sums over corners. In float16, weight and style are scaled to at
-        most 1 before the product, which demodulation cancels, so that it cannot overflow.
+        (float64 for float64 x), and so are all sums over corners. On CUDA, float32 products use TF32 where torch's
+        convolutions do (torch.backends.cudnn.allow_tf32, by default True). In float16, weight and style are scaled to
+        at most 1 before the product, which demodulation cancels, so that it cannot overflow.
     Border: a corner outside the image is 0. A tap at a non-finite place, or a pixel or more outside, sees 0 and has
         no gradient. A corner of weight 0 is multiplied, not skipped: NaN and infinity in x reach its neighbours.
     Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
@@ -69,10 +68,11 @@ def modulated_deform_conv2d(
         which is of the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is
         that of the side towards larger coordinates. Gradients that a pass does not ask for are not formed; see
         `no_weight_gradients`.
-    Determinism: the same bits on every call on the CPU; sampling and its gradients for any number of threads.
-        On CUDA x's gradient adds in any order, unless torch.use_deterministic_algorithms(True); torch's own products
-        then ask for CUBLAS_WORKSPACE_CONFIG.
-    Memory: "native" never holds the columns whole, forward or backward; "reference" does.
+    Determinism: the same bits on every call; on the CPU, sampling and its gradients for any number of threads. On
+        CUDA, torch's products ask for CUBLAS_WORKSPACE_CONFIG under torch.use_deterministic_algorithms(True).
+    Memory: "native" never holds the columns whole, forward or backward; "reference" does. On CUDA the columns take at
+        most 80 MiB (or those of 64 output pixels), and what x's gradient is formed with 48 bytes per output pixel, tap
+        and group, of 16 MiB or one chunk of columns, whichever is more, and up to 64 bytes per input pixel and group.
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
         was expected and what came.
 
@@ -90,7 +90,7 @@ def modulated_deform_conv2d(
     mask = None if mask is None else mask.to(dtype)
     gain = None
     if style is not None:
-        x, weight, gain = _modulate(x, weight, style, demodulate)
+        x, weight, gain = _modulate(x, weight, style, demodulate, native)
     if native and (torch.is_grad_enabled() or torch.jit.is_tracing()):  # a traced graph must not depend on the mode
         # The layout of the backward's matrix products, kept for them by converting it here.
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -99,36 +99,22 @@ def modulated_deform_conv2d(
     return y if gain is None else y * gain.to(y.dtype)[:, :, None, None]
 
 
-def _modulate(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _modulate(
+    x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, native: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x * style, weight, demodulation gain [B, O] or None). Scaling x instead of a weight per sample keeps one
     matrix product for the batch; the two are equal because the modulated weight differs by input channel only."""
     if not demodulate:
         return x * style.to(x.dtype)[:, :, None, None], weight, None
     dtype = reference.accumulation_dtype(x.dtype)
+    # Exported graphs have torch's own operators. Under autocast a weight may be of another precision than the sums.
+    fused = native and _launch.kernels_of(x.device) == "cuda" and not _is_exporting()
+    fused = fused and (weight.dtype == torch.float64) == (dtype == torch.float64)
     with _no_autocast(x.device.type):
-        if _compute_dtype(x) == torch.float16:
-            # Demodulation cancels these factors (but for its epsilon), so y and the gradients do not depend on them.
-            limit = 1 / math.sqrt(weight[0].numel())
-            weight = weight * (limit / _largest(weight, (1, 2, 3)))
-            style = style * (1 / _largest(style, (1,))).to(style.dtype)
-        energy = _norms(weight.to(dtype), style.to(dtype))
-        gain = (energy + _DEMODULATION_EPS).rsqrt()
+        weight, style, gain = (_demodulation.native if fused else _demodulation.reference)(
+            weight, style, dtype, _compute_dtype(x) == torch.float16
+        )
         return x * style.to(x.dtype)[:, :, None, None], weight, gain
-
-
-def _norms(weight: Tensor, style: Tensor) -> Tensor:
-    """[B, O]: the squared norm of each sample's modulated weight per output channel."""
-    by_channel = weight.square().sum((2, 3))  # [O, C/n]
-    n = style.shape[1] // weight.shape[1]
-    if n == 1:
-        return style.square() @ by_channel.t()
-    styles = style.square().unflatten(1, (n, weight.shape[1])).transpose(0, 1)  # [n, B, C/n]
-    return torch.bmm(styles, by_channel.unflatten(0, (n, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
-
-
-def _largest(t: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Largest magnitude over `dims`, kept as size 1, never zero, a constant for autograd."""
-    return t.detach().abs().amax(dims, keepdim=True).clamp_min(torch.finfo(t.dtype).tiny)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -16,7 +16,8 @@ from tools import gpu, timing
 from tools.layer import PASSES, Problem, can, why_not
 
 CANDIDATES = ("plain", "ours", "torchvision", "onnxruntime")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# tf32: float32 tensors whose convolutions and matmuls may use TF32, on a GPU torch's default for convolutions.
+KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 Shape = tuple[int, int, int]  # batch, channels in and out, height and width
 
@@ -26,7 +27,7 @@ class Suite:
     """What is timed on one kind of device, and how."""
 
     shapes: tuple[Shape, ...]
-    dtypes: tuple[str, ...]
+    kinds: tuple[str, ...]
     layouts: tuple[str, ...]
     passes: tuple[str, ...]
     clock: timing.Clock
@@ -55,7 +56,7 @@ SUITES = {
     ),
     "cuda": Suite(
         ((32, 512, 8), (32, 512, 16), (32, 512, 32), (32, 512, 64), (64, 256, 64)),
-        ("fp16", "fp32"), ("nchw", "nhwc"), ("forward", "forward+backward", "double backward"),
+        ("fp16", "fp32", "tf32"), ("nchw", "nhwc"), ("forward", "forward+backward", "double backward"),
         timing.event_ms, warm_up=3, rotating_bytes=256 << 20, copy_bytes=1 << 30, matmul_size=8192,
         most_times_plain={(32, 512, 32): 1.5}, least_times_torchvision=4.0, most_memory=1.15,
     ),
@@ -67,7 +68,13 @@ class Rates:
     """What this machine reaches."""
 
     bytes_per_s: float
-    flops_per_s: dict[torch.dtype, float]
+    flops_per_s: dict[str, float]  # by kind
+
+
+def allow_tf32(allow: bool) -> None:
+    """For float32 convolutions and matmuls on a GPU."""
+    torch.backends.cudnn.allow_tf32 = allow
+    torch.backends.cuda.matmul.allow_tf32 = allow
 
 
 def measure_rates(device: str, suite: Suite) -> Rates:
@@ -79,21 +86,23 @@ def measure_rates(device: str, suite: Suite) -> Rates:
     a = torch.empty(suite.copy_bytes, dtype=torch.uint8, device=device)
     copy_s = best_s(partial(torch.empty_like(a).copy_, a))
     flops = {}
-    for dtype in map(DTYPES.__getitem__, suite.dtypes):
-        m = torch.randn(suite.matmul_size, suite.matmul_size, device=device).to(dtype)
-        flops[dtype] = 2 * suite.matmul_size**3 / best_s(partial(torch.mm, m, m))
+    for kind in suite.kinds:
+        allow_tf32(kind == "tf32")
+        m = torch.randn(suite.matmul_size, suite.matmul_size, device=device).to(KINDS[kind])
+        flops[kind] = 2 * suite.matmul_size**3 / best_s(partial(torch.mm, m, m))
     return Rates(2 * suite.copy_bytes / copy_s, flops)
 
 
-def roofline_ms(shape: Shape, dtype: torch.dtype, what: str, rates: Rates) -> float:
+def roofline_ms(shape: Shape, kind: str, what: str, rates: Rates) -> float:
     """No implementation of the pass can be faster than this: bytes and matmuls counted once."""
     B, C, H = shape
+    dtype = KINDS[kind]
     x, weight, offset = B * C * H * H * dtype.itemsize, 9 * C * C * dtype.itemsize, B * 18 * H * H * 4
     once = 2 * x + weight + offset  # x in, y out
     moved = {"forward": once, "forward+backward": 3 * once, "double backward": 5 * once}[what]
     matmuls = 1 if what == "forward" else 3  # y; gradients of the columns and the weight
     flops = matmuls * 2 * 9 * B * C * C * H * H
-    return 1e3 * max(moved / rates.bytes_per_s, flops / rates.flops_per_s[dtype])
+    return 1e3 * max(moved / rates.bytes_per_s, flops / rates.flops_per_s[kind])
 
 
 def rotate(problems: list[Problem], what: str, name: str) -> Iterator[timing.Run]:
@@ -129,7 +138,8 @@ class Bench:
 
     def rows(self, shape: Shape, kind: str, layout: str) -> Iterator[str]:
         """Lines of one layer, as they are measured; the targets that it misses, at the end."""
-        dtype, made = DTYPES[kind], partial(Problem, shape, DTYPES[kind], LAYOUTS[layout], self.device)
+        allow_tf32(kind == "tf32")
+        dtype, made = KINDS[kind], partial(Problem, shape, KINDS[kind], LAYOUTS[layout], self.device)
         names = [n for n in CANDIDATES if why_not(n, self.device, dtype) is None]
         problems = [made()]
         size = sum(t.nbytes for t in vars(problems[0]).values() if isinstance(t, torch.Tensor))
@@ -140,7 +150,7 @@ class Bench:
             ms[what] = timing.turns_ms(
                 turns, self.suite.clock, seconds=self.seconds, warm_up=self.suite.warm_up, statistic=self.statistic
             )
-            roofline = roofline_ms(shape, dtype, what, self.rates) if self.rates else None
+            roofline = roofline_ms(shape, kind, what, self.rates) if self.rates else None
             yield row(shape, kind, layout, what, ms[what], roofline)
         able = [n for n in names if can(n, "forward+backward")]
         peaks = {n: timing.peak_mib(partial(problems[0].forward_backward, n), self.device) for n in able}
@@ -173,7 +183,7 @@ def describe(device: str, suite: Suite) -> Iterator[str]:
     )
     yield "plain: F.conv2d of the same shape"
     for name in ("torchvision", "onnxruntime"):
-        reason = why_not(name, device, DTYPES[suite.dtypes[0]])
+        reason = why_not(name, device, KINDS[suite.kinds[0]])
         yield f"{name}: " + (f"not run ({reason})" if reason else "its deformable convolution")
 
 
@@ -182,7 +192,7 @@ def describe(device: str, suite: Suite) -> Iterator[str]:
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="Of the CPU; all cores when not given.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Per row, at least.")
 @click.option("--shape", "shapes", type=(int, int, int), multiple=True, help="B C H; the suite's when not given.")
-@click.option("--dtype", "dtypes", type=click.Choice(list(DTYPES)), multiple=True, help="The suite's when not given.")
+@click.option("--dtype", "kinds", type=click.Choice(list(KINDS)), multiple=True, help="The suite's when not given.")
 @click.option("--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Of x; likewise.")
 @click.option("--statistic", type=click.Choice(list(timing.STATISTICS)), default="median", show_default=True)
 @click.option("--cpu-time", is_flag=True, help="One thread's processor time: for a CPU that other work keeps busy.")
@@ -192,7 +202,7 @@ def main(
     threads: int | None,
     seconds: float,
     shapes,
-    dtypes,
+    kinds,
     layouts,
     statistic: str,
     cpu_time: bool,
@@ -206,14 +216,14 @@ def main(
         torch.set_num_threads(threads)
     click.echo("\n".join(describe(device, suite)))
     torch.backends.cudnn.benchmark = True  # as the hosts do
-    torch.backends.cudnn.allow_tf32 = False  # as the hosts do: fp32 is fp32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    if kinds:
+        suite = replace(suite, kinds=tuple(kinds))
     bench = Bench(device, suite, seconds, statistic)
     if bench.rates:
-        flops = ", ".join(f"{k} {bench.rates.flops_per_s[DTYPES[k]] / 1e12:.2f} TFLOP/s" for k in suite.dtypes)
+        flops = ", ".join(f"{k} {bench.rates.flops_per_s[k] / 1e12:.2f} TFLOP/s" for k in suite.kinds)
         click.echo(f"measured: {bench.rates.bytes_per_s / 1e9:.0f} GB/s, {flops}")
     click.echo(f"{statistic} of {'processor' if cpu_time else 'wall-clock'} times\n\n{heading()}")
-    for kind in dtypes or suite.dtypes:
+    for kind in suite.kinds:
         for layout in layouts or suite.layouts:
             for shape in shapes or suite.shapes:
                 for line in bench.rows(tuple(shape), kind, layout):

@@ -1,8 +1,8 @@
 """From an item to square RGB frames: one of an image, all of a video."""
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,34 +64,54 @@ def _image(item: Item) -> Image.Image:
 
 
 def _video(item: Item) -> Iterator[Image.Image]:
-    """Every frame as it is stored, none dropped or doubled for the sake of a frame rate.
+    yield from video_frames(item.file if item.kind == FILE else io.BytesIO(read_item(item)))
 
-    PyAV, because it decodes in this process, says which frame is corrupt, and keeps to the frames of the file.
+
+def video_frames(file: str | io.BytesIO, upright: bool = False) -> Generator[Image.Image, None, None]:
+    """Every frame as it is stored, none dropped or doubled for the sake of a frame rate; turned as the file says where
+    `upright`.
+
+    PyAV, because it decodes in this process, says which frame is corrupt, and keeps to the frames of the file. Raises
+    ValueError for what cannot be decoded, perhaps after some frames, and UserError where PyAV is not installed.
     """
+    with _opened(file) as (container, stream):
+        yield from _frames(container, stream, upright)
+
+
+def count_frames(file: str | io.BytesIO) -> int:
+    """How many frames of a video are to be shown, by its packets: nothing is decoded. Raises as `video_frames`."""
+    with _opened(file) as (container, stream):
+        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+
+
+@contextmanager
+def _opened(file: str | io.BytesIO) -> Iterator[tuple[Any, Any]]:
+    """A video's container and its first video stream."""
     try:
         import av
     except ImportError as error:
         raise UserError("Reading videos needs PyAV: pip install -r requirements-dev.txt") from error
     try:
-        with closing(av.open(item.file if item.kind == FILE else io.BytesIO(read_item(item)))) as container:
-            yield from _frames(container)
+        with closing(av.open(file)) as container:
+            if not container.streams.video:
+                raise ValueError("no video in it")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:  # decoding would end the process: PyAV issue 2344
+                raise ValueError("not a video that can be read (no codec)")
+            yield container, stream
     except av.error.FFmpegError as error:
         raise ValueError(f"not a video that can be read ({error.strerror or error})") from error
 
 
-def _frames(container: Any) -> Iterator[Image.Image]:
-    if not container.streams.video:
-        raise ValueError("no video in it")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:  # decoding would end the process: PyAV issue 2344
-        raise ValueError("not a video that can be read (no codec)")
+def _frames(container: Any, stream: Any, upright: bool) -> Iterator[Image.Image]:
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # every core has a video of its own
     stream.codec_context.options = {"err_detect": "explode"}  # else what is damaged is painted over
     count = 0
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise ValueError(f"frame {count} is corrupt")
-        yield frame.to_image()
+        image = frame.to_image()
+        yield image.rotate(frame.rotation, expand=True) if upright and frame.rotation else image
         count += 1
     if not count or count < stream.frames:  # the header's number; 0 where it has none
         raise ValueError(f"ends after {count} of {stream.frames or 'an unknown number of'} frames")

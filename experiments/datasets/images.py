@@ -3,9 +3,11 @@ printable, whatever characters a file's name has."""
 
 import io
 import json
+import lzma
 import re
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +101,10 @@ def _open_zip(path: Path) -> Source:
         info = archive.getinfo(name)
         if info.file_size > MAX_FILE_BYTES:
             raise ValueError(f"unpacks to {info.file_size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
-        return archive.read(info)
+        try:
+            return archive.read(info)
+        except (zlib.error, lzma.LZMAError, RuntimeError) as error:  # RuntimeError: encrypted, or packed in another way
+            raise ValueError(str(error)) from error
 
     return _make_source(path, files, read)
 

@@ -14,10 +14,10 @@ are resized by each metric's own filter, without cropping. What is computed exac
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,111 +26,7 @@ import click
 from experiments.files import UserError, atomic_output
 from experiments.metrics import GROUPS, METRICS, weights_of
 from experiments.metrics.base import STAND_IN_MARK, How, Metric, is_stand_in
-
-DEFAULT_NIMG, DEFAULT_NCLIPS = 50_000, 2048
-NETWORKS = (".pkl", ".pt")
-
-
-@dataclass
-class Job:
-    """What the command line asks for."""
-
-    real: Path
-    fake: Path | None
-    nimg: int | None
-    real_nimg: int | None
-    nclips: int
-    workers: int
-    skip_broken: bool
-    host: str | None
-    measurement: Any
-    snapshots: ExitStack
-    _opened: dict[Path, Any] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.measurement.how.seed
-
-    def side(self, role: str, metrics: list[Metric]) -> dict[str, Any]:
-        """Statistics and facts of REAL or FAKE by tap, for metrics of one network and kind."""
-        from experiments.metrics.measure import from_moments
-        from experiments.metrics.moments import holds_moments, load_moments
-
-        path = self.real if role == "real" else self.fake
-        assert path is not None
-        if holds_moments(path):
-            features = [(metric.features.tap, metric.name) for metric in metrics if metric.features]
-            return {tap: from_moments(load_moments(path, name), role) for tap, name in features}
-        frames = metrics[0].features.frames if metrics[0].features else 0
-        samples = self.samples(role, path, frames)
-        return self.measurement.take(samples, [metric.features for metric in metrics])
-
-    def samples(self, role: str, path: Path, frames: int) -> Any:
-        """Images (`frames` 0) or clips of a side that is no file of moments."""
-        from experiments.metrics.clips import Clips
-        from experiments.metrics.sources import ImageFiles
-
-        if role == "generated" and path.suffix in NETWORKS:
-            return self.generated(path, frames)
-        if frames:
-            return Clips(path, role, frames, self.nclips, self.seed, self.workers, first=role == "generated")
-        nimg = self.real_nimg if role == "real" else self.nimg
-        return ImageFiles(path, role, nimg, self.seed, self.workers, self.skip_broken)
-
-    def generated(self, path: Path, frames: int = 0) -> Any:
-        """What a trained generator makes."""
-        from experiments.datasets.images import open_source
-        from experiments.metrics.generated import Generated
-        from experiments.metrics.moments import holds_moments
-        from experiments.snapshots import TRUST, open_snapshot
-
-        if path not in self._opened:
-            if path.suffix == ".pkl":
-                click.echo(TRUST, err=True)
-            opened = open_snapshot(path, self.measurement.device, self.host)
-            self._opened[path] = self.snapshots.enter_context(opened)
-        count = self.nclips if frames else self.nimg or DEFAULT_NIMG
-        snapshot = self._opened[path]
-        real = None
-        if snapshot.facts.c_dim and not holds_moments(self.real):
-            real = open_source(self.real)
-        return Generated(snapshot, count, self.seed, real, frames)
-
-    def of_images(self, metric: Metric) -> Any:
-        """A metric that compares images itself."""
-        from experiments.metrics.plain import measure_images
-
-        assert self.fake is not None
-        network = self.generated(self.fake) if self.fake.suffix in NETWORKS else None
-        return measure_images(metric, self.real, self.fake, network)
-
-
-def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None) -> dict[str, Any]:
-    """Name to Measured of each metric, in their order. Each network sees each side once."""
-    from experiments.metrics.moments import save_moments
-
-    groups: dict[tuple[str, int], list[Metric]] = {}
-    for metric in metrics:
-        if metric.features:
-            groups.setdefault((metric.features.backbone, metric.features.frames), []).append(metric)
-    first = job.measurement.ranks.first
-    measured = {metric.name: job.of_images(metric) for metric in metrics if metric.compute and first}
-    for group in groups.values():
-        real = job.side("real", group)
-        if save_stats and first:
-            features = group[0].features
-            assert features
-            stats, facts = real[features.tap]
-            own = job.measurement.extractor(features.backbone).fingerprint(features.tap)
-            save_moments(save_stats, stats, job.measurement.how.ddof, own | facts)
-        if job.fake is None:
-            continue
-        generated = job.side("generated", group)
-        for metric in group if first else []:
-            assert metric.features
-            tap = metric.features.tap
-            measured[metric.name] = job.measurement.compare(metric, real[tap], generated[tap])
-    return {metric.name: measured[metric.name] for metric in metrics if metric.name in measured}
+from experiments.metrics.job import DEFAULT_NCLIPS, DEFAULT_NIMG, NETWORKS, Job, measure_all
 
 
 def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> list[Metric]:
@@ -143,7 +39,7 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
     return [METRICS[name] for name in dict.fromkeys(names)]
 
 
-def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None) -> None:
+def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None, ddof: int = 0) -> None:
     """Raises UserError, before anything is computed, for what cannot be."""
     from experiments.metrics.moments import holds_moments
 
@@ -165,9 +61,11 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
     if fake is None:
         return
     for metric in metrics:
+        if metric.compute and ddof:
+            raise UserError(f"{metric.name}: --ddof must be 0 for it; got {ddof}. Take it in a command of its own.")
         keeps = metric.compute is not None or (metric.features is not None and metric.features.keep)
         for path in (real, fake):
-            if keeps and path.suffix == ".npz":
+            if keeps and holds_moments(path):
                 raise UserError(f"{metric.name}: must have the images; got the moments {path}. Give the images.")
 
 
@@ -236,11 +134,9 @@ def main(
 
     if threads:
         torch.set_num_threads(threads)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise click.BadParameter(f"must be there; got {device!r}, and torch sees no GPU.", param_hint="--device")
+    device = chosen_device(device)
     try:
-        check_sides(metrics, real, fake, save_stats)
+        check_sides(metrics, real, fake, save_stats, ddof)
         check_weights(metrics, real, fake, folder)
         with ExitStack() as opened, warnings.catch_warnings(record=True) as notes:
             warnings.filterwarnings("always", category=UserWarning, module=r"experiments\.")
@@ -252,11 +148,25 @@ def main(
             return
         for note in dict.fromkeys(str(note.message) for note in notes if issubclass(note.category, UserWarning)):
             click.echo(f"note: {note}", err=True)
+        show(measured, as_json)
         if outdir:
             write(measured, outdir)
     except UserError as error:
         raise click.ClickException(str(error)) from None
-    show(measured, as_json)
+
+
+def chosen_device(name: str | None) -> str:
+    """The device of that name; a GPU where there is one, if None. Raises click's BadParameter."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if name is None:
+        return "cuda" if there else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise click.BadParameter(f"must be cpu or cuda; got {name!r}.", param_hint="--device")
+    if name.startswith("cuda") and not there:
+        raise click.BadParameter(f"must be there; got {name!r}, and torch sees no GPU.", param_hint="--device")
+    return name
 
 
 def write(measured: dict[str, Any], outdir: Path) -> None:

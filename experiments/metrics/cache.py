@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from experiments.files import UserError, atomic_output
 from experiments.metrics.features import FeatureStats
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = 1  # of the entries' form
+VERSION = 2  # of the entries' form, and of what decodes
 
 
 def cache_folder() -> Path:
@@ -51,7 +52,7 @@ class Entry:
                     return None
                 arrays = {name: file[name] for name in file.files if name not in ("key", "facts")}
                 return FeatureStats.from_state(arrays), json.loads(str(file["facts"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             self._say(f"is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
             return None
 
@@ -61,8 +62,8 @@ class Entry:
             with atomic_output(self.path) as partial, partial.open("wb") as file:
                 arrays = {"key": np.array(self._key), "facts": np.array(json.dumps(facts)), **stats.state()}
                 np.savez(file, **arrays)  # type: ignore[arg-type]
-        except UserError as error:
-            self._say(f"was not kept: {error}")
+        except (UserError, OSError) as error:  # OSError: an I/O error, or a folder that several machines share
+            self._say(f"was not kept: {error}", "")
 
-    def _say(self, what: str) -> None:
-        print(f"metrics: cached statistics {self.path}: {what}; computed anew.", file=sys.stderr)
+    def _say(self, what: str, then: str = "; computed anew.") -> None:
+        print(f"metrics: cached statistics {self.path}: {what}{then}", file=sys.stderr)

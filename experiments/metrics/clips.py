@@ -7,12 +7,13 @@ first `count` that are long enough, as StyleGAN-V's calc_metrics.py does.
 
 from __future__ import annotations
 
+import io
 import re
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.datasets.decode import count_frames, video_frames
 from experiments.datasets.images import SUFFIXES, decode_rgb, printable
+from experiments.datasets.paths import read_regular, walk
 from experiments.datasets.zips import ContentHash
 from experiments.files import UserError
 from experiments.metrics.sources import MAX_MPX, FileSamples, ahead, files_sha256, size_text, sizes_fact
@@ -84,7 +87,7 @@ class Clips(FileSamples):
         return self._found
 
     def identity(self) -> dict[str, Any]:
-        files = files_sha256(self.path, self.files.names, self.files.read)
+        files = files_sha256(self.path, self.files.names)
         return {"files": files, "frames": self.frames, "count": self.count, "seed": self._seed, "first": self._first}
 
     def _read(self, numbered: tuple[int, tuple[str, list[str]]]) -> np.ndarray | None:
@@ -111,22 +114,12 @@ class Clips(FileSamples):
         return int(np.random.default_rng([self._seed, index]).integers(length - self.frames + 1))
 
     def _read_file(self, index: int, name: str) -> np.ndarray | None:
-        import imageio_ffmpeg
-
-        with self.files.as_path(name) as path:
-            length, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-            if length < self.frames:
-                return None
-            start = self._start(index, length)
-            reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
-            width, height = next(reader)["size"]
-            kept = []
-            for number, frame in enumerate(reader):
-                if number >= start:
-                    kept.append(np.frombuffer(frame, np.uint8).reshape(height, width, 3))
-                if len(kept) == self.frames:
-                    break
-            reader.close()
+        length = count_frames(self.files.video(name))
+        if length < self.frames:
+            return None
+        start = self._start(index, length)
+        with closing(video_frames(self.files.video(name), upright=True)) as frames:
+            kept = [np.asarray(frame) for frame in islice(frames, start, start + self.frames)]
         if len(kept) < self.frames:
             raise ValueError(f"it ends after {start + len(kept)} of {length} frames")
         return np.stack(kept)
@@ -139,7 +132,7 @@ class _Files:
         self.path = path
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
-            found = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+            found = list(walk(path))
         elif zipfile.is_zipfile(path):
             self._zip = zipfile.ZipFile(path)
             found = [info.filename for info in self._zip.infolist() if not info.is_dir()]
@@ -162,18 +155,15 @@ class _Files:
         return [(name, sorted(videos[name], key=_by_number)) for name in sorted(videos)]
 
     def read(self, name: str) -> bytes:
-        return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+        return self._zip.read(name) if self._zip else read_regular(self.path / name)
 
-    @contextmanager
-    def as_path(self, name: str) -> Iterator[Path]:
-        """The file itself; a member of a zip is unpacked for as long as it is read."""
-        if self._zip is None:
-            yield self.path / name
-            return
-        with tempfile.NamedTemporaryFile(suffix=_suffix(name)) as file:
-            file.write(self.read(name))
-            file.flush()
-            yield Path(file.name)
+    def video(self, name: str) -> str | io.BytesIO:
+        """What PyAV opens: a path, or the bytes of a zip's member."""
+        if self._zip:
+            return io.BytesIO(self.read(name))
+        if not (self.path / name).is_file():  # a FIFO would block for ever
+            raise ValueError("not a regular file")
+        return str(self.path / name)
 
 
 def _suffix(name: str) -> str:
@@ -182,4 +172,4 @@ def _suffix(name: str) -> str:
 
 def _by_number(name: str) -> list[tuple[int, str]]:
     """frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

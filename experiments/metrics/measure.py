@@ -150,12 +150,12 @@ def _append(stats: FeatureStats, features: Any, role: str) -> None:
 
 def _check_made_alike(metric: Metric, role: str, moments: Moments, own: dict[str, Any]) -> None:
     """Saved moments that say how they were made must be of the same weights, feature and resizing."""
-    for name in FIELDS:
+    frames = {"frames": metric.features.frames} if metric.features and metric.features.frames else {}
+    for name, ours in {**own, **frames}.items():
         theirs = moments.fingerprint.get(name)
-        if theirs is not None and own.get(name, theirs) != theirs:
+        if theirs is not None and ours != theirs:
             raise UserError(
-                f"{metric.name}: {role} moments must be of {name} {own[name]}; got {theirs}. Make them anew: "
-                "--save-stats."
+                f"{metric.name}: {role} moments must be of {name} {ours}; got {theirs}. Make them anew: --save-stats."
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from experiments.metrics.features import FeatureStats
 from experiments.metrics.frechet import Statistics
 
 SUFFIXES = (".npz", ".pkl")
+TOLERANCE = 1e-3  # of the largest entry; some tools sum covariances in float32
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -31,7 +33,10 @@ _ALLOWED = {
     ("_codecs", "encode"),
 }
 
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, pickle.UnpicklingError)
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,7 @@ def load_moments(path: Path, metric: str) -> Moments:
     where it holds none, or none that are finite and of fitting shapes."""
     try:
         found = _from_npz(path) if path.suffix == ".npz" else _from_pickle(path, metric)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        AttributeError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: must hold saved moments (mu and sigma, or a codebase's cached statistics); got: {reason}. "
@@ -81,9 +78,27 @@ def load_moments(path: Path, metric: str) -> Moments:
             f"{path}: mu must be [D] and sigma [D, D]; got {list(mean.shape)} and {list(covariance.shape)}. "
             "Make it anew: --save-stats."
         )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"{path}: moments must be finite; got NaN or infinity. Make it anew: --save-stats.")
+    if wrong := _wrong(found):
+        raise UserError(f"{path}: {wrong}. Make it anew: --save-stats.")
     return found
+
+
+def _wrong(found: Moments) -> str:
+    """What cannot be in moments of [D] and [D, D]: "" where all can."""
+    mean, covariance = found.mean, found.covariance
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        return "moments must be finite; got NaN or infinity"
+    # Tools that subtract mean mean^T lose digits to a large mean; a collapsed generator's covariance is all such noise.
+    allowed = TOLERANCE * np.abs(covariance).max() + 1e-9 * np.square(mean).max()
+    if np.abs(covariance - covariance.T).max() > allowed:
+        return "sigma must be symmetric; got a matrix that is not"
+    if (least := np.linalg.eigvalsh(covariance)[0]) < -allowed:
+        return f"sigma must have no negative eigenvalue; got {least:.6g}"
+    if found.n is not None and found.n < 2:
+        return f"n must be at least 2; got {found.n}"
+    if not isinstance(found.fingerprint, dict):
+        return f"the fingerprint must be names and values; got {str(found.fingerprint)[:60]}"
+    return ""
 
 
 def _from_npz(path: Path) -> Moments:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.data import described
+from experiments.data import remembered
 from experiments.files import UserError
 from experiments.metrics.base import Images, Metric
 from experiments.metrics.generated import Generated
@@ -20,12 +19,12 @@ from experiments.trainers.contract import Measured
 BATCH_NIMG = 100
 
 
-def measure_images(metric: Metric, real: Path, fake: Path, network: Generated | None) -> Measured:
-    """The metric's value, None where it is not finite, with its fingerprint. `network`: what FAKE generates, if it is
-    a network. Raises UserError for images of several sizes and whatever cannot be read."""
+def measure_images(metric: Metric, real: ImageFiles, generated: ImageFiles | Generated) -> Measured:
+    """The metric's value, None where it is not finite, with its fingerprint. Raises UserError for images of several
+    sizes and whatever cannot be read."""
     assert metric.compute
-    generated = _files(fake, "generated") if network is None else _generated(network)
-    value, fingerprint = metric.compute(_files(real, "real"), generated)
+    fakes = _generated(generated) if isinstance(generated, Generated) else _files(generated)
+    value, fingerprint = metric.compute(_files(real), fakes)
     return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
 
 
@@ -33,25 +32,28 @@ def _generated(network: Generated) -> Images:
     return Images(network.count, network.tensors, network.drawn())
 
 
-def _files(path: Path, role: str) -> Images:
-    """All images of a folder or zip, a batch in memory at a time."""
-    files = ImageFiles(path, role)
+def _files(files: ImageFiles) -> Images:
+    """Images of a folder or zip, a batch in memory at a time."""
 
     def batches() -> Iterator[Tensor]:
         for batch in files.batches(BATCH_NIMG):
             if len({image.shape for image in batch}) > 1:
                 raise UserError(
-                    f"metrics: {path} must hold images of one size for this metric; got several. Resize them."
+                    f"metrics: {files.path} must hold images of one size for this metric; got several. Resize them."
                 )
             yield torch.stack(batch)
 
-    return Images(len(files), batches, _facts(path, files) if role == "real" else {})
+    nimg, facts = _looked_at(files)
+    return Images(nimg, batches, facts)
 
 
-def _facts(path: Path, files: ImageFiles) -> dict[str, Any]:
-    """The hash of the data's content: remembered where the runner made the data set, else from reading all of it."""
-    if path.is_file() and path.with_suffix(".json").exists():
-        return {"data_sha256": described(path).content_sha256}
-    for _ in files.batches(BATCH_NIMG):
-        pass
-    return {"data_sha256": files.facts()["data_sha256"]}
+def _looked_at(files: ImageFiles) -> tuple[int, dict[str, Any]]:
+    """How many images can be read, and which they are: as the runner remembers them where it made the data set, else
+    from reading all of them."""
+    if files.role == "generated" and not files.skip_broken:
+        return len(files), files.drawn
+    known = remembered(files.path) if files.role == "real" and not files.drawn else None
+    if known is not None and known.nimg == len(files):
+        return known.nimg, {"data_sha256": known.content_sha256}
+    nimg = sum(len(batch) for batch in files.batches(BATCH_NIMG))
+    return nimg, {name: fact for name, fact in files.facts().items() if not name.endswith("_px")}

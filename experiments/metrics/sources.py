@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
 from experiments.datasets.images import Source, decode_rgb, open_source, printable
 from experiments.datasets.zips import ContentHash
-from experiments.files import UserError
+from experiments.files import UserError, file_sha256
 
 MAX_MPX = 100.0
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -78,7 +80,7 @@ class ImageFiles(FileSamples):
     def __init__(
         self, path: Path, role: str, nimg: int | None = None, seed: int = 0, workers: int = 2, skip_broken: bool = False
     ) -> None:
-        self.path, self.role, self._workers, self._skip_broken = path, role, workers, skip_broken
+        self.path, self.role, self._workers, self.skip_broken = path, role, workers, skip_broken
         self.source = open_source(path)
         self._chosen = chosen(self.source.names, nimg, seed)
         self._drawn = {f"{role}_seed": seed} if len(self._chosen) < len(self.source.names) else {}
@@ -106,7 +108,17 @@ class ImageFiles(FileSamples):
                 batch = []
         if batch:
             yield batch
+        if sizes.total() < 2:
+            raise UserError(
+                f"metrics: {self.path} must hold at least 2 images that can be read; got {sizes.total()}, and {broken} "
+                "broken ones. Give more images."
+            )
         self._note(content, sizes, broken)
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The seed by which images were drawn; nothing where all are taken."""
+        return self._drawn
 
     def facts(self) -> dict[str, Any]:
         assert self._found, "the images must be read first"
@@ -127,17 +139,21 @@ class ImageFiles(FileSamples):
             return error
 
     def _refuse(self, name: str, error: Exception) -> None:
-        if not self._skip_broken:
+        if not self.skip_broken:
             raise UserError(
                 f"metrics: every image must be readable; got {printable(self.path / name)}: {printable(error)}. "
                 "Fix or remove it, or leave such images out: --skip-broken."
             )
 
     def identity(self) -> dict[str, Any]:
+        """Labels are in a folder's dataset.json, which is no image, and in the hash of the data."""
         return {
-            "files": files_sha256(self.path, self.source.names, self.source.read),
+            "files": files_sha256(self.path, self.source.names),
             "chosen": hashlib.sha256("\n".join(self._chosen).encode("utf-8", "surrogateescape")).hexdigest(),
-            "skip_broken": self._skip_broken,
+            "labels": hashlib.sha256(json.dumps(labels_of(self.source, self._chosen)).encode()).hexdigest(),
+            "drawn": self._drawn,
+            "skip_broken": self.skip_broken,
+            "decoder": f"Pillow {PIL.__version__}",
         }
 
 
@@ -168,15 +184,25 @@ def sizes_fact(sizes: Counter[str]) -> str:
     return next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} sizes, most often {sizes.most_common(1)[0][0]}"
 
 
-def files_sha256(path: Path, names: list[str], read: Callable[[str], bytes]) -> str:
-    """Of the files' bytes: of a zip as a whole, of a folder by name. Fast: nothing is decoded."""
+def files_sha256(path: Path, names: list[str]) -> str:
+    """Of the files' bytes: of a zip as a whole, remembered beside it; of a folder by name, read at every call."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(read(name)).digest())
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + _sha256(path / name))
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> bytes:
+    """Of a file's bytes; nothing where it cannot be read, which is said when the file is decoded."""
+    try:
+        if not file.is_file():  # a FIFO would block for ever
+            return b""
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").digest()
+    except OSError:
+        return b""
 
 
 def ahead(items: Iterable[Item], function: Callable[[Item], Result], workers: int, window: int) -> Iterator[Result]:

@@ -61,9 +61,11 @@ void gather_kernel(const SampleParams& p) {
 
 template <class T>
 void add_tap_gradients(const SampleParams& p, const Row& row, int64_t g, int64_t k, T to_y, T to_x, T to_m) {
-    T* offset = static_cast<T*>(p.grad_offset) + offset_index(p, row, g, k);
-    offset[0] += to_y;
-    offset[p.Ho * p.Wo] += to_x;
+    if (p.grad_offset) {
+        T* offset = static_cast<T*>(p.grad_offset) + offset_index(p, row, g, k);
+        offset[0] += to_y;
+        offset[p.Ho * p.Wo] += to_x;
+    }
     if (p.grad_mask) static_cast<T*>(p.grad_mask)[mask_index(p, row, g, k)] += to_m;
 }
 
@@ -107,10 +109,11 @@ void for_each_tap(const SampleParams& p, const Body& body) {
 // Reference: autograd of mtm_ops/reference.py, sample_columns.
 template <class T>
 void backward_kernel(const SampleParams& p) {
-    scatter_columns<T>(p, [&p](const Row& row, int64_t g, int64_t k, const Tap<T>& tap, T* weight) {
+    const auto weights = [&p](const Row& row, int64_t g, int64_t k, const Tap<T>& tap, T* weight) {
         const T m = mask_of<T>(p, row, g, k);
         for (int i = 0; i < 4; i++) weight[i] = m * tap.value[i];
-    });
+    };
+    if (p.grad_x) scatter_columns<T>(p, weights);
     const std::vector<T> zeros(p.C / p.groups, T(0));
     for_each_tap<T>(p, [&p, &zeros](const TapWork<T>& work) {
         const T* x[4];
@@ -155,11 +158,12 @@ void load_cotangents(const SampleParams& p, const Row& row, int64_t g, int64_t k
 // Reference: second-order autograd of mtm_ops/reference.py, sample_columns.
 template <class T>
 void double_backward_kernel(const SampleParams& p) {
-    scatter_columns<T>(p, [&p](const Row& row, int64_t g, int64_t k, const Tap<T>& tap, T* weight) {
+    const auto weights = [&p](const Row& row, int64_t g, int64_t k, const Tap<T>& tap, T* weight) {
         T gg[3];
         load_cotangents(p, row, g, k, gg);
         tangent_weights(tap, mask_of<T>(p, row, g, k), gg[0], gg[1], gg[2], weight);
-    });
+    };
+    if (p.grad_x) scatter_columns<T>(p, weights);
     const std::vector<T> zeros(p.C / p.groups, T(0));
     for_each_tap<T>(p, [&p, &zeros](const TapWork<T>& work) {
         T gg[3], e[4], v[4];

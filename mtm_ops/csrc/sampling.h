@@ -27,20 +27,27 @@ struct SampleParams {
     int64_t dilation_y, dilation_x;
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
     int64_t row_begin, row_end;         // this call's rows
-    int64_t deterministic;              // CUDA: no atomics in grad_x. On the CPU there are none anyway
     int64_t channels_first;             // CPU: gather's columns are [rows, C, kh*kw], the order of a weight [O, C, kh, kw]
+    int64_t index_begin, index_end;     // CUDA: the rows that the inverse index has; these rows are among them
+    int64_t parts;                      // CUDA: segments of the inverse index per image and group (cuda_index.h)
+    int64_t first_call;                 // CUDA: the first call for these rows: gradients are written, not added to
+    int64_t stored_grad_x;              // CUDA: grad_x is in the dtype of x, not in that of the sums
     // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
     // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;
     const void* offset;
     const void* mask;
     void* columns;
-    void* grad_x;                       // added to
+    void* grad_x;                       // gradients are added to; null: not wanted
     void* grad_offset;
     void* grad_mask;
     const void* gg_x;                   // cotangents of grad_x, grad_offset, grad_mask (double backward)
     const void* gg_offset;
     const void* gg_mask;
+    void* index;                        // CUDA: the inverse index, and what it is made with (cuda_index.h)
+    void* index_keys;
+    void* index_spare;
+    void* index_starts;
 };
 
 // Where one tap samples: the pixel and weight of each corner. Weights of corners outside the image are zero.
@@ -101,13 +108,19 @@ MTM_HD int64_t mask_index(const SampleParams& p, const Row& row, int64_t g, int6
     return ((row.image * p.groups + g) * taps + k) * places + row.place;
 }
 
+// Tap k, which is (ky, kx) of the kernel.
 template <class T>
-MTM_HD void locate_tap_of_row(const SampleParams& p, const Row& row, int64_t g, int64_t k, Tap<T>& tap) {
+MTM_HD void locate_tap_at(const SampleParams& p, const Row& row, int64_t g, int64_t k, int64_t ky, int64_t kx, Tap<T>& tap) {
     const T* offset = static_cast<const T*>(p.offset) + offset_index(p, row, g, k);
-    const int64_t ky = k / p.kw, kx = k - ky * p.kw;
     const T y = T(row.oy * p.stride_y - p.padding_y + ky * p.dilation_y) + offset[0];
     const T x = T(row.ox * p.stride_x - p.padding_x + kx * p.dilation_x) + offset[p.Ho * p.Wo];
     locate_tap(y, x, p.H, p.W, tap);
+}
+
+template <class T>
+MTM_HD void locate_tap_of_row(const SampleParams& p, const Row& row, int64_t g, int64_t k, Tap<T>& tap) {
+    const int64_t ky = k / p.kw;
+    locate_tap_at(p, row, g, k, ky, k - ky * p.kw, tap);
 }
 
 template <class T>

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from experiments import weights
-from experiments.files import UserError
+from experiments.files import UserError, file_sha256
 from experiments.metrics import GROUPS, METRICS
 from experiments.weights import (
     PINNED,
     STAND_INS,
     WEIGHTS,
     Weights,
-    file_sha256,
     locate,
     official,
     record_stand_in,

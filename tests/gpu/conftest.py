@@ -21,6 +21,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
 
 
+@pytest.fixture(autouse=True)
+def float32_is_float32() -> Iterator[None]:
+    """No TF32, and back: torch's default for convolutions, which the op follows, is TF32."""
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    conv.fp32_precision = "ieee"
+    yield
+    conv.fp32_precision = before
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     """torch.use_deterministic_algorithms(True), and back."""

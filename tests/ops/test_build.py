@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from mtm_ops import _build, _library, _native, doctor, functional, modulated_deform_conv2d
+from mtm_ops import _build, _launch, _library, doctor, functional, modulated_deform_conv2d
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in compilers are shell scripts")
 
@@ -581,7 +581,7 @@ def test_a_driver_too_old_for_the_linked_runtime_is_found_by_a_launch_and_falls_
     def refuse(name, storage, device, params) -> None:
         raise RuntimeError(f"mtm_ops: {name} did not start on {device}: CUDA driver version is insufficient.")
 
-    monkeypatch.setattr(_native, "launch", refuse)
+    monkeypatch.setattr(_launch, "launch", refuse)
     monkeypatch.setattr(functional, "_warned", set())
     reason = _library.why_not_native("cuda", 1)
     assert reason == "mtm_ops: gather did not start on cuda:1: CUDA driver version is insufficient."
@@ -594,7 +594,7 @@ def test_a_driver_too_old_for_the_linked_runtime_is_found_by_a_launch_and_falls_
 
 def test_the_kernel_is_built_for_the_tensors_device_and_probed_once(two_gpus, monkeypatch):
     launched = []
-    monkeypatch.setattr(_native, "launch", lambda name, storage, device, params: launched.append(device))
+    monkeypatch.setattr(_launch, "launch", lambda name, storage, device, params: launched.append(device))
     for _ in range(3):
         assert _library.why_not_native("cuda", 1) is None
     assert two_gpus == launched == [torch.device("cuda", 1)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from op_cases import Case, cotangent, first_order, one_by_one, sample_inputs, second_order
 
-from mtm_ops import _build, _native
+from mtm_ops import _build, _chunks, _native
 
 GEOMETRY = ((3, 3), (1, 1), (1, 1), (1, 1))
 
@@ -36,7 +36,7 @@ def sample(case: Case, threads: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("C", "groups"), [(257, 1), (61, 1), (66, 3), (514, 2)])
 def test_sampling_and_its_gradients_have_the_same_bits_on_any_number_of_threads(C, groups, dtype, monkeypatch):
-    monkeypatch.setitem(_native.CHUNK_ROWS, "cpu", 100)  # three images of 72 rows, cut unevenly
+    monkeypatch.setitem(_chunks.CHUNK_ROWS, "cpu", 100)  # three images of 72 rows, cut unevenly
     case = crowded(dtype, C, groups)
     one = sample(case, 1)
     assert len(one) == 3 * 3 + 3 * 3

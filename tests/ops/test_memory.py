@@ -9,7 +9,7 @@ import pytest
 import torch
 from op_cases import one_by_one
 
-from mtm_ops import _native
+from mtm_ops import _chunks
 
 MIB = 1 << 20
 B, C, SIZE = 2, 128, 64
@@ -112,7 +112,7 @@ def measure(batch: int, channels: int, size: int) -> dict[str, float]:
 
 def test_peak_stays_near_plain_convolution_and_far_below_kept_columns():
     peaks = measure(B, C, SIZE)
-    chunk = min(_native.CHUNK_ROWS["cpu"] * 9 * C * 4, _native.CHUNK_BYTES["cpu"]) / MIB
+    chunk = min(_chunks.CHUNK_ROWS["cpu"] * 9 * C * 4, _chunks.CHUNK_BYTES["cpu"]) / MIB
     # Above plain convolution: x and its gradient as rows, y's gradient as rows, the offset's
     # gradients twice, and at most two buffers of a chunk (columns in their gradient's place, a product's copy).
     assert peaks["ours"] <= peaks["plain"] + 3 * X_MIB + 2 * OFFSETS_MIB + 2 * chunk, peaks

@@ -17,7 +17,7 @@ from op_cases import (
     second_order,
 )
 
-from mtm_ops import _build, _matrix, _native, modulated_deform_conv2d
+from mtm_ops import _build, _chunks, _matrix, _native, modulated_deform_conv2d
 from mtm_ops.reference import sample_columns
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -226,7 +226,7 @@ def test_int_geometry_means_both_axes():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
     case = sample_inputs(B=3, dtype=dtype)  # 6 rows per image, 18 in all
-    monkeypatch.setitem(_native.CHUNK_ROWS, "cpu", rows)
+    monkeypatch.setitem(_chunks.CHUNK_ROWS, "cpu", rows)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 2), (2, 1), (1, 0), (2, 1))
     sizes = [end - begin for begin, end in s.chunks()]
     assert sum(sizes) == 18
@@ -239,7 +239,7 @@ def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
 
 def test_chunks_cut_by_bytes(monkeypatch):
     case = one_by_one(B=2, size=(9, 11), kernel=(3, 3), padding=(1, 1))  # 198 rows
-    monkeypatch.setitem(_native.CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setitem(_chunks.CHUNK_BYTES, "cpu", 1)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 3), (1, 1), (1, 1), (1, 1))
     assert list(s.chunks()) == [(0, 50), (50, 100), (100, 150), (150, 198)]  # 64 rows at least, then cut evenly
     hold_equal(case, torch.float64, order=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.functional import hvp, vhp
 from torch.utils.flop_counter import FlopCounterMode
 
-from mtm_ops import ModulatedTransformation, _native, modulated_deform_conv2d, no_weight_gradients
+from mtm_ops import ModulatedTransformation, _matrix, modulated_deform_conv2d, no_weight_gradients
 
 OPS = torch.ops.mtm_ops
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -79,13 +79,13 @@ def test_results_share_no_memory_with_each_other_or_with_the_inputs():
 def products(monkeypatch) -> list[str]:
     """The names of the weight-gradient products that are made."""
     made: list[str] = []
-    inner = _native.add_weight_gradient
+    inner = _matrix.add_weight_gradient
 
     def count(*args):
         made.append("weight")
         return inner(*args)
 
-    monkeypatch.setattr(_native, "add_weight_gradient", count)
+    monkeypatch.setattr(_matrix, "add_weight_gradient", count)
     return made
 
 

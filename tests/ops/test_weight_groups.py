@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from op_cases import Case, assert_close, first_order, one_by_one, oracle, sample_inputs, second_order
 from torch.autograd import gradcheck, gradgradcheck
 
-from mtm_ops import _native, modulated_deform_conv2d
+from mtm_ops import _chunks, modulated_deform_conv2d
 
 STYLES = {"plain": {"style": False}, "mod": {"demodulate": False}, "demod": {}}
 # (C, O, weight groups, offset groups): nested either way, crossing, and depthwise.
@@ -114,7 +114,7 @@ def test_an_empty_batch(impl):
 def test_chunks_may_cut_images_anywhere(rows, monkeypatch):
     case = grouped(12, 6, 3, 2, B=3)
     want = {**first_order(case, "reference"), "second": second_order(case, "reference")["weight"]}
-    monkeypatch.setitem(_native.CHUNK_ROWS, "cpu", rows)
+    monkeypatch.setitem(_chunks.CHUNK_ROWS, "cpu", rows)
     got = {**first_order(case, "native"), "second": second_order(case, "native")["weight"]}
     for name, value in want.items():
         assert_close(got[name], value, torch.float64, name, 4)  # type: ignore[arg-type]

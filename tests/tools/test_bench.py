@@ -39,8 +39,8 @@ def test_what_a_candidate_cannot_do_is_not_timed():
 
 def test_roofline_is_the_slower_of_bytes_and_matmuls():
     shape, x, w, o = (2, 8, 4), 2 * 8 * 16 * 4, 9 * 64 * 4, 2 * 18 * 16 * 4
-    memory_bound = partial(bench.roofline_ms, shape, torch.float32, rates=bench.Rates(1e3, {torch.float32: 1e30}))
-    compute_bound = partial(bench.roofline_ms, shape, torch.float32, rates=bench.Rates(1e30, {torch.float32: 1e3}))
+    memory_bound = partial(bench.roofline_ms, shape, "fp32", rates=bench.Rates(1e3, {"fp32": 1e30}))
+    compute_bound = partial(bench.roofline_ms, shape, "fp32", rates=bench.Rates(1e30, {"fp32": 1e3}))
     assert memory_bound("forward") == pytest.approx(2 * x + w + o)
     assert memory_bound("forward+backward") == pytest.approx(3 * (2 * x + w + o))
     assert compute_bound("forward") == pytest.approx(2 * 9 * 64 * 32)
@@ -94,6 +94,25 @@ def test_candidates_take_turns_and_the_statistic_is_of_their_own_times():
     assert order == ["a", "b"] * 4  # one round to warm up
     times = iter([3, 30, 1, 10])
     assert timing.turns_ms(runs, clock, rounds=2, statistic="min") == {"a": 1, "b": 10}
+
+
+@pytest.mark.parametrize("kind", ["fp32", "tf32"])
+def test_tf32_is_what_the_row_says_for_convolutions_and_matmuls_alike(kind, monkeypatch):
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    seen = set()
+
+    def note(self, name: str) -> None:
+        seen.add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    monkeypatch.setitem(PASSES, "forward", note)
+    try:
+        options = f"--shape 2 4 5 --seconds 0 --threads 1 --dtype {kind}".split()
+        result = CliRunner().invoke(bench.main, options)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    assert result.exit_code == 0, result.output
+    assert seen == {(kind == "tf32",) * 2}
+    assert f"[2, 4, 5, 5] {kind} nchw" in result.output
 
 
 def test_the_table_of_a_small_layer_on_the_cpu():

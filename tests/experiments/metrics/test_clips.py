@@ -1,7 +1,11 @@
 """Clips of videos: which frames are taken, of what files, and what is dropped."""
 
+import os
+import subprocess
 import zipfile
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from metrics_lab import make_clips
@@ -57,18 +61,20 @@ def test_a_zip_in_the_video_hosts_format_gives_the_same_as_its_folder(tmp_path):
     assert one.facts() == other.facts()
 
 
-def write_video(path, frames: list[np.ndarray]) -> None:
-    import imageio_ffmpeg
-
+def write_video(path, frames: list[np.ndarray], times: list[int] | None = None) -> None:
+    """`times`: of the frames, in units of 1/80 s."""
     height, width = frames[0].shape[:2]
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=8, quality=9, macro_block_size=1)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 80)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = times[index] if times else 10 * index, Fraction(1, 80)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # imageio-ffmpeg leaves its pipes to the garbage collector
 def test_video_files_are_read_also_from_a_zip(tmp_path):
     (tmp_path / "v").mkdir()
     for name in ("a", "b", "short"):
@@ -89,6 +95,61 @@ def test_video_files_are_read_also_from_a_zip(tmp_path):
     assert [clip.tolist() for clip in zipped] == [clip.tolist() for clip in found]
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_of_a_video_are_those_of_the_file_whatever_their_times(tmp_path, suffix):
+    """A decoder that keeps to a frame rate doubles the frames that stay longer, and leaves out others."""
+    (tmp_path / "v").mkdir()
+    times = list(np.cumsum([(1, 3, 29)[i % 3] for i in range(12)]))
+    for name in ("a", "b"):
+        frames = [np.full((32, 48, 3), 20 * i, np.uint8) for i in range(12)]
+        write_video(tmp_path / f"v/{name}.{suffix}", frames, times)
+    found = read(Clips(tmp_path / "v", "generated", 12, 9, first=True))
+    assert found[0].float().mean(dim=(0, 2, 3)).tolist() == pytest.approx([20 * i for i in range(12)], abs=3)
+
+
+def test_a_video_that_says_it_is_to_be_turned_is_turned(tmp_path):
+    import imageio_ffmpeg
+
+    (tmp_path / "v").mkdir()
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:8, :16] = 255
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", [pixels] * 3)
+        turn = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-display_rotation", "90"]
+        turn += ["-i", str(tmp_path / f"{name}.mp4"), "-c", "copy", str(tmp_path / f"v/{name}.mp4")]
+        subprocess.run(turn, check=True, stdin=subprocess.DEVNULL)
+    clip = read(Clips(tmp_path / "v", "generated", 3, 9, first=True))[0].float()
+    assert tuple(clip.shape) == (3, 3, 64, 32)
+    assert clip[:, :, -16:, :8].mean() > 240
+    assert clip[:, :, :48].mean() < 5
+
+
+def test_a_damaged_video_is_named_and_not_painted_over(tmp_path):
+    (tmp_path / "v").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        write_video(tmp_path / f"v/{name}.mp4", list(noise))
+    data = bytearray((tmp_path / "v/b.mp4").read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 4096] = bytes(4096)
+    (tmp_path / "v/b.mp4").write_bytes(data)
+    with pytest.raises(UserError, match=r"every video must be readable; got .*v/b\.mp4"):
+        read(Clips(tmp_path / "v", "generated", 12, 9, first=True))
+    (tmp_path / "v/b.mp4").unlink()
+    os.mkfifo(tmp_path / "v/b.mp4")
+    with pytest.raises(UserError, match=r"every video must be readable; got .*v/b\.mp4: not a regular file"):
+        read(Clips(tmp_path / "v", "generated", 12, 9, first=True))
+
+
+def test_links_to_folders_are_followed_and_a_loop_ends(tmp_path):
+    folder = make_clips(tmp_path / "elsewhere", [5, 5, 5])
+    (tmp_path / "v").mkdir()
+    for name in ("000", "001", "002"):
+        (tmp_path / "v" / name).symlink_to(folder / name, target_is_directory=True)
+    (tmp_path / "v/loop").symlink_to(tmp_path / "v", target_is_directory=True)
+    linked, own = Clips(tmp_path / "v", "real", 5, 9), Clips(folder, "real", 5, 9)
+    assert [clip.tolist() for clip in read(linked)] == [clip.tolist() for clip in read(own)]
+
+
 def test_a_broken_frame_and_a_folder_without_videos_are_named(tmp_path):
     folder = make_clips(tmp_path / "v", [5, 5])
     (folder / "001/frame2.png").write_bytes(b"no image")
@@ -100,3 +161,9 @@ def test_a_broken_frame_and_a_folder_without_videos_are_named(tmp_path):
     (tmp_path / "one.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="is one video; expected a folder or zip of them"):
         Clips(tmp_path / "one.mp4", "real", 5, 9)
+
+
+def test_digits_that_are_no_numbers_are_characters(tmp_path):
+    folder = make_clips(tmp_path / "v", [5, 5])
+    (folder / "000/frame3.png").rename(folder / "000/frame3²0.png")
+    assert len(read(Clips(folder, "generated", 5, 9, first=True))) == 2

@@ -157,6 +157,20 @@ def test_dinov2_is_a_vision_transformer_written_with_torchs_own_layers(tmp_path)
     torch.testing.assert_close(ours(IMAGES, ("class token",))["class token"], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_dinov2_sees_images_in_0_to_1_with_imagenets_mean_and_std():
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    images = torch.stack([torch.full((3, 30, 20), value, dtype=torch.uint8) for value in (0, 51, 255)])
+    seen = DINOv2.resize(DINOv2, images)
+    assert seen.shape == (3, 3, 224, 224)
+    for image, level in zip(seen, (0.0, 0.2, 1.0), strict=True):
+        torch.testing.assert_close(image, ((level - mean) / std).view(3, 1, 1).expand(3, 224, 224), rtol=0, atol=1e-5)
+
+
+def test_dinov2s_norms_have_the_epsilon_of_metas_code():
+    norms = [module for module in VisionTransformer(64, 2, 4).modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [norm.eps for norm in norms] == [1e-6] * 5
+
+
 def test_dinov2_resamples_its_position_embeddings():
     network = VisionTransformer(width=64, depth=0, grid=37)
     torch.nn.init.normal_(network.pos_embed)
@@ -225,6 +239,16 @@ def test_a_detector_is_called_as_the_official_codebases_call_theirs(weights):
     detector = detector_of("i3d-kinetics-400", "before softmax", weights)
     features = detector(CLIPS, rescale=True, resize=True, return_features=True)
     assert features.shape == (3, detector.dimensions) == (3, 400)
+
+
+def test_i3d_is_called_as_stylegan_v_calls_it(weights):
+    extractor = build_extractor("i3d-kinetics-400", weights)
+    network, how = extractor.network, {"rescale": True, "resize": True, "return_features": True}
+    (tap,) = extractor.taps
+    features = extractor(CLIPS, (tap,))[tap]
+    torch.testing.assert_close(features, network(CLIPS, **how), rtol=1e-4, atol=1e-5)
+    for name in how:
+        assert not torch.allclose(features, network(CLIPS, **how | {name: False}), rtol=1e-2, atol=1e-3), name
 
 
 def test_weights_that_are_not_there_are_named(tmp_path):

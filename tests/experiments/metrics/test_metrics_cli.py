@@ -170,6 +170,97 @@ def test_a_broken_image_is_named_or_left_out_and_counted(sides):
     assert (kept["real_nimg"], kept["real_broken"]) == (6, 1)
 
 
+def test_what_cannot_be_read_at_all_is_an_error_in_words(sides):
+    """Damaged and encrypted members of zips, a FIFO, and a set of which nothing is left."""
+    real, fake = sides
+    with zipfile.ZipFile(real / "../damaged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for index in range(4):
+            archive.writestr(f"{index}.bmp", bytes(5000))
+        begin = archive.infolist()[1].header_offset + 36
+    damaged = (real / "../damaged.zip").resolve()
+    data = bytearray(damaged.read_bytes())
+    data[begin : begin + 8] = bytes(0xFF ^ byte for byte in data[begin : begin + 8])
+    damaged.write_bytes(data)
+    result = run("clip_fd", fake, damaged, "--quiet", "--skip-broken")
+    assert "must hold at least 2 images that can be read; got 0, and 4 broken ones" in result.stderr
+    encrypted = damaged.with_name("encrypted.zip")
+    with zipfile.ZipFile(encrypted, "w") as archive:
+        for file in real.iterdir():
+            archive.write(file, file.name)
+    data = bytearray(encrypted.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(re.escape(mark), bytes(data)):
+            data[found.start() + flags] |= 1
+    encrypted.write_bytes(data)
+    assert "every image must be readable" in (result := run("clip_fd", encrypted, fake, "--quiet")).stderr
+    assert "is encrypted" in result.stderr
+    os.mkfifo(real / "x.png")
+    assert "x.png: not a regular file" in run("clip_fd", real, fake, "--quiet").stderr
+    assert measured("clip_fd", real, fake, "--skip-broken")["clip_fd"]["fingerprint"]["real_broken"] == 1
+
+
+def test_moments_of_clips_of_another_length_are_refused(sides, tmp_path):
+    videos = make_clips(tmp_path / "videos", [130] * 3)
+    assert run("fvd16", videos, "--save-stats", tmp_path / "16.npz").exit_code == 0
+    result = run("fvd128", tmp_path / "16.npz", videos, "--quiet")
+    assert "fvd128: real moments must be of frames 128; got 16. Make them anew" in result.stderr
+    assert measured("fvd16", tmp_path / "16.npz", videos)["fvd16"]["value"] >= 0
+
+
+def test_values_are_shown_where_they_cannot_be_written(sides, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("clip_fd", *sides, "--outdir", tmp_path / "file/folder", "--quiet")
+    assert result.exit_code == 1
+    assert "CLIP-FD: " in result.stdout
+    assert "cannot be written" in result.stderr
+
+
+def test_what_one_metric_cannot_take_is_an_error_before_another_is_computed(sides, mini, tmp_path):
+    videos = make_clips(tmp_path / "videos", [16, 16])
+    result = run("clip_fd,fvd16", videos, mini, "--nimg", 6)
+    assert "FVD must have a network that makes videos" in result.stderr
+    assert "real: " not in result.stderr
+
+
+def test_a_metric_of_images_themselves_heeds_the_options(sides):
+    real, fake = sides
+    words = ["frechet", real, fake, "--nimg", 3, "--real-nimg", 4, "--seed", 5]
+    one = measured(*words)["frechet"]["fingerprint"]
+    assert (one["real_nimg"], one["real_seed"], one["generated_nimg"], one["generated_seed"]) == (4, 5, 3, 5)
+    (real / "003.png").write_bytes(b"no image")
+    one = measured("frechet", real, fake, "--skip-broken")["frechet"]["fingerprint"]
+    assert (one["real_nimg"], one["real_broken"]) == (6, 1)
+
+
+def test_a_users_file_beside_a_zip_stays(sides):
+    real, fake = sides
+    path = real.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in real.iterdir():
+            archive.write(file, file.name)
+    path.with_suffix(".json").write_text('{"mine": 1}')
+    assert measured("frechet", path, fake)["frechet"]["fingerprint"]["real_nimg"] == 7
+    assert path.with_suffix(".json").read_text() == '{"mine": 1}'
+
+
+def test_the_hash_of_the_data_is_of_its_labels_as_they_are_now(sides):
+    real, fake = sides
+    names = sorted(file.name for file in real.iterdir())
+    found = []
+    for label, words in ((0, []), (1, []), (1, ["--no-cache"])):
+        (real / "dataset.json").write_text(json.dumps({"labels": [[name, label] for name in names]}))
+        found.append(measured("clip_fd", real, fake, *words)["clip_fd"]["fingerprint"]["data_sha256"])
+    assert found[0] != found[1] == found[2]
+
+
+def test_a_cache_entry_that_another_machine_clears_away_is_no_failure(sides, monkeypatch):
+    """Process ids of two machines that share a folder say nothing to each other."""
+    monkeypatch.setattr("experiments.metrics.cache.np.savez", lambda file, **_: os.unlink(file.name))
+    result = run("clip_fd", *sides)
+    assert result.exit_code == 0, result.output
+    assert "was not kept" in result.stderr
+
+
 @pytest.mark.parametrize("metric", ["fvd16", "fvd128"])
 def test_fvd_of_folders_of_frames(sides, tmp_path, metric):
     frames = int(metric.removeprefix("fvd"))
@@ -246,6 +337,9 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["fid,sfid", "REAL", "--save-stats", "x.npz"], "must have metrics of one feature; got 2"),
         (["clip_fd", "REAL", "one"], "must hold at least 2 images; got 1"),
         (["clip_fd", "m.npz", "FAKE"], "clip_fd: real moments must be of 512 dimensions; got 3"),
+        (["clip_fd", "REAL", "FAKE", "--device", "gpu"], "must be cpu or cuda; got 'gpu'"),
+        (["frechet", "REAL", "FAKE", "--ddof", 1], "frechet: --ddof must be 0 for it; got 1"),
+        (["kid", "REAL", "m.pkl"], "kid: must have the images; got the moments m.pkl"),
         (["fvd16", "REAL", "FAKE"], "at least 2 videos of 16 frames or more; got 0 such, and 1 shorter ones"),
     ],
 )
@@ -253,6 +347,7 @@ def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words,
     make_images(tmp_path / "one", 1)
     np.savez(tmp_path / "m.npz", mu=np.zeros(3), sigma=np.eye(3))
     (tmp_path / "network.pkl").write_bytes(pickle.dumps(Path()))
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({"raw_mean": np.zeros(3), "raw_cov": np.eye(3), "num_items": 9}))
     monkeypatch.chdir(tmp_path)
     names = {"REAL": sides[0], "FAKE": sides[1]}
     result = run(*[names.get(word, word) for word in words], "--quiet")

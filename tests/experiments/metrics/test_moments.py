@@ -98,3 +98,26 @@ def test_a_truncated_file_is_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"cut\.npz: must hold saved moments"):
         load_moments(tmp_path / "cut.npz", "fid")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sigma": np.triu(np.ones((3, 3)))}, "sigma must be symmetric"),
+        ({"sigma": -np.eye(3)}, "sigma must have no negative eigenvalue; got -1"),
+        ({"sigma": np.eye(3) + 3 * np.eye(3)[::-1]}, "sigma must have no negative eigenvalue; got -2"),
+        ({"n": 1, "ddof": 0}, "n must be at least 2; got 1"),
+        ({"fingerprint": "[1]"}, "the fingerprint must be names and values; got"),
+    ],
+)
+def test_what_no_images_can_have_is_named(tmp_path, changed, message):
+    np.savez(tmp_path / "m.npz", **{"mu": np.zeros(3), "sigma": np.eye(3)} | changed)
+    with pytest.raises(UserError, match=f"m.npz: {re.escape(message)}"):
+        load_moments(tmp_path / "m.npz", "fid")
+
+
+def test_a_collapsed_generators_moments_with_rounding_noise_are_taken(tmp_path):
+    mean = np.full(3, 100.0)
+    noise = 1e-10 * np.array([[1.0, 3.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, -1.0]])
+    np.savez(tmp_path / "m.npz", mu=mean, sigma=noise)
+    assert load_moments(tmp_path / "m.npz", "fid").dimensions == 3

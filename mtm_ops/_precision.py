@@ -1,0 +1,43 @@
+"""float32 products in the precision that torch's convolutions have on CUDA.
+
+By default torch lets cuDNN's convolutions use TF32 (a 10-bit mantissa) and its own products not. The op takes the place
+of a convolution, so it follows the convolutions' switch: `torch.backends.cudnn.allow_tf32`, or its newer form
+`torch.backends.cudnn.conv.fp32_precision`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_MATMUL = "cuda", "matmul"
+
+
+@contextmanager
+def precision_of_convolutions() -> Iterator[None]:
+    """Within the context, float32 products on CUDA use TF32 if and only if convolutions do.
+
+    The switch is torch's, global to the process: products that other threads start meanwhile see it too.
+    """
+    get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+    wanted = get("cuda", "conv") == "tf32"
+    before = get(*_MATMUL)
+    if wanted == (before == "tf32"):
+        yield
+        return
+    try:
+        legacy = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer switch alone, against the older one, which torch refuses to tell
+        legacy = "highest" if before == "tf32" else "high"
+    # Sets the older switch and the newer one alike, so that torch finds no contradiction, whichever it looks at.
+    torch._C._set_cublas_allow_tf32(wanted)
+    try:
+        yield
+    finally:
+        if legacy == "medium":  # bfloat16 for CPUs, and TF32 for CUDA
+            torch.set_float32_matmul_precision(legacy)
+        else:
+            torch._C._set_cublas_allow_tf32(legacy == "high")
+        put(*_MATMUL, "none")  # what is inherited is left so
+        if get(*_MATMUL) != before:
+            put(*_MATMUL, before)
