@@ -20,7 +20,7 @@ import requests
 from tqdm import tqdm
 
 from experiments import web
-from experiments.files import UserError, atomic_output, disk_errors, free_bytes, locked
+from experiments.files import UserError, atomic_output, disk_errors, free_bytes, locked, sha256_of
 from experiments.web import AttemptError, DownloadError
 
 _PROGRESS_BYTES = 1 << 20  # an attempt that brings so much is no failure
@@ -47,7 +47,7 @@ class Download:
         the disk. A file that another process has fetched meanwhile is taken as it is.
         """
         with locked(dest, waiting=lambda: tqdm.write(f"{dest.name}: another process fetches it; waiting for that.")):
-            if dest.is_file() and self.accepts(sha256 := _sha256(dest)):
+            if dest.is_file() and self.accepts(sha256 := sha256_of(dest)):
                 return sha256
             partial = Partial.at(dest, self.url)
             try:
@@ -212,8 +212,3 @@ class _Transfer:
                 f"the disk is full: {left / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free. Free some space, or "
                 "choose another folder: MTM_WEIGHTS=..."
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -109,6 +109,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def sha256_of(path: Path) -> str:
+    """The file's sha256 as 64 hex digits, from its bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """The file's sha256, remembered beside it in .NAME.sha256 while its size, times and inode stay what they were, so
     that a large file is not read at every start. Raises UserError where it cannot be read."""
@@ -120,8 +126,7 @@ def file_sha256(path: Path) -> str:
             known = json.loads(memory.read_text(encoding="utf-8"))
             if known["file"] == identity and len(known["sha256"]) == 64:
                 return known["sha256"]
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Restore the file, or remove it.") from error
     # A file that was changed just now may be changed again within the resolution of the file system's clock.

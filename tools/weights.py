@@ -7,7 +7,6 @@
 They go to the folder that MTM_WEIGHTS names, else to `weights` in the repository. experiments/weights.toml lists them.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from experiments.download import Download
-from experiments.files import UserError, disk_errors, locked
+from experiments.files import UserError, disk_errors, locked, sha256_of
 from experiments.web import DownloadError
 from experiments.weights import (
     PINNED,
@@ -136,8 +135,7 @@ def _acceptance(entry: Weights, folder: Path) -> Callable[[str], bool]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Make it readable.") from error
 

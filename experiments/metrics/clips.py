@@ -8,27 +8,27 @@ first `count` that are long enough, as StyleGAN-V's calc_metrics.py does.
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.datasets import listing
 from experiments.datasets.decode import count_frames, video_frames
 from experiments.datasets.images import SUFFIXES, decode_rgb, printable
-from experiments.datasets.paths import read_regular, walk
+from experiments.datasets.paths import is_hidden, read_regular, suffix_of, walk
 from experiments.datasets.zips import ContentHash
 from experiments.files import UserError
 from experiments.metrics.sources import MAX_MPX, FileSamples, ahead, files_sha256, size_text, sizes_fact
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = (*listing.VIDEO_SUFFIXES, ".mpg", ".mpeg")
 
 
 class Clips(FileSamples):
@@ -140,19 +140,18 @@ class _Files:
             raise UserError(f"metrics: {path} is one video; expected a folder or zip of them. Give its folder.")
         else:
             raise UserError(f"metrics: videos must be in a folder or a zip; got {str(path)!r}, which is neither.")
-        hidden = (".", "__MACOSX")
-        kept = [name for name in found if not any(part.startswith(hidden) for part in name.split("/"))]
-        self.names = sorted(name for name in kept if _suffix(name) in (*SUFFIXES, *VIDEO_SUFFIXES))
+        known = (*SUFFIXES, *VIDEO_SUFFIXES)
+        self.names = sorted(name for name in found if not is_hidden(name) and suffix_of(name) in known)
 
     def videos(self) -> list[tuple[str, list[str]]]:
         """(name, frames) of each video in order of their names; a video file has no frames here."""
         videos: dict[str, list[str]] = {}
         for name in self.names:
-            if _suffix(name) in VIDEO_SUFFIXES:
+            if suffix_of(name) in VIDEO_SUFFIXES:
                 videos[name] = []
             else:
                 videos.setdefault(name.rpartition("/")[0], []).append(name)
-        return [(name, sorted(videos[name], key=_by_number)) for name in sorted(videos)]
+        return [(name, sorted(videos[name], key=listing.natural)) for name in sorted(videos)]
 
     def read(self, name: str) -> bytes:
         return self._zip.read(name) if self._zip else read_regular(self.path / name)
@@ -164,12 +163,3 @@ class _Files:
         if not (self.path / name).is_file():  # a FIFO would block for ever
             raise ValueError("not a regular file")
         return str(self.path / name)
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """frame2 before frame10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checked import Value, check, read_object
-from experiments.files import UserError
+from experiments.files import UserError, sha256_of
 from experiments.metrics import METRICS
 from experiments.trainers.contract import (
     ROOT,
@@ -295,14 +295,9 @@ def _belong_together(snapshot: Path) -> bool:
     path = snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return state["pickle"]["size"] == snapshot.stat().st_size and state["pickle"]["sha256"] == _sha256(snapshot)
+        return state["pickle"]["size"] == snapshot.stat().st_size and state["pickle"]["sha256"] == sha256_of(snapshot)
     except Exception:  # a damaged file raises whatever its bytes happen to say
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
 import random
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from http_lab import Reply, Server, serve
+from http_lab import Reply, Server, sha256
 
 from experiments import download, web
 from experiments.download import Download
@@ -27,16 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BODY = random.Random(0).randbytes(3_000_000)
 OTHER = random.Random(1).randbytes(3_000_000)
 PATH = "/net.pt"
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def running():
-    with serve() as lab:
-        yield lab
 
 
 @pytest.fixture

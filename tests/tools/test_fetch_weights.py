@@ -1,6 +1,5 @@
 """tools.weights: the command that fetches the metrics' weights, or takes them from a folder."""
 
-import hashlib
 import os
 import shutil
 import socket
@@ -8,23 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from http_lab import Reply, Server, serve
+from http_lab import Reply, Server, sha256
 
 from experiments import weights
 from experiments.weights import PINNED, STAND_INS, Weights, locate, record_stand_in, recorded
 from tools.weights import main
 
 BODIES = {"alpha": b"alpha" * 1000, "beta": b"beta" * 1000, "gamma": b"gamma" * 1000}
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def running():
-    with serve() as lab:
-        yield lab
 
 
 @pytest.fixture
