@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.files import atomic_output
 from experiments.results import RowResult
 from experiments.thumbnails import read_rgb
 
+NAME = "contact.png"  # in the table's folder
 STRIP_PX = 480  # the width of a cell
 GAP_PX, HEAD_PX, LABEL_PX, TEXT_PX = 10, 34, 190, 17
 
@@ -19,6 +22,17 @@ COLUMNS: tuple[Cell, ...] = (
     ("MTM, offsets off", lambda plain, mtm: (mtm, "strip-off")),
     ("Offset field", lambda plain, mtm: (mtm, "strip-field")),
 )
+
+
+def write_contact_sheet(out: Path, groups: Sequence[Sequence[RowResult]]) -> Path | None:
+    """Writes the sheet into the table's folder and returns its path; None where there is none, and removes an old one."""
+    path = out / NAME
+    if (sheet := contact_sheet(groups)) is None:
+        path.unlink(missing_ok=True)
+        return None
+    with atomic_output(path) as temporary:
+        sheet.save(temporary, format="png")
+    return path
 
 
 def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
@@ -37,7 +51,8 @@ def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
         draw.text((LABEL_PX + column * (STRIP_PX + GAP_PX), HEAD_PX / 2), title, "black", font, anchor="lm")
     top = HEAD_PX
     for (title, strips), height in zip(rows, heights, strict=True):
-        draw.text((GAP_PX, top + height / 2), title, "black", font, anchor="lm")
+        label = wrapped(title, font, LABEL_PX - 2 * GAP_PX)
+        draw.multiline_text((GAP_PX, top + height / 2), label, "black", font, anchor="lm", spacing=5)
         for column, strip in enumerate(strips):
             at = LABEL_PX + column * (STRIP_PX + GAP_PX), top
             if strip:
@@ -48,11 +63,24 @@ def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
     return sheet
 
 
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> str:
+    """The text in lines that are at most so wide, as long as no word is wider."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width_px:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(line for line in lines if line)
+
+
 def _strips(plain: RowResult, mtm: RowResult) -> list[Image.Image | None]:
-    return [_strip(*choose(plain, mtm)) for _, choose in COLUMNS]
+    return [read_strip(*choose(plain, mtm)) for _, choose in COLUMNS]
 
 
-def _strip(result: RowResult, name: str) -> Image.Image | None:
+def read_strip(result: RowResult, name: str, width_px: int | None = STRIP_PX) -> Image.Image | None:
+    """One of the row's images, so wide, or as it is; None where it is not there, or cannot be read."""
     file = result.image(name)
     if file is None:
         return None
@@ -60,4 +88,6 @@ def _strip(result: RowResult, name: str) -> Image.Image | None:
         strip = read_rgb(file)
     except ValueError:  # the report lists the run's problems
         return None
-    return strip.resize((STRIP_PX, round(strip.height * STRIP_PX / strip.width)), Image.Resampling.LANCZOS)
+    if width_px is None:
+        return strip
+    return strip.resize((width_px, round(strip.height * width_px / strip.width)), Image.Resampling.LANCZOS)

@@ -13,13 +13,16 @@ import click
 import jinja2
 
 from experiments.charts import summary_png
-from experiments.contact import contact_sheet
+from experiments.contact import write_contact_sheet
 from experiments.curves import HEIGHT, LEFT, RIGHT, WIDTH, panels
 from experiments.files import UserError, atomic_output
 from experiments.images import STRENGTHS
-from experiments.report_table import tables_text
+from experiments.motion import animations
+from experiments.report_markdown import aligned, cell
+from experiments.report_table import counts_text, tables_text
 from experiments.report_text import cautions, commands, facts, fingerprints
-from experiments.results import MEANINGLESS, Results, RowResult, load_results, verdicts
+from experiments.results import Results, RowResult, load_results, verdicts
+from experiments.summary import paper_png
 from experiments.thumbnails import Thumbnail, thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,7 +40,7 @@ FIGURES = {
     ),
     "films": (
         "Generated videos",
-        "Each row is a video. The generated videos are the first that came; none was selected.",
+        "Each row is a video, every second frame of it. The generated videos are the first that came; none was selected.",
     ),
     "offsets": ("Learned offsets", "Where the convolution samples: learned offsets for a few latents."),
 }
@@ -49,13 +52,8 @@ def render(out: Path) -> list[Path]:
     """Renders report.html, report.md and report.png in the table's folder, with contact.png where several trainers are
     compared with MTM and without, and returns their paths."""
     results = load_results(out)
-    sheet = out / "contact.png"
-    if (image := contact_sheet(row_groups(results))) is None:
-        sheet.unlink(missing_ok=True)
-    else:
-        with atomic_output(sheet) as temporary:
-            image.save(temporary, format="png")
-    context = report_context(results)
+    sheet = write_contact_sheet(out, row_groups(results))
+    context = report_context(results, sheet)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=lambda name: bool(name and "html" in name),
@@ -63,37 +61,38 @@ def render(out: Path) -> list[Path]:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters |= {"cell": cell, "aligned": aligned}
     paths = [out / "report.html", out / "report.md", out / "report.png"]
     for path in paths[:2]:
         text = environment.get_template(f"{path.name}.j2").render(context)
         with atomic_output(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with atomic_output(paths[2]) as temporary:
-        summary_png(results, temporary)
-    return [*paths, sheet] if sheet.exists() else paths
+        (paper_png if results.table.sections else summary_png)(results, temporary)
+    return [*paths, sheet] if sheet else paths
 
 
-def report_context(results: Results) -> dict[str, Any]:
-    """What the templates show, as text; see templates/report.html.j2."""
+def report_context(results: Results, sheet: Path | None) -> dict[str, Any]:
+    """What the templates show, as text; see templates/report.html.j2. `sheet` is the contact sheet."""
     table = results.table
     groups = row_groups(results)
-    sheet = results.out / "contact.png"
-    wanted = [[sheet]] if sheet.exists() else []
-    small, unreadable = thumbnails([*wanted, *(files for group in groups for files in _image_files(group))])
+    small, unreadable = thumbnails((files for group in groups for files in _image_files(group)), first=sheet)
+    moving = animations(file for group in groups for _, file in _titled(group, "films"))
     return {
         "title": table.title,
         "about": " ".join(table.about.split()),
-        "meaningless": MEANINGLESS if table.meaningless else "",
+        "smoke": table.meaningless,
         "preset": table.preset,
         "setting": "" if table.preset == "full" else " ".join(table.applied.about.split()),
         "verdicts": _verdicts(results),
-        "one_seed": results.one_seed,
+        "one_seed": "" if table.meaningless else results.one_seed,
         "tables": tables_text(results),
+        "counts": counts_text(result.status for result in results.rows),
         "fingerprints": fingerprints(results),
         "cautions": [] if table.meaningless else cautions(results),
-        "contact": small.get((sheet,)),
-        "groups": [_group(results, group, small) for group in groups],
+        "contact": small.get((sheet,)) if sheet else None,
+        "contact_file": sheet.name if sheet else "",
+        "groups": [_group(results, group, small, moving) for group in groups],
         "open_groups": OPEN_GROUPS,
         "chart": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},
         "credits": results.credits,
@@ -116,7 +115,7 @@ def row_groups(results: Results) -> list[list[RowResult]]:
 
 def _verdicts(results: Results) -> list[str]:
     if results.table.meaningless:
-        return ["A smoke test: rows are not compared."]
+        return []
     sentences = verdicts(results)
     if len(sentences) <= MOST_VERDICTS:
         return sentences
@@ -129,7 +128,7 @@ def _verdicts(results: Results) -> list[str]:
 def _image_files(group: list[RowResult]) -> Iterator[list[Path]]:
     """The files of every thumbnail of the group."""
     yield from ([file] for name in FIGURES for _, file in _titled(group, name))
-    yield from (film for _, film in _films(group))
+    yield from (files for _, files in _sweeps(group))
 
 
 def _titled(group: list[RowResult], name: str) -> list[tuple[str, Path]]:
@@ -139,18 +138,29 @@ def _titled(group: list[RowResult], name: str) -> list[tuple[str, Path]]:
     return [(title, file) for title, file in found if file is not None]
 
 
-def _films(group: list[RowResult]) -> list[tuple[str, list[Path]]]:
+def _sweeps(group: list[RowResult]) -> list[tuple[str, list[Path]]]:
     """(title, an image for each strength) of the rows that have all of them."""
     found = [(result.row.title, [result.image(name) for name in SWEEP]) for result in group]
     return [(title, [f for f in files if f]) for title, files in found if all(files)]
 
 
-def _group(results: Results, group: list[RowResult], small: dict[tuple[Path, ...], Thumbnail]) -> dict[str, Any]:
-    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height"}."""
+def _group(
+    results: Results,
+    group: list[RowResult],
+    small: dict[tuple[Path, ...], Thumbnail],
+    moving: dict[Path, Thumbnail],
+) -> dict[str, Any]:
+    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height", "note", "moving"}, the
+    last of them the animation of a strip of frames."""
 
     def images(titled: list[tuple[str, list[Path]]]) -> list[dict[str, Any]]:
         return [
-            {"title": title, "file": files[0].relative_to(results.out).as_posix(), **vars(thumbnail)}
+            {
+                "title": title,
+                "file": files[0].relative_to(results.out).as_posix(),
+                "moving": moving.get(files[0]),
+                **vars(thumbnail),
+            }
             for title, files in titled
             if (thumbnail := small.get(tuple(files)))
         ]
@@ -174,7 +184,7 @@ def _group(results: Results, group: list[RowResult], small: dict[tuple[Path, ...
         "title": f"{data}: {', '.join(titles[:3])}" + (f" and {len(titles) - 3} more" if len(titles) > 3 else ""),
         "rows": titles,
         "figures": figures,
-        "films": images(_films(group)),
+        "sweeps": images(_sweeps(group)),
         "strengths": {title: files for title, files in strengths.items() if files},
         "panels": panels(group),
     }

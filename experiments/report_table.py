@@ -1,6 +1,7 @@
-"""The report's tables as text: a section of the paper each, with its number, ours, and what ours cost."""
+"""The report's tables as text: a section of the paper each; for every row the paper's numbers, ours, and what ours cost."""
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.metrics import METRICS
@@ -11,35 +12,99 @@ from experiments.table_model import MEASURES, Entry, Section
 
 NONE = "–"
 CITED = "cited"
-_FIRST, _COMPARED = ["row", "mtm", "status"], ["difference", "verdict"]
-_COST = ["kimg", "time", "s/kimg", "memory", "parameters"]
+SMOKE = "smoke test"  # the only verdict on a number of a preset whose numbers mean nothing
+COLUMNS = {  # of a line; those that no line of a section fills are left out
+    "metric": "metric",
+    "paper": "paper",
+    "ours": "ours",
+    "difference": "difference",
+    "verdict": "verdict",
+    "baseline": "against the baseline",
+}
+ALWAYS = ("ours",)
 
 
-def tables_text(results: Results) -> list[dict[str, Any]]:
-    """A {"title", "columns", "rows", "note"} for each section, without columns that no row fills, except for ours."""
+@dataclass(frozen=True)
+class Line:
+    """One number of a row, as text. `grey`: no number of this line may be held against another."""
+
+    metric: str
+    ours: str = NONE
+    paper: str = NONE
+    difference: str = NONE
+    verdict: str = NONE
+    baseline: str = NONE
+    marks: str = ""  # what must stand beside ours, such as that its weights are stand-ins
+    runs: str = ""  # ours of every seed, where there are several
+    grey: bool = False
+
+    @property
+    def whole(self) -> str:
+        """Ours with all that belongs to it."""
+        return " ".join(part for part in (self.ours, self.runs, self.marks) if part)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a section. `status` is a RowResult's, or CITED; `cost` what its training took, part by part."""
+
+    title: str
+    mtm: str
+    status: str
+    lines: list[Line]
+    cost: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The status without counts, as one word: done, not-run, partial, failed, interrupted or cited."""
+        return self.status.split(" (")[0].replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class TableText:
+    id: str
+    title: str
+    columns: dict[str, str]  # the attribute of a line, and its heading
+    rows: list[TableRow]
+    note: str
+
+    @property
+    def counts(self) -> str:
+        """How many of its rows have which status, such as '3 of 4 done, 1 not run'."""
+        return counts_text(row.status for row in self.rows)
+
+
+def tables_text(results: Results) -> list[TableText]:
+    """A table for each section."""
     return [_table(results, section) for section in results.table.shown_sections]
 
 
-def _table(results: Results, section: Section) -> dict[str, Any]:
-    columns = _columns(results, section)
-    rows = [_cells(results, section, entry) for entry in section.entries]
-    ours = {*_FIRST, *[METRICS[name].title for name in section.metrics], *[MEASURES[name] for name in section.measures]}
-    kept = [i for i, name in enumerate(columns) if name in ours or any(row[i] != NONE for row in rows)]
-    pick = [[row[i] for i in kept] for row in rows]
-    return {
-        "title": section.title,
-        "columns": [columns[i] for i in kept],
-        "rows": pick,
-        "note": _note(results, section),
+def counts_text(statuses: Any) -> str:
+    """'3 of 4 done, 1 not run, 2 cited': what is cited is no row of ours."""
+    counts = Counter(status.split(" (")[0] for status in statuses)
+    cited, done = counts.pop(CITED, 0), counts.pop("done", 0)
+    parts = [f"{done} of {done + counts.total()} done"] if done or counts else []
+    parts += [f"{count} {status}" for status, count in counts.items()]
+    return ", ".join(parts + [f"{cited} {CITED}"] * bool(cited))
+
+
+def _table(results: Results, section: Section) -> TableText:
+    rows = [_row(results, section, entry) for entry in section.entries]
+    lines = [line for row in rows for line in row.lines]
+    columns = {
+        name: title
+        for name, title in COLUMNS.items()
+        if name in ALWAYS or any(getattr(line, name) != NONE for line in lines)
     }
+    return TableText(section.id, section.title, columns, rows, _note(results, section))
 
 
 def _note(results: Results, section: Section) -> str:
     notes = []
     if not results.table.applied.comparable:
         names = dict.fromkeys(results.by_id(row_id).row.dataset for row_id in section.row_ids)
-        titles = " ".join(dict.fromkeys(results.table.datasets[name].title for name in names))
-        notes.append(f"Trained and measured here on other data than the paper's: {titles}")
+        titles = "; ".join(dict.fromkeys(results.table.datasets[name].title.rstrip(".") for name in names))
+        notes.append(f"Trained and measured here on other data than the paper's: {titles}.")
     if section.figure:
         notes.append("Its images are below, by row; none was selected.")
     return " ".join(notes)
@@ -50,109 +115,105 @@ def _paper_text(value: float | None) -> str:
     return NONE if value is None else str(value)
 
 
-def _has_paper(section: Section) -> bool:
-    return any(name in METRICS for entry in section.entries for name in entry.paper)
+def _difference(ours: float | None, paper: float | None) -> str:
+    if ours is None or paper is None:
+        return NONE
+    difference = ours - paper
+    return f"{difference:+.0f}" if abs(difference) >= 1000 else f"{difference:+.3g}"
 
 
-def _has_baseline(results: Results, section: Section) -> bool:
-    return any(results.by_id(row_id).row.baseline for row_id in section.row_ids)
-
-
-def _columns(results: Results, section: Section) -> list[str]:
-    paper = ["paper", *_COMPARED] if _has_paper(section) else []
-    columns = [*_FIRST]
-    for name in section.metrics:
-        title = METRICS[name].title
-        columns += [title, *[f"{title}: {word}" for word in paper]]
-    for name in section.measures:
-        columns += [MEASURES[name], f"{MEASURES[name]}: paper"]
-    compared = ["against the baseline"] if _has_baseline(results, section) else []
-    return [*columns, *compared, *_COST]
-
-
-def _cells(results: Results, section: Section, entry: Entry) -> list[str]:
-    if not entry.row:
-        return _cited(results, section, entry)
+def _row(results: Results, section: Section, entry: Entry) -> TableRow:
+    if not entry.row:  # what the paper cites from others: its numbers, and nothing of ours
+        titles = {**{name: METRICS[name].title for name in section.metrics}, **MEASURES}
+        lines = [Line(titles[name], paper=_paper_text(entry.paper[name])) for name in titles if name in entry.paper]
+        return TableRow(entry.title, NONE, CITED, lines)
     whole = results.by_id(entry.row)
     metrics = [name for name in section.metrics if name in whole.row.metrics]
     result = replace(whole, row=whole.row.model_copy(update={"metrics": metrics, "paper": entry.paper}))
-    numbers = [cell for name in section.metrics for cell in _metric_cells(results, section, result, name)]
-    for name in section.measures:
-        numbers += [_measure_text(results, result, name), _paper_text(entry.paper.get(name))]
-    compared = [_against_baseline(results, section, result)] if _has_baseline(results, section) else []
-    memory = f"{result.peak_rss_bytes / 1e9:.2f} GB" if result.peak_rss_bytes else NONE
-    cost = [_kimg_text(result), duration_text(result.wall_s) if result.wall_s else NONE, number_text(result.s_per_kimg)]
-    parameters = f"{result.parameters:,}" if result.parameters else NONE
-    return [entry.title, result.row.mtm, result.status, *numbers, *compared, *cost, memory, parameters]
+    shown = [name for name in section.metrics if name in metrics or name in entry.paper]
+    lines = [_metric_line(results, result, name) for name in shown]
+    lines += [_measure_line(results, result, name) for name in section.measures]
+    return TableRow(entry.title, result.row.mtm, result.status, lines or [Line(NONE)], _cost(result))
+
+
+def _metric_line(results: Results, result: RowResult, name: str) -> Line:
+    ours, paper = result.metrics.get(name), result.row.paper.get(name)
+    mark = result.mark(name).strip(" ()")
+    line = Line(
+        METRICS[name].title,
+        ours=number_text(ours, result.spread(name) if ours is not None else None),
+        paper=_paper_text(paper),
+        runs=_runs_text(result, name),
+        marks=f"({mark})" if mark else "",
+        baseline=NONE if results.table.meaningless else _against_baseline(results, result, name),
+    )
+    if name not in result.row.metrics:
+        return replace(line, verdict=f"not measured by preset {results.table.preset}")
+    if not result.values(name):
+        return line
+    difference = _difference(ours, paper)
+    if results.table.meaningless:
+        return replace(line, difference=difference, verdict=SMOKE, grey=True)
+    if paper is None or ours is None:
+        return line
+    if mark:
+        return replace(line, difference=difference, verdict=f"not compared: {STAND_IN} weights", grey=True)
+    if not results.table.applied.comparable:
+        verdict = f"not compared: preset {results.table.preset}"
+        return replace(line, difference=difference, verdict=verdict, grey=True)
+    return replace(line, difference=difference, verdict=compare(ours, paper, METRICS[name]))
+
+
+def _runs_text(result: RowResult, name: str) -> str:
+    """The value of every run, where a row has several."""
+    if len(result.runs) < 2 or not result.values(name):
+        return ""
+    values = [(run, run.value(name)) for run in result.runs]
+    texts = [f"seed {run.seed}: {run.status if value is None else number_text(value)}" for run, value in values]
+    return f"({', '.join(texts)})"
+
+
+def _measure_line(results: Results, result: RowResult, name: str) -> Line:
+    """A cost that the bench of Table 4 measured, or the size of the network that was trained."""
+    paper = result.row.paper.get(name)
+    line = Line(MEASURES[name], paper=_paper_text(paper))
+    measured = results.bench.get("settings", {}).get(result.row.mtm, {})
+    if name == "parameters_m":
+        count = result.parameters or measured.get("parameters")
+        value = count / 1e6 if count else None
+    else:
+        value = measured.get(name)
+    if value is None:
+        return line
+    line = replace(line, ours=number_text(value), difference=_difference(value, paper))
+    if results.table.meaningless:
+        return replace(line, verdict=SMOKE, grey=True)
+    on_cpu = name != "parameters_m" and results.bench.get("device") == "cpu"
+    if on_cpu:
+        return replace(line, marks="(on a CPU)", verdict="not compared: on a CPU", grey=True)
+    if not results.table.applied.comparable:
+        return replace(line, verdict=f"not compared: preset {results.table.preset}", grey=True)
+    return line
+
+
+def _against_baseline(results: Results, result: RowResult, name: str) -> str:
+    if result.row.baseline is None:
+        is_one = any(other.row.baseline == result.row.id for other in results.rows)
+        return "the baseline" if is_one else NONE
+    return compare_rows(result, results.by_id(result.row.baseline), name)
+
+
+def _cost(result: RowResult) -> list[str]:
+    """How far the first run is, time of all, speed, memory, size; nothing of a row that was not begun."""
+    parts = [_kimg_text(result)] if result.kimg else []
+    parts += [duration_text(result.wall_s)] if result.wall_s else []
+    parts += [f"{number_text(result.s_per_kimg)} s/kimg"] if result.s_per_kimg else []
+    parts += [f"{result.peak_rss_bytes / 1e9:.2f} GB of memory"] if result.peak_rss_bytes else []
+    return parts + ([f"{result.parameters:,} parameters"] if result.parameters else [])
 
 
 def _kimg_text(result: RowResult) -> str:
     """How far the first run is, and of how much where it has not ended."""
     total = result.row.options.get("kimg")
-    whole = result.first.status == "done" or not result.kimg or total is None
-    return f"{result.kimg:g}" if whole else f"{result.kimg:g} of {total:g}"
-
-
-def _cited(results: Results, section: Section, entry: Entry) -> list[str]:
-    """A row that the paper cites from others: its numbers, and nothing of ours."""
-    cells = [entry.title, NONE, CITED]
-    for name in section.metrics:
-        cells += [NONE, *([_paper_text(entry.paper.get(name)), NONE, NONE] if _has_paper(section) else [])]
-    for name in section.measures:
-        cells += [NONE, _paper_text(entry.paper.get(name))]
-    return [*cells, *[NONE] * (len(_columns(results, section)) - len(cells))]
-
-
-def _metric_cells(results: Results, section: Section, result: RowResult, name: str) -> list[str]:
-    """Ours; beside a paper's number also that, the difference and what it means."""
-    text = _metric_text(results, result, name)
-    if not _has_paper(section):
-        return [text]
-    ours, paper = result.metrics.get(name), result.row.paper.get(name)
-    if ours is None or paper is None:
-        return [text, _paper_text(paper), NONE, NONE]
-    if results.table.meaningless:
-        return [text, _paper_text(paper), NONE, "meaningless"]
-    if result.mark(name):
-        return [text, _paper_text(paper), NONE, STAND_IN]
-    if not results.table.applied.comparable:
-        return [text, _paper_text(paper), NONE, f"not compared: preset {results.table.preset}"]
-    return [text, _paper_text(paper), f"{ours - paper:+.3g}", compare(ours, paper, METRICS[name])]
-
-
-def _metric_text(results: Results, result: RowResult, name: str) -> str:
-    """The mean over the seeds and its spread, then every run; no mean where the runs took it in different ways."""
-    mean = result.metrics.get(name)
-    text = number_text(mean, result.spread(name) if mean is not None else None)
-    if len(result.runs) > 1:
-        values = [(run, run.value(name)) for run in result.runs]
-        runs = [f"seed {run.seed}: {run.status if value is None else number_text(value)}" for run, value in values]
-        text += f"\n({', '.join(runs)})" if result.values(name) else ""
-    text += result.mark(name)
-    return f"{text} (meaningless)" if results.table.meaningless and result.values(name) else text
-
-
-def _measure_text(results: Results, result: RowResult, name: str) -> str:
-    """A cost that the bench of Table 4 measured, or the size of the network that was trained."""
-    measured = results.bench.get("settings", {}).get(result.row.mtm, {})
-    if name == "parameters_m":
-        count = result.parameters or measured.get("parameters")
-        return number_text(count / 1e6) if count else NONE
-    if name not in measured:
-        return NONE
-    where = " (meaningless)" if results.table.meaningless else " (on a CPU)" * (results.bench.get("device") == "cpu")
-    return number_text(measured[name]) + where
-
-
-def _against_baseline(results: Results, section: Section, result: RowResult) -> str:
-    if result.row.baseline is None:
-        shown = [results.by_id(row_id).row.baseline for row_id in section.row_ids]
-        return "the baseline" if result.row.id in shown else NONE
-    if results.table.meaningless:
-        return "meaningless"
-    baseline = results.by_id(result.row.baseline)
-    titled = len(section.metrics) > 1
-    return "; ".join(
-        (f"{METRICS[name].title}: " if titled else "") + compare_rows(result, baseline, name)
-        for name in result.row.metrics
-    )
+    whole = result.first.status == "done" or total is None
+    return f"{result.kimg:g} kimg" if whole else f"{result.kimg:g} of {total:g} kimg"

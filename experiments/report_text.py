@@ -7,19 +7,30 @@ from experiments.progress import duration_text
 from experiments.results import Results
 
 
-def fingerprints(results: Results) -> list[str]:
-    """Each distinct fingerprint of each metric as one line; where rows differ, with the rows that have it."""
-    lines = []
+def fingerprints(results: Results) -> list[tuple[str, list[str]]]:
+    """For each metric how it was taken, as (what all rows share, a line for each group of rows with what differs)."""
+    found = []
+    several = len(results.table.shown_metrics) > 1
     for name, metric in results.table.shown_metrics.items():
-        texts: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for result in results.rows:
             if fingerprint := result.fingerprint(name):
-                text = " · ".join(f"{key}: {_plain(value)}" for key, value in fingerprint.items())
-                texts.setdefault(text, []).append(result.row.title)
-        for text, titles in texts.items():
-            whose = [metric.title] * (len(results.table.shown_metrics) > 1) + titles * (len(texts) > 1)
-            lines.append(f"{', '.join(whose)}: {text}" if whose else text)
-    return lines
+                groups.setdefault(json.dumps(fingerprint), []).append(result.row.title)
+        prints = [json.loads(text) for text in groups]
+        if not prints:
+            continue
+        shared = {key: value for key, value in prints[0].items() if all(one.get(key) == value for one in prints)}
+        others = [
+            f"{'; '.join(titles)}: {_pairs({key: value for key, value in one.items() if key not in shared})}"
+            for one, titles in zip(prints, groups.values(), strict=True)
+        ]
+        head = f"{metric.title}: " if several else ""
+        found.append((head + _pairs(shared), others if len(prints) > 1 else []))
+    return found
+
+
+def _pairs(fingerprint: dict[str, Any]) -> str:
+    return " · ".join(f"{key}: {_plain(value)}" for key, value in fingerprint.items())
 
 
 def cautions(results: Results) -> list[str]:

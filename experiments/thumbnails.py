@@ -10,36 +10,44 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 BUDGET_BYTES = 3_000_000  # of all images of a report together; base64 adds a third
 LARGEST_BYTES = 150_000  # of one image, where there are few
 WIDEST_PX = 1600
+FIRST_SHARES = 6
 QUALITY = 75
 BITS_PER_PX = 1.2  # a guess of what WebP needs at that quality, to begin with
 WORKERS = 4
+GAP_GREY = 0xDD  # all three channels, between the images of a grid
+UNIFORM_SPREAD = 3.0  # grey levels: below this a screen shows one colour
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """`uri` holds the image; width and height are of one of its frames, px."""
+    """`uri` holds the image; width and height are of one of its frames, px; `note` says what must be said beside it."""
 
     uri: str
     width: int
     height: int
+    note: str = ""
 
 
-def thumbnails(wanted: Iterable[Sequence[Path]]) -> tuple[dict[tuple[Path, ...], Thumbnail], list[str]]:
+def thumbnails(
+    wanted: Iterable[Sequence[Path]], first: Path | None = None
+) -> tuple[dict[tuple[Path, ...], Thumbnail], list[str]]:
     """A thumbnail of each sequence of image files: of one file the image, of several (a film) all below each other.
 
-    They share BUDGET_BYTES; a film counts twice. Returns them by their files, and a line for each file that cannot be
-    read and so has none.
+    They share BUDGET_BYTES; a film counts twice, and `first`, which is the report's widest image, FIRST_SHARES times.
+    Returns them by their files, and a line for each file that cannot be read and so has none.
     """
-    strips = list(dict.fromkeys(tuple(files) for files in wanted))
-    weights = {files: 1 if len(files) == 1 else 2 for files in strips}
-    share = min(LARGEST_BYTES, BUDGET_BYTES // max(1, sum(weights.values())))
+    strips = list(dict.fromkeys([*[(first,)] * (first is not None), *(tuple(files) for files in wanted)]))
+    weights = {files: FIRST_SHARES if files == (first,) else 1 if len(files) == 1 else 2 for files in strips}
+    share = BUDGET_BYTES // max(1, sum(weights.values()))
+    largest = {files: LARGEST_BYTES * (1 if len(files) == 1 else 2) for files in strips}
     with ThreadPoolExecutor(WORKERS) as pool:  # Pillow works outside Python's lock
-        made = pool.map(lambda files: _made(files, share * weights[files]), strips)
+        made = pool.map(lambda files: _made(files, min(largest[files], share * weights[files])), strips)
     results: Mapping[tuple[Path, ...], Thumbnail | str] = dict(zip(strips, made, strict=True))
     return (
         {files: result for files, result in results.items() if isinstance(result, Thumbnail)},
@@ -59,7 +67,8 @@ def _made(files: tuple[Path, ...], budget_bytes: int) -> Thumbnail | str:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         data = _encoded(frames, size)
         if len(data) <= budget_bytes or size == (1, 1):
-            return Thumbnail(f"data:image/webp;base64,{base64.b64encode(data).decode()}", *size)
+            note = uniform_note(frames[0]) if len(frames) == 1 else ""
+            return Thumbnail(f"data:image/webp;base64,{base64.b64encode(data).decode()}", *size, note)
         scale *= max(0.5, 0.95 * math.sqrt(budget_bytes / len(data)))
 
 
@@ -70,6 +79,19 @@ def read_rgb(file: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{file.parent.name}/{file.name} cannot be read as an image ({error})") from error
+
+
+def uniform_note(sheet: Image.Image) -> str:
+    """What to say beside images that show nothing, such as those of a StyleGAN3 after a few iterations; "" for others.
+
+    They are shown as they are: stretching the contrast would show what the network does not.
+    """
+    pixels = np.asarray(sheet).reshape(-1, 3)
+    pixels = pixels[(pixels != GAP_GREY).any(axis=1)]
+    spread = float(pixels.std(axis=0).max()) if len(pixels) else 0.0
+    if spread >= UNIFORM_SPREAD:
+        return ""
+    return f"Nearly uniform, and not stretched: standard deviation {spread:.1f} of 255 grey levels."
 
 
 def _encoded(frames: Sequence[Image.Image], size: tuple[int, int]) -> bytes:
