@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.curves import CURVE_TITLES, curve_names, lines_of
 from experiments.metrics import METRICS
-from experiments.results import MEANINGLESS, Results, RowResult, number_text, verdicts
+from experiments.results import SMOKE, Results, RowResult, number_text, verdicts
 from experiments.thumbnails import read_rgb
 
 TEXT, MUTED, GRID, ALARM = "#1d2430", "#667085", "#e4e7ec", "#b42318"
@@ -21,6 +21,8 @@ STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 9.0, "axes.l
 WIDTH_INCHES = 13.0
 CREDIT_SIZE = 8
 BAND_ASPECT = 6.2
+TITLE_INCHES = 0.092  # of a character of an image's title
+HEADING_CHARACTERS = 150  # of a line of the heading
 MOST_ROWS = len(ROW_COLOURS)  # the report shows the others
 SUMMARY_TITLES = {
     "reals": "Real images",
@@ -35,13 +37,14 @@ def summary_png(results: Results, path: Path) -> None:
     rows = ([row for row in results.rows if row.entry or row.first.ticks] or results.rows)[:MOST_ROWS]
     bands = _pack(_summary_images(rows))
     curves = curve_names(rows)
-    heights = [1.15, *[_band_inches(band) for band in bands], *[2.7] * bool(curves), 0.35]
+    heading = _heading(results, rows)
+    heights = [0.2 + sum(height for *_, height in heading), *[_band_inches(band) for band in bands], *[2.7] * bool(curves), 0.35]
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=130, facecolor="white", layout="constrained")
         places = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-        _write_heading(next(places), results, rows)
+        _write_heading(next(places), heading, heights[0])
         for band in bands:
-            ratios = [_aspect(image) for _, image in band]
+            ratios = [_room(titled) for titled in band]
             columns = next(places).subplots(1, len(band), squeeze=False, width_ratios=ratios)[0]
             for axes, (title, image) in zip(columns, band, strict=True):
                 _show(axes, title, image)
@@ -93,15 +96,17 @@ def _read(file: Path | None) -> Image.Image | None:
         return None  # the report names it
 
 
-def _aspect(image: Image.Image) -> float:
-    return image.width / image.height
+def _room(titled: Titled) -> float:
+    """The width that an image needs for a height of 1, for itself or for its title."""
+    title, image = titled
+    return max(image.width / image.height, BAND_ASPECT * TITLE_INCHES * len(title) / WIDTH_INCHES)
 
 
 def _pack(images: list[Titled]) -> list[list[Titled]]:
     """Fills bands in order, each up to BAND_ASPECT wide for a height of 1."""
     bands: list[list[Titled]] = []
     for titled in images:
-        if bands and sum(_aspect(image) for _, image in bands[-1]) + _aspect(titled[1]) <= BAND_ASPECT:
+        if bands and sum(_room(other) for other in bands[-1]) + _room(titled) <= BAND_ASPECT:
             bands[-1].append(titled)
         else:
             bands.append([titled])
@@ -110,7 +115,7 @@ def _pack(images: list[Titled]) -> list[list[Titled]]:
 
 def _band_inches(band: list[Titled]) -> float:
     """Height of a band, titles included: its images share the width, and none is blown up beyond reason."""
-    return 0.4 + min(4.5, WIDTH_INCHES / sum(_aspect(image) for _, image in band))
+    return 0.4 + min(4.5, WIDTH_INCHES / sum(_room(titled) for titled in band))
 
 
 def _show(axes: Axes, title: str, image: Image.Image) -> None:
@@ -120,24 +125,30 @@ def _show(axes: Axes, title: str, image: Image.Image) -> None:
     axes.set_axis_off()
 
 
-def _write_heading(band: Any, results: Results, rows: list[RowResult]) -> None:
-    band.text(0.01, 0.84, results.table.title, va="center", color=TEXT, fontsize=15, fontweight="bold")
+def _heading(results: Results, rows: list[RowResult]) -> list[tuple[str, dict[str, Any], float]]:
+    """The heading's paragraphs: text in lines that fit, how it is written, and its height, inches."""
     numbers = ";  ".join(
         f"{result.row.title}: {METRICS[name].title} {number_text(value, result.spread(name))}{result.mark(name)}"
         for result in rows
         for name, value in result.metrics.items()
     )
-    mark = " (meaningless)" if numbers and results.table.meaningless else ""
     more = f"  (the first {len(rows)} of {len(results.rows)} rows)" if len(rows) < len(results.rows) else ""
-    band.text(
-        0.01,
-        0.55,
-        f"{numbers}{mark}{more}" if numbers else "no row has finished",
-        va="center",
-        color=TEXT,
-        fontsize=10.5,
-    )
     told = " ".join(sentence for sentence in verdicts(results)[:MOST_ROWS])
-    caveat = MEANINGLESS if results.table.meaningless else f"{told} {results.one_seed}"
-    colour = ALARM if results.table.meaningless else MUTED
-    band.text(0.01, 0.38, textwrap.fill(caveat, 170), va="top", color=colour, fontsize=9)
+    smoke = results.table.meaningless
+    paragraphs: list[tuple[str, dict[str, Any]]] = [
+        (results.table.title, {"color": TEXT, "fontsize": 15, "fontweight": "bold"}),
+        (f"{numbers}{more}" if numbers else "no row has finished", {"color": TEXT, "fontsize": 10.5}),
+        (SMOKE if smoke else f"{told} {results.one_seed}".strip(), {"color": ALARM if smoke else MUTED, "fontsize": 9}),
+    ]
+    heading = []
+    for text, how in paragraphs:
+        lines = textwrap.wrap(text, int(HEADING_CHARACTERS * 9.5 / how["fontsize"]))
+        heading.append(("\n".join(lines), how, len(lines) * how["fontsize"] / 48 + 0.08))
+    return heading
+
+
+def _write_heading(band: Any, heading: list[tuple[str, dict[str, Any], float]], inches: float) -> None:
+    top = inches - 0.08
+    for text, how, height in heading:
+        band.text(0.01, top / inches, text, va="top", **how)
+        top -= height

@@ -13,7 +13,7 @@ from experiments.thumbnails import read_rgb
 
 NAME = "contact.png"  # in the table's folder
 STRIP_PX = 480  # the width of a cell
-GAP_PX, HEAD_PX, LABEL_PX, TEXT_PX = 10, 34, 190, 17
+GAP_PX, HEAD_PX, LABEL_PX, TEXT_PX = 10, 44, 270, 25
 
 Cell = tuple[str, Callable[[RowResult, RowResult], tuple[RowResult, str]]]
 COLUMNS: tuple[Cell, ...] = (

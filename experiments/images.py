@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def offset_fields(images: Tensor, offsets: dict[Layer, Tensor]) -> Figure:
         row[0].set_ylabel(f"{place}\nmean {typical_px:.2f} px\narrows x {stretch:g}", fontsize=8)
         for axis, image, mean in zip(row, images, means, strict=True):
             _draw_field(axis, torch.full_like(image, 255) if layer.planes else image, mean, stretch)
-    figure.suptitle("Learned offsets, mean over the taps (lengths in px of the layer)", fontsize=9)
+    title = "Learned offsets, mean over the taps (lengths in px of the layer)"
+    figure.suptitle(textwrap.fill(title, 22 * len(images)), fontsize=9)
     return figure
 
 

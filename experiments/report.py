@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import jinja2
+from PIL import Image
 
 from experiments.charts import summary_png
 from experiments.contact import write_contact_sheet
@@ -168,8 +169,8 @@ def _group(
     figures = []
     for name, (title, caption) in FIGURES.items():
         if shown := images([(row, [file]) for row, file in _titled(group, name)]):
-            wide = len(shown) == 1 or sum(image["width"] / image["height"] for image in shown) > 1.6 * len(shown)
-            figures.append({"title": title, "caption": caption, "images": shown, "wide": wide})
+            figures.append({"title": title, "caption": caption, "images": shown, "wide": _is_wide(shown)})
+    sweeps = images(_sweeps(group))
     strengths = {
         result.row.title: [
             (name.removeprefix("strength-"), file.relative_to(results.out).as_posix())
@@ -179,23 +180,34 @@ def _group(
         for result in group
     }
     titles = [result.row.title for result in group]
-    data = results.table.datasets[group[0].row.dataset].title
+    data = results.table.datasets[group[0].row.dataset].title.rstrip(".")
     return {
-        "title": f"{data}: {', '.join(titles[:3])}" + (f" and {len(titles) - 3} more" if len(titles) > 3 else ""),
+        "title": f"{data}: {'; '.join(titles[:3])}" + (f"; and {len(titles) - 3} more" if len(titles) > 3 else ""),
         "rows": titles,
         "figures": figures,
-        "sweeps": images(_sweeps(group)),
+        "sweeps": sweeps,
+        "sweeps_wide": _is_wide(sweeps),
         "strengths": {title: files for title, files in strengths.items() if files},
         "panels": panels(group),
     }
 
 
+def _is_wide(shown: list[dict[str, Any]]) -> bool:
+    """Whether these images go below, not beside each other."""
+    return len(shown) == 1 or sum(image["width"] / image["height"] for image in shown) > 1.6 * len(shown)
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The table's folder.")
-def main(out: Path) -> None:
-    """Render report.md, report.html and report.png of a table."""
+@click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Also report.png in 256 colours, here.")
+def main(out: Path, image: Path | None) -> None:
+    """Render report.md, report.html and report.png of a table. --image is for a README, which should load quickly."""
     try:
         paths = render(out)
+        if image:
+            with Image.open(out / "report.png") as whole, atomic_output(image) as temporary:
+                whole.convert("RGB").quantize(256, kmeans=2).save(temporary, format="png", optimize=True)
+            paths.append(image)
     except UserError as error:
         raise click.ClickException(str(error)) from None
     click.echo("report: " + "\n        ".join(str(path) for path in paths))

@@ -150,7 +150,8 @@ def _metric_line(results: Results, result: RowResult, name: str) -> Line:
     if name not in result.row.metrics:
         return replace(line, verdict=f"not measured by preset {results.table.preset}")
     if not result.values(name):
-        return line
+        done = any(run.status == "done" for run in result.runs)
+        return replace(line, verdict="not measured") if done else line
     difference = _difference(ours, paper)
     if results.table.meaningless:
         return replace(line, difference=difference, verdict=SMOKE, grey=True)

@@ -19,7 +19,7 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import IMAGES, Tick, load_run
 
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
-MEANINGLESS = "a smoke test: this number means nothing"
+SMOKE = "a smoke test: its numbers say nothing of any method"
 SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the same row differ by more
 
 
@@ -271,7 +271,7 @@ def verdicts(results: Results) -> list[str]:
             names = f"{result.row.title} against {baseline.row.title}, {METRICS[name].title}"
             text = compare_rows(result, baseline, name)
             if results.table.meaningless and not text.startswith("not compared"):
-                text = f"not compared ({MEANINGLESS})"
+                text = f"not compared ({SMOKE})"
             win = ": better" in text or text.startswith("not compared") or result.row.mtm == "none"
             sentences.append(f"{names}: {text}." + ("" if win else " MTM does not win at this scale."))
     return sentences
@@ -290,4 +290,4 @@ def result_lines(results: Results) -> Iterable[str]:
         parts = [part for part in (numbers, f"{result.kimg:g} kimg", cost, speed) if part]
         yield f"  {result.row.title.ljust(width)}  {result.status:<11}  {', '.join(parts)}"
     yield from (f"  {sentence}" for sentence in verdicts(results))
-    yield f"  {MEANINGLESS}" if results.table.meaningless else f"  {results.one_seed}".rstrip()
+    yield f"  {SMOKE}" if results.table.meaningless else f"  {results.one_seed}".rstrip()

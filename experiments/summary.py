@@ -26,7 +26,6 @@ PAPER_AT, OURS_AT, DIFFERENCE_AT, STATUS_AT = 358, 472, 582, 598  # right edges 
 SHOWN = (0, 1, 3)  # of the contact sheet's columns: plain, MTM, offset field
 LABEL_PX, STRIP_PX, STRIP_GAP_PX, PLOT_PX = 190, 264, 12, 395
 MOST_TRAINERS = 6
-COLOURS = 256  # of the file, which a README may show
 Font = ImageFont.FreeTypeFont
 
 
@@ -53,8 +52,7 @@ def paper_png(results: Results, path: Path) -> None:
         top = max(images_end, plot_end) + 8
         for credit in results.credits:
             top = _paragraph(draw, (MARGIN_PX, top), " ".join(credit.split()), font(15), MUTED) + 6
-    sheet = sheet.crop((0, 0, WIDTH_PX, top + 14)).quantize(COLOURS, dither=Image.Dither.NONE)
-    sheet.save(path, format="png", optimize=True)
+    sheet.crop((0, 0, WIDTH_PX, top + 14)).save(path, format="png", optimize=True)
 
 
 def _paragraph(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, face: Font, colour: str) -> int:
