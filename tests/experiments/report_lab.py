@@ -128,3 +128,16 @@ def draw(folder: Path, mtm: bool, noise_seed: int | None = None) -> None:
         save(name, 240 * scale, 100 * scale)
     for strength in STRENGTHS if mtm else ():
         save(f"strength-{strength:.1f}", 120 * scale, 20 * scale, strength)
+
+
+def fill_many(out: Path) -> None:
+    """42 rows in 14 groups, each with all images; not rendered."""
+    rows = []
+    for i in range(14):
+        rows.append(make_row(f"plain-{i}", f"Plain {i}"))
+        rows += [make_row(f"{m}-{i}", f"{m.title()} {i}", m, baseline=f"plain-{i}") for m in ("low", "mid")]
+    table = make_table(rows=rows)
+    start(out, table)
+    for i, row in enumerate(rows):
+        finish(out, table, row.id, 4.0 - i % 3 * 0.5)
+        draw(make_run(table, row, 0, out).folder / IMAGES, row.mtm != "none", noise_seed=i if i % 8 == 0 else None)
