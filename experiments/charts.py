@@ -38,7 +38,12 @@ def summary_png(results: Results, path: Path) -> None:
     bands = _pack(_summary_images(rows))
     curves = curve_names(rows)
     heading = _heading(results, rows)
-    heights = [0.2 + sum(height for *_, height in heading), *[_band_inches(band) for band in bands], *[2.7] * bool(curves), 0.35]
+    heights = [
+        0.2 + sum(height for *_, height in heading),
+        *[_band_inches(band) for band in bands],
+        *[2.7] * bool(curves),
+        0.35,
+    ]
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=130, facecolor="white", layout="constrained")
         places = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])

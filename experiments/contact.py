@@ -25,7 +25,7 @@ COLUMNS: tuple[Cell, ...] = (
 
 
 def write_contact_sheet(out: Path, groups: Sequence[Sequence[RowResult]]) -> Path | None:
-    """Writes the sheet into the table's folder and returns its path; None where there is none, and removes an old one."""
+    """Writes the sheet into the table's folder and returns its path; removes an old one where there is none."""
     path = out / NAME
     if (sheet := contact_sheet(groups)) is None:
         path.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ FIGURES = {
     ),
     "films": (
         "Generated videos",
-        "Each row is a video, every second frame of it. The generated videos are the first that came; none was selected.",
+        "Each row is a video, every second frame of it. These are the first videos that came; none was selected.",
     ),
     "offsets": ("Learned offsets", "Where the convolution samples: learned offsets for a few latents."),
 }
@@ -151,8 +151,8 @@ def _group(
     small: dict[tuple[Path, ...], Thumbnail],
     moving: dict[Path, Thumbnail],
 ) -> dict[str, Any]:
-    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height", "note", "moving"}, the
-    last of them the animation of a strip of frames."""
+    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height", "note", "moving"}:
+    `moving` is the animation of a strip of frames."""
 
     def images(titled: list[tuple[str, list[Path]]]) -> list[dict[str, Any]]:
         return [

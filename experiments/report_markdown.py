@@ -20,5 +20,7 @@ def aligned(table: TableText) -> str:
             cost = (", ".join(row.cost) or NONE) if i == 0 else ""
             lines.append([cell(text) for text in [*whole, *numbers, *[cost] * costs]])
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    texts = ["| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    texts = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     return "\n".join([texts[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *texts[1:]])

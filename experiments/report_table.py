@@ -1,4 +1,4 @@
-"""The report's tables as text: a section of the paper each; for every row the paper's numbers, ours, and what ours cost."""
+"""The report's tables as text: a section of the paper each; for every row its numbers, ours, and what ours cost."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace

@@ -71,6 +71,11 @@ class Browser:
         while self.run("document.readyState") != "complete":
             pass
 
+    def media(self, **features: str) -> None:
+        """What the reader prefers, such as prefers_color_scheme="dark", for pages that are opened next."""
+        pairs = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=pairs)
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from experiments import ledger
 from experiments.folder import claim
-from experiments.images import STRENGTHS
+from experiments.images import FILM_FRAMES, STRENGTHS, grid
 from experiments.provenance import provenance
 from experiments.table import Cost, Dataset, Preset, Row, Table
+from experiments.table_model import Entry, Section
 from experiments.trainers.contract import IMAGES, Run
 
 CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
@@ -141,3 +143,57 @@ def fill_many(out: Path) -> None:
     for i, row in enumerate(rows):
         finish(out, table, row.id, 4.0 - i % 3 * 0.5)
         draw(make_run(table, row, 0, out).folder / IMAGES, row.mtm != "none", noise_seed=i if i % 8 == 0 else None)
+
+
+def draw_film(folder: Path, videos: int = 2) -> None:
+    """films.png as experiments.images draws it: in every frame a bar, further right in each."""
+    frames = torch.full((videos * FILM_FRAMES, 3, 32, 32), 255, dtype=torch.uint8)
+    for i, frame in enumerate(frames):
+        at = 3 * (i % FILM_FRAMES)
+        frame[1 + i // FILM_FRAMES % 2, :, at : at + 6] = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    grid(frames, FILM_FRAMES).save(folder / "films.png")
+
+
+def fill_paper(out: Path, smoke: bool = False) -> Table:
+    """Tables as the paper's: several metrics and costs, cited values, and rows done, partial, failed and not run."""
+    metrics = ["fid", "clip_fd", "sfid"]
+    rows = [
+        make_row("plain", "StyleGAN2, a data set of a long name", metrics=metrics),
+        make_row("low", "StyleGAN2 w/ MTM, a data set of a long name", "low", baseline="plain", metrics=metrics),
+        make_row("video", "StyleGAN-V, SkyTimelapse", metrics=["fvd16"]),
+        make_row(
+            "video-low", "StyleGAN-V w/ MTM, SkyTimelapse at twice its size", "low", baseline="video", metrics=["fvd16"]
+        ),
+        make_row("late", "StyleSV, SkyTimelapse", metrics=["fvd16"]),
+    ]
+    paper = {"fid": 21.14, "clip_fd": 35.6, "sfid": 4.52}
+    costs = {"training_ratio": 1.2, "inference_ratio": 1.0, "parameters_m": 28.55}
+    first = [Entry(title="StyleGAN2", row="plain", paper=paper), Entry(title="w/ MTM", row="low", paper=paper)]
+    second = [Entry(title="LongVideoGAN", paper={"fvd16": 116.5})]
+    second += [Entry(title=row.title, row=row.id, paper={"fvd16": 73.9}) for row in rows[2:]]
+    fourth = [Entry(title="Low, Mid, High", row="low", paper=paper | costs)]
+    table = make_table(rows=rows, meaningless=smoke).model_copy(
+        update={
+            "sections": [
+                Section(id="table1", title="Table 1: images", metrics=metrics, entries=first),
+                Section(id="table3", title="Table 3: videos", metrics=["fvd16"], entries=second),
+                Section(id="table4", title="Table 4: costs", metrics=metrics, measures=list(costs), entries=fourth),
+            ],
+            "base": "paper",
+        }
+    )
+    start(out, table)
+    for row_id, value in (("plain", 21.5), ("low", 1900.25)):
+        measured = {name: {"value": value, "fingerprint": FINGERPRINT} for name in metrics}
+        finish(out, table, row_id, None, entry={"metrics": measured})
+    finish(out, table, "video", None, entry={"metrics": {"fvd16": {"value": 71.0, "fingerprint": FINGERPRINT}}})
+    draw_film(make_run(table, table.row("video"), 0, out).folder / IMAGES)
+    finish(out, table, "video-low", None, status="failed", entry={"message": "train ended with exit code 1."})
+    late = make_run(table, table.row("late"), 0, out).folder / "train"
+    late.mkdir(parents=True)
+    (late / "stats.jsonl").write_text(json.dumps({"kimg": 1.5, "elapsed_s": 3.0}) + "\n")
+    for row_id in ("plain", "low", "video"):
+        strip = make_run(table, table.row(row_id), 0, out).folder / IMAGES
+        grid(torch.full((4, 3, 32, 32), 127, dtype=torch.uint8), 4).save(strip / "strip.png")
+    return table
