@@ -42,7 +42,8 @@ def thumbnails(
     They share BUDGET_BYTES; a film counts twice, and `first`, which is the report's widest image, FIRST_SHARES times.
     Returns them by their files, and a line for each file that cannot be read and so has none.
     """
-    strips = list(dict.fromkeys([*[(first,)] * (first is not None), *(tuple(files) for files in wanted)]))
+    head: list[tuple[Path, ...]] = [] if first is None else [(first,)]
+    strips = list(dict.fromkeys([*head, *(tuple(files) for files in wanted)]))
     weights = {files: FIRST_SHARES if files == (first,) else 1 if len(files) == 1 else 2 for files in strips}
     share = BUDGET_BYTES // max(1, sum(weights.values()))
     largest = {files: LARGEST_BYTES * (1 if len(files) == 1 else 2) for files in strips}

@@ -147,7 +147,7 @@ def test_the_papers_tables_fit_and_nothing_overlaps_or_is_cut(browser, out, scre
 CONTRAST = """(() => {  // the least contrast of a text with what is behind it (WCAG 2), and the text
   const parse = text => text.match(/[\\d.]+/g).map(Number);
   const linear = c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => [r, g, b].map(c => linear(c / 255)).reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
   const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
     if (c.length == 3 || c[3] > 0) return c; } };
   let least = [99, ""];
