@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from experiments.files import UserError
-from experiments.generators import StyleGANV
-from experiments.images import STRENGTHS, make_images
+from experiments.generators import Layer, StyleGANV
+from experiments.images import STRENGTHS, make_images, offset_fields
 from experiments.mini.trainer import Options, build_generator
 from experiments.snapshots import LocalSnapshot, open_snapshot
 from mtm_ops import offsets_scaled
@@ -253,3 +254,18 @@ def test_strips_are_as_wide_as_each_other_and_the_field_has_arrows(final, tmp_pa
     assert (on != off).any()
     red = (field[..., 0] > 150) & (field[..., 1] < 60)
     assert red.sum() > 50
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_text_of_the_offset_fields_is_not_cut_however_few_there_are(count):
+    images = torch.full((count, 3, 16, 16), 200, dtype=torch.uint8)
+    layers = {Layer("a", 8, planes=True): 8, Layer("b", 16, planes=False): 16}
+    figure = offset_fields(images, {layer: torch.randn(count, 9, 2, side, side) for layer, side in layers.items()})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = canvas.get_width_height()
+    for text in [*figure.texts, *(axes.yaxis.label for axes in figure.axes)]:
+        box = text.get_window_extent(canvas.get_renderer())
+        assert min(box.x0, box.y0) >= 0, text.get_text()
+        assert box.x1 <= width, text.get_text()
+        assert box.y1 <= height, text.get_text()
