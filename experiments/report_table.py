@@ -7,7 +7,7 @@ from typing import Any
 from experiments.metrics import METRICS
 from experiments.metrics.base import STAND_IN
 from experiments.progress import duration_text
-from experiments.results import Results, RowResult, compare, compare_rows, number_text
+from experiments.results import Results, RowResult, compare, compare_rows, difference_text, number_text
 from experiments.table_model import MEASURES, Entry, Section
 
 NONE = "–"
@@ -118,8 +118,7 @@ def _paper_text(value: float | None) -> str:
 def _difference(ours: float | None, paper: float | None) -> str:
     if ours is None or paper is None:
         return NONE
-    difference = ours - paper
-    return f"{difference:+.0f}" if abs(difference) >= 1000 else f"{difference:+.3g}"
+    return difference_text(ours - paper, sign="+")
 
 
 def _row(results: Results, section: Section, entry: Entry) -> TableRow:

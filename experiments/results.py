@@ -232,6 +232,11 @@ def number_text(value: float | None, spread: float | None = None) -> str:
     return text if spread is None else f"{text} ± {spread:.2g}"
 
 
+def difference_text(value: float, sign: str = "") -> str:
+    """A difference: three significant digits, never an exponent for large ones; `sign="+"` shows the sign always."""
+    return f"{value:{sign}.0f}" if abs(value) >= 1000 else f"{value:{sign}.3g}"
+
+
 def compare(value: float, reference: float, metric: Metric) -> str:
     """'lower by 1.20 (8 %): better', and so on; a tie below SMALL_SHARE."""
     difference = value - reference
@@ -240,7 +245,7 @@ def compare(value: float, reference: float, metric: Metric) -> str:
         return f"a tie (they differ by {share:.1%})" if difference else "a tie (equal)"
     better = (difference < 0) == metric.lower_is_better
     direction = "lower" if difference < 0 else "higher"
-    return f"{direction} by {abs(difference):.3g} ({share:.0%}): {'better' if better else 'worse'}"
+    return f"{direction} by {difference_text(abs(difference))} ({share:.0%}): {'better' if better else 'worse'}"
 
 
 def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:

@@ -448,4 +448,5 @@ def test_numbers_have_four_digits(value, text):
 def test_where_higher_is_better_higher_is_better():
     recall = Metric("recall", "Recall", None, lower_is_better=False)
     assert compare(0.9, 0.5, recall).endswith("better")
+    assert compare(1900.25, 0.5, recall) == "higher by 1900 (379950%): better"
     assert compare(0.3, 0.5, recall).endswith("worse")
