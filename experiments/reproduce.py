@@ -17,6 +17,7 @@ from experiments.needs import fetch, find_sources, listed, needs, ready_rows
 from experiments.paper_tables import load_paper
 from experiments.plan import describe
 from experiments.run import AGAIN, Call, check_paths, choose_rows
+from experiments.slurm import Slurm
 from experiments.table_model import Row, Table
 from experiments.trainers.nodes import NNODES, RDZV, check_nodes
 
@@ -48,7 +49,7 @@ def _row_on(row: Row, gpus: int) -> Row:
 def make_call(
     name: str, preset: str, out: Path, given: tuple[str, ...], cache: Path, only: tuple[str, ...], **more: Any
 ) -> Call:
-    """The call of the runner for a table by name. `more`: gpus, seeds, parallel, skip_broken. Raises UserError."""
+    """The runner's call for a table by name. `more`: gpus, seeds, parallel, skip_broken, slurm. Raises UserError."""
     table = load_paper(name, preset)
     rows = choose_rows(table, only)
     if more["gpus"]:
@@ -58,7 +59,9 @@ def make_call(
     table = table.with_data(sources)
     if more["parallel"]:
         table = table.model_copy(update={"parallel": more["parallel"]})
-    return Call(table, choose_rows(table, only), out, Data(table, sources, cache, bool(more["skip_broken"])))
+    return Call(
+        table, choose_rows(table, only), out, Data(table, sources, cache, bool(more["skip_broken"])), more["slurm"]
+    )
 
 
 @click.command()
@@ -70,6 +73,9 @@ def make_call(
 )
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines of a run.")
 @click.option("--rdzv", default="", help="HOST:PORT of the first machine, where there are several.")
+@click.option("--cluster", type=click.Choice(["slurm"]), help="Make every run a job of this cluster.")
+@click.option("--partition", default="", help="Where the jobs go [default: the cluster's].")
+@click.option("--slurm-args", default="", help="More options of sbatch: --slurm-args='--account=me --time=24:00:00'.")
 @click.option("--data", "given", multiple=True, help="NAME=PATH, or a folder with an entry for each data set.")
 @click.option("--row", "only", multiple=True, help="Only this row (may be given more than once).")
 @click.option(
@@ -85,6 +91,9 @@ def main(
     preset: str,
     nnodes: int,
     rdzv: str,
+    cluster: str | None,
+    partition: str,
+    slurm_args: str,
     given: tuple[str, ...],
     only: tuple[str, ...],
     cache: Path,
@@ -95,8 +104,11 @@ def main(
     target = f"reproduce-{name}"
     try:
         check_paths(str(out), *given)
+        if (partition or slurm_args) and not cluster:
+            raise UserError("reproduce: PARTITION and SLURM_ARGS are of a cluster; got none. Add CLUSTER=slurm.")
+        more["slurm"] = Slurm(partition, slurm_args) if cluster else None
         call = make_call(name, preset, out, given, cache, only, **more)
-        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows])
+        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows], slurm=bool(cluster))
         os.environ |= {NNODES: str(nnodes), RDZV: rdzv}
         if dry_run:
             click.echo("\n".join(describe(call, weights=False)))

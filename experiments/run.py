@@ -21,18 +21,17 @@ from experiments.datasets.zips import DatasetInfo
 from experiments.extras import bench, make_stand_ins
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
-from experiments.jobs import Job, Scheduler, row_command
+from experiments.jobs import AGAIN, Job, Scheduler, row_command
 from experiments.metrics import weights_of
 from experiments.plan import describe
 from experiments.progress import make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
+from experiments.slurm import Slurm, SlurmScheduler
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, STAND_INS, Run
 from experiments.weights import locate
-
-AGAIN = "Run the same command again to resume."
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
@@ -67,10 +66,10 @@ def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
 
 
 class Call:
-    """One call of the runner: the chosen rows of a table, in OUT."""
+    """One call of the runner: the chosen rows of a table, in OUT; with `slurm` as jobs of a cluster."""
 
-    def __init__(self, table: Table, rows: list[Row], out: Path, data: Data) -> None:
-        self.table, self.rows, self.out, self.data = table, rows, out, data
+    def __init__(self, table: Table, rows: list[Row], out: Path, data: Data, slurm: Slurm | None = None) -> None:
+        self.table, self.rows, self.out, self.data, self.slurm = table, rows, out, data, slurm
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
         self.weights = weights_of(name for row in rows for name in row.metrics)
         self.stand_ins = data.cache / STAND_INS
@@ -162,7 +161,10 @@ class Call:
 
     def _run_jobs(self, jobs: list[Job]) -> Scheduler:
         progress = make_progress([job.label for job in jobs])
-        scheduler = Scheduler(jobs, self.table.parallel, self.out, progress)
+        if self.slurm is not None:
+            scheduler: Scheduler = SlurmScheduler(jobs, self.slurm, self.table.on_cpu, self.out, progress)
+        else:
+            scheduler = Scheduler(jobs, self.table.parallel, self.out, progress)
         try:
             scheduler.run()
         finally:
@@ -177,8 +179,7 @@ class Call:
         if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
         if scheduler.signal is not None:
-            stopped = ", ".join(f"{job.label} at {job.kimg:.3g} kimg" for job in jobs if job.status == "interrupted")
-            click.echo(f"\nstopped; kept: {stopped or 'what had finished'}. {AGAIN}", err=True)
+            click.echo(f"\n{scheduler.stopped_text()}", err=True)
             return 128 + scheduler.signal
         from experiments.report import render  # matplotlib: only now, so that what comes before is quick
 

@@ -157,6 +157,11 @@ class Table(Checked):
         return self.presets[self.preset]
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the preset is for a machine without a GPU."""
+        return self.applied.bench.get("device") == "cpu"
+
+    @property
     def meaningless(self) -> bool:
         return self.applied.meaningless
 
