@@ -83,11 +83,15 @@ class Scheduler:
         with self._signals():
             while self._running or (self._waiting and self.signal is None):
                 self._pass_signals_on()
-                if self.signal == signal.SIGHUP:
+                if self._leaves():
                     return
                 self._start_some()
                 self._look()
                 time.sleep(0.1)
+
+    def _leaves(self) -> bool:
+        """Whether to leave the runs to themselves: a closed terminal stops none."""
+        return self.signal == signal.SIGHUP
 
     def _start_some(self) -> None:
         for job in [job for job in self._waiting if in_use(job.run.folder)]:

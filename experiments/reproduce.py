@@ -17,7 +17,7 @@ from experiments.needs import fetch, find_sources, listed, needs, ready_rows
 from experiments.paper_tables import load_paper
 from experiments.plan import describe
 from experiments.run import AGAIN, Call, check_paths, choose_rows
-from experiments.slurm import Slurm
+from experiments.slurm import chosen_slurm, slurm_options
 from experiments.table_model import Row, Table
 from experiments.trainers.nodes import NNODES, RDZV, check_nodes
 
@@ -25,10 +25,10 @@ CLICK_HOSTS = ("stylegan3", "eg3d")  # whose train.py can split a batch: --batch
 LEAST_PER_GPU = 4  # their default of --mbstd-group, the least batch of a GPU
 
 
-def on_gpus(table: Table, gpus: int) -> Table:
-    """The table with every row on so many GPUs: the same batch, which a GPU takes in several passes where its share is
+def on_gpus(table: Table, gpus: int, rows: list[Row]) -> Table:
+    """The table with these rows on so many GPUs: the same batch, which a GPU takes in several passes where its share is
     more than in the setting. Raises UserError where a row's batch cannot be shared out so."""
-    return table.model_copy(update={"rows": [_row_on(row, gpus) for row in table.rows]})
+    return table.model_copy(update={"rows": [_row_on(row, gpus) if row in rows else row for row in table.rows]})
 
 
 def _row_on(row: Row, gpus: int) -> Row:
@@ -53,7 +53,7 @@ def make_call(
     table = load_paper(name, preset)
     rows = choose_rows(table, only)
     if more["gpus"]:
-        table = on_gpus(table, more["gpus"])
+        table = on_gpus(table, more["gpus"], rows)
     table = table.with_options({}, list(more["seeds"]))
     sources = find_sources(table, [row.dataset for row in rows], given, cache)
     table = table.with_data(sources)
@@ -73,9 +73,7 @@ def make_call(
 )
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines of a run.")
 @click.option("--rdzv", default="", help="HOST:PORT of the first machine, where there are several.")
-@click.option("--cluster", type=click.Choice(["slurm"]), help="Make every run a job of this cluster.")
-@click.option("--partition", default="", help="Where the jobs go [default: the cluster's].")
-@click.option("--slurm-args", default="", help="More options of sbatch: --slurm-args='--account=me --time=24:00:00'.")
+@slurm_options
 @click.option("--data", "given", multiple=True, help="NAME=PATH, or a folder with an entry for each data set.")
 @click.option("--row", "only", multiple=True, help="Only this row (may be given more than once).")
 @click.option(
@@ -91,9 +89,6 @@ def main(
     preset: str,
     nnodes: int,
     rdzv: str,
-    cluster: str | None,
-    partition: str,
-    slurm_args: str,
     given: tuple[str, ...],
     only: tuple[str, ...],
     cache: Path,
@@ -104,11 +99,9 @@ def main(
     target = f"reproduce-{name}"
     try:
         check_paths(str(out), *given)
-        if (partition or slurm_args) and not cluster:
-            raise UserError("reproduce: PARTITION and SLURM_ARGS are of a cluster; got none. Add CLUSTER=slurm.")
-        more["slurm"] = Slurm(partition, slurm_args) if cluster else None
+        more["slurm"] = slurm = chosen_slurm(more.pop("cluster"), more.pop("partition"), more.pop("slurm_args"))
         call = make_call(name, preset, out, given, cache, only, **more)
-        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows], slurm=bool(cluster))
+        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows], slurm is not None)
         os.environ |= {NNODES: str(nnodes), RDZV: rdzv}
         if dry_run:
             click.echo("\n".join(describe(call, weights=False)))

@@ -27,7 +27,7 @@ from experiments.plan import describe
 from experiments.progress import make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
-from experiments.slurm import Slurm, SlurmScheduler
+from experiments.slurm import Slurm, SlurmScheduler, chosen_slurm, slurm_options
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, STAND_INS, Run
@@ -173,9 +173,12 @@ class Call:
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
         for job in jobs:
+            log = f"The whole output: {job.run.folder / LOG}"
             if job.status == "failed":
-                log = f"The whole output: {job.run.folder / LOG}"
                 click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
+            elif job.status == "interrupted" and scheduler.signal is None:
+                why = job.message or "its process was told to stop."
+                click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
         if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
         if scheduler.signal is not None:
@@ -240,7 +243,8 @@ def check_paths(*paths: str) -> None:
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
 @click.option("--skip-broken", is_flag=True, help="Go on without images of --data that cannot be read.")
-@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command, for a cluster.")
+@slurm_options
+@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command.")
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")
 def main(
     name: str,
@@ -253,6 +257,7 @@ def main(
     skip_broken: bool,
     prepare: bool,
     dry_run: bool,
+    **cluster: Any,
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
     try:
@@ -263,7 +268,7 @@ def main(
         if parallel is not None:
             table = table.model_copy(update={"parallel": parallel})
         data = Data(table, own, cache, skip_broken)
-        call = Call(table, choose_rows(table, only), out, data)
+        call = Call(table, choose_rows(table, only), out, data, chosen_slurm(**cluster))
         if dry_run:
             click.echo("\n".join(describe(call)))
             return

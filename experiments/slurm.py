@@ -8,9 +8,13 @@ command follows them again.
 import shlex
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import click
 
 from experiments.files import UserError
 from experiments.folder import in_use
@@ -49,6 +53,27 @@ class Slurm:
             words += [f"--gpus-per-node={gpus}", f"--cpus-per-task={gpus * CPUS_PER_GPU}"]
         script = str(ROOT / "experiments/slurm_job.sh")
         return [*words, *shlex.split(self.more), script, *row_command(run, out)]
+
+
+def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of chosen_slurm to a click command."""
+    for option in (
+        click.option("--slurm-args", default="", help="More options of sbatch: '--account=me --time=24:00:00'."),
+        click.option("--partition", default="", help="Where the jobs go [default: the cluster's]."),
+        click.option("--cluster", type=click.Choice(["slurm"]), help="Make every run a job of this cluster."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm | None:
+    """What the options say; None without a cluster. Raises UserError where they contradict each other."""
+    if not cluster and (partition or slurm_args):
+        raise UserError(
+            f"run: PARTITION and SLURM_ARGS must come with a cluster; got {partition or slurm_args!r} without one. Add "
+            "CLUSTER=slurm."
+        )
+    return Slurm(partition, slurm_args) if cluster else None
 
 
 def submit(command: list[str]) -> str:
@@ -134,7 +159,7 @@ class SlurmScheduler(Scheduler):
             for job in self._running if found is not None else []:
                 number = job_number(job.run)
                 state = (found or {}).get(number, "gone")
-                if state not in (self._states.get(number), "RUNNING", "gone", *ENDED):
+                if state not in (self._states.get(number), "RUNNING", "COMPLETING", "gone", *ENDED):
                     self._progress.stage(job.label, f"job {number} is {state}")
                 self._states[number] = state
         super()._look()
@@ -163,10 +188,14 @@ class SlurmScheduler(Scheduler):
         number = job_number(job.run)
         if state is not None and state.status in ("done", "failed"):
             self._end(job, state.status, state.message)
+        elif self._states[number] == "CANCELLED":
+            self._end(job, "interrupted", f"its Slurm job {number} was cancelled.")
         else:
-            what = self._states[number]
-            message = f"its Slurm job {number} ended ({what}) without a result. See: sacct -j {number}"
-            self._end(job, "interrupted" if what == "CANCELLED" else "failed", message, note=True)
+            what = f"its Slurm job {number} ended ({self._states[number]}) without a result."
+            self._end(job, "failed", f"{what} See: sacct -j {number}", note=True)
+
+    def _leaves(self) -> bool:
+        return self.signal is not None
 
     def _pass_signals_on(self) -> None:
         if self._signals_seen:

@@ -6,10 +6,7 @@
 again=
 trap 'again=1; kill -TERM "$child"' USR1
 trap 'kill -TERM "$child"' TERM
-if [ "${MTM_NNODES:-1}" -gt 1 ]; then # the machines of the job meet at its first one
-    MTM_RDZV=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 10000))
-    export MTM_RDZV
-fi
+export MTM_RDZV=$(hostname):$((20000 + SLURM_JOB_ID % 10000)) # its machines meet at the first one, which this is
 export MASTER_PORT=$((30000 + SLURM_JOB_ID % 10000)) # several jobs may share a machine
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun itself would take one
 "$@" &
