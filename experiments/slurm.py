@@ -48,8 +48,8 @@ class Slurm:
         words += [f"--nodes={nodes()}", "--ntasks-per-node=1", f"--chdir={ROOT}"]
         if self.partition:
             words.append(f"--partition={self.partition}")
-        if not on_cpu:
-            gpus = max(1, TRAINERS[run.trainer].gpus(run))  # on each machine
+        gpus = TRAINERS[run.trainer].gpus(run)  # on each machine
+        if gpus and not on_cpu:
             words += [f"--gpus-per-node={gpus}", f"--cpus-per-task={gpus * CPUS_PER_GPU}"]
         script = str(ROOT / "experiments/slurm_job.sh")
         return [*words, *shlex.split(self.more), script, *row_command(run, out)]
