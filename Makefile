@@ -35,14 +35,17 @@ export PYTHONDONTWRITEBYTECODE =
 # Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
 export MTM_DATA := $(value DATA)
 export MTM_FROM := $(value FROM)
+export MTM_SLURM_ARGS := $(value SLURM_ARGS)
 export MTM_OUT  := $(if $(filter file,$(origin OUT)),$(OUT),$(value OUT))
+SLURM = $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(PARTITION),--partition $(PARTITION)) \
+	$(if $(SLURM_ARGS),--slurm-args "$$MTM_SLURM_ARGS")
 RUN = $(PY) -m experiments.run $(TABLE) --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
-	$(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+	$(if $(PARALLEL),--parallel $(PARALLEL)) $(SLURM) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
 
 REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OUT" $(if $(MTM_DATA),--data "$$MTM_DATA") \
 	$(if $(GPUS),--gpus $(GPUS)) $(if $(NNODES),--nnodes $(NNODES)) $(if $(RDZV),--rdzv $(RDZV)) \
 	$(addprefix --row ,$(ROW)) $(addprefix --seed ,$(SEED) $(SEEDS)) $(if $(PARALLEL),--parallel $(PARALLEL)) \
-	$(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
+	$(SLURM) $(if $(SKIP_BROKEN),--skip-broken) $(if $(DRY_RUN),--dry-run)
 
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
@@ -56,6 +59,7 @@ help:  ## List every target
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
 	@echo "           TABLE=smoke|...  PARALLEL=2"
 	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-...; PRESET=small too)"
+	@echo "           CLUSTER=slurm  PARTITION=name  SLURM_ARGS='--account=... --time=...' (table, reproduce-...)"
 	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names the folder that they go to)"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
 

@@ -39,7 +39,7 @@ def bench_step(table: Table, out: Path) -> Step:
 
 def bench(table: Table, out: Path) -> bool:
     """Measures costs where a section shows them, they are not there, and this machine can; False if that fails."""
-    can = table.applied.bench.get("device") == "cpu" or bool(visible_gpus())
+    can = table.on_cpu or bool(visible_gpus())
     if not benches(table) or not can or (out / BENCH).exists():
         return True
     return _do(bench_step(table, out)) == 0

@@ -26,6 +26,7 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, ROOT, Run
 
 ROW = ("-m", "experiments.row")
+AGAIN = "Run the same command again to resume."
 FIRST_PORT = 29500  # MASTER_PORT of the first run; each further one at a time has the next
 
 
@@ -63,7 +64,7 @@ class Scheduler:
     """
 
     def __init__(self, jobs: list[Job], parallel: int, out: Path, progress: Progress) -> None:
-        self._waiting, self._running = deque(jobs), list[Job]()
+        self._jobs, self._waiting, self._running = jobs, deque(jobs), list[Job]()
         self._parallel, self._out, self._progress = parallel, out, progress
         self._gpus = visible_gpus()
         self._looked_s = 0.0
@@ -72,16 +73,25 @@ class Scheduler:
         self.signal: int | None = None
         self.peak_rss_bytes = 0
 
+    def stopped_text(self) -> str:
+        """What a signal stopped, and what is kept of it."""
+        stopped = [f"{job.label} at {job.kimg:.3g} kimg" for job in self._jobs if job.status == "interrupted"]
+        return f"stopped; kept: {', '.join(stopped) or 'what had finished'}. {AGAIN}"
+
     def run(self) -> None:
         """Runs everything; returns when no run works any more, or at once after SIGHUP."""
         with self._signals():
             while self._running or (self._waiting and self.signal is None):
                 self._pass_signals_on()
-                if self.signal == signal.SIGHUP:
+                if self._leaves():
                     return
                 self._start_some()
                 self._look()
                 time.sleep(0.1)
+
+    def _leaves(self) -> bool:
+        """Whether to leave the runs to themselves: a closed terminal stops none."""
+        return self.signal == signal.SIGHUP
 
     def _start_some(self) -> None:
         for job in [job for job in self._waiting if in_use(job.run.folder)]:
@@ -141,8 +151,7 @@ class Scheduler:
         now_s = time.monotonic()
         if now_s - self._looked_s > 0.5:
             self._looked_s = now_s
-            memory = psutil.Process().memory_info().rss + sum(tree_rss_bytes(job.pid) for job in self._running)
-            self.peak_rss_bytes = max(self.peak_rss_bytes, memory)
+            self.peak_rss_bytes = max(self.peak_rss_bytes, self._memory_bytes())
             for job in self._running:
                 self._show(job)
             self._progress.refresh()
@@ -151,6 +160,9 @@ class Scheduler:
                 self._running.remove(job)
                 self._show(job)
                 self._conclude(job)
+
+    def _memory_bytes(self) -> int:
+        return psutil.Process().memory_info().rss + sum(tree_rss_bytes(job.pid) for job in self._running)
 
     def _has_ended(self, job: Job) -> bool:
         return job.process.poll() is not None if job.process is not None else not in_use(job.run.folder)

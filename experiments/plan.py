@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,8 @@ def _run(call: Call, run: Run, finished: bool) -> Iterator[str]:
     cost = run_cost(row, training_ratios(bench_of(call.out)))
     if cost is not None:
         yield f"# cost: {cost_text(cost)}"
+    if call.slurm is not None and not finished:
+        yield f"# as a job: {shlex.join(call.slurm.command(run, call.out, call.table.on_cpu))}"
     yield from (step.text() for step in TRAINERS[run.trainer].steps(run))
 
 

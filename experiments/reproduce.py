@@ -17,6 +17,7 @@ from experiments.needs import fetch, find_sources, listed, needs, ready_rows
 from experiments.paper_tables import load_paper
 from experiments.plan import describe
 from experiments.run import AGAIN, Call, check_paths, choose_rows
+from experiments.slurm import chosen_slurm, slurm_options
 from experiments.table_model import Row, Table
 from experiments.trainers.nodes import NNODES, RDZV, check_nodes
 
@@ -24,10 +25,10 @@ CLICK_HOSTS = ("stylegan3", "eg3d")  # whose train.py can split a batch: --batch
 LEAST_PER_GPU = 4  # their default of --mbstd-group, the least batch of a GPU
 
 
-def on_gpus(table: Table, gpus: int) -> Table:
-    """The table with every row on so many GPUs: the same batch, which a GPU takes in several passes where its share is
+def on_gpus(table: Table, gpus: int, rows: list[Row]) -> Table:
+    """The table with these rows on so many GPUs: the same batch, which a GPU takes in several passes where its share is
     more than in the setting. Raises UserError where a row's batch cannot be shared out so."""
-    return table.model_copy(update={"rows": [_row_on(row, gpus) for row in table.rows]})
+    return table.model_copy(update={"rows": [_row_on(row, gpus) if row in rows else row for row in table.rows]})
 
 
 def _row_on(row: Row, gpus: int) -> Row:
@@ -48,17 +49,19 @@ def _row_on(row: Row, gpus: int) -> Row:
 def make_call(
     name: str, preset: str, out: Path, given: tuple[str, ...], cache: Path, only: tuple[str, ...], **more: Any
 ) -> Call:
-    """The call of the runner for a table by name. `more`: gpus, seeds, parallel, skip_broken. Raises UserError."""
+    """The runner's call for a table by name. `more`: gpus, seeds, parallel, skip_broken, slurm. Raises UserError."""
     table = load_paper(name, preset)
     rows = choose_rows(table, only)
     if more["gpus"]:
-        table = on_gpus(table, more["gpus"])
+        table = on_gpus(table, more["gpus"], rows)
     table = table.with_options({}, list(more["seeds"]))
     sources = find_sources(table, [row.dataset for row in rows], given, cache)
     table = table.with_data(sources)
     if more["parallel"]:
         table = table.model_copy(update={"parallel": more["parallel"]})
-    return Call(table, choose_rows(table, only), out, Data(table, sources, cache, bool(more["skip_broken"])))
+    return Call(
+        table, choose_rows(table, only), out, Data(table, sources, cache, bool(more["skip_broken"])), more["slurm"]
+    )
 
 
 @click.command()
@@ -70,6 +73,7 @@ def make_call(
 )
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines of a run.")
 @click.option("--rdzv", default="", help="HOST:PORT of the first machine, where there are several.")
+@slurm_options
 @click.option("--data", "given", multiple=True, help="NAME=PATH, or a folder with an entry for each data set.")
 @click.option("--row", "only", multiple=True, help="Only this row (may be given more than once).")
 @click.option(
@@ -95,8 +99,9 @@ def main(
     target = f"reproduce-{name}"
     try:
         check_paths(str(out), *given)
+        more["slurm"] = slurm = chosen_slurm(more.pop("cluster"), more.pop("partition"), more.pop("slurm_args"))
         call = make_call(name, preset, out, given, cache, only, **more)
-        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows])
+        check_nodes(nnodes, rdzv, [int(row.options.get("gpus", 1)) for row in call.rows], slurm is not None)
         os.environ |= {NNODES: str(nnodes), RDZV: rdzv}
         if dry_run:
             click.echo("\n".join(describe(call, weights=False)))

@@ -30,6 +30,7 @@ from experiments.metrics import METRICS
 from experiments.provenance import portable_command, portable_values, provenance
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import INTERRUPTED, LOG, ROOT, STATE, Run, Step, Trainer, load_run
+from experiments.trainers.nodes import nodes
 
 TAIL_LINES = 15
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
@@ -211,7 +212,7 @@ def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
         "commands": [run.made_by, *work.commands],
         "dataset": {"name": run.dataset, **tried(lambda: asdict(described(run.data)), {})},
         **tried(lambda: provenance(trainer.host), {}),
-        "world_size": max(1, trainer.gpus(run)),
+        "world_size": max(1, trainer.gpus(run)) * nodes(),
         "trainer": portable_values(tried(lambda: trainer.facts(run), {}), work.out),
         "status": status,
         "failed_step": work.step if status == "failed" else None,

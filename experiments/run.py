@@ -21,18 +21,17 @@ from experiments.datasets.zips import DatasetInfo
 from experiments.extras import bench, make_stand_ins
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
-from experiments.jobs import Job, Scheduler, row_command
+from experiments.jobs import AGAIN, Job, Scheduler, row_command
 from experiments.metrics import weights_of
 from experiments.plan import describe
 from experiments.progress import make_progress
 from experiments.provenance import portable_command
 from experiments.results import load_results, result_lines
+from experiments.slurm import Slurm, SlurmScheduler, chosen_slurm, slurm_options
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, STAND_INS, Run
 from experiments.weights import locate
-
-AGAIN = "Run the same command again to resume."
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
@@ -67,10 +66,10 @@ def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
 
 
 class Call:
-    """One call of the runner: the chosen rows of a table, in OUT."""
+    """One call of the runner: the chosen rows of a table, in OUT; with `slurm` as jobs of a cluster."""
 
-    def __init__(self, table: Table, rows: list[Row], out: Path, data: Data) -> None:
-        self.table, self.rows, self.out, self.data = table, rows, out, data
+    def __init__(self, table: Table, rows: list[Row], out: Path, data: Data, slurm: Slurm | None = None) -> None:
+        self.table, self.rows, self.out, self.data, self.slurm = table, rows, out, data, slurm
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
         self.weights = weights_of(name for row in rows for name in row.metrics)
         self.stand_ins = data.cache / STAND_INS
@@ -162,7 +161,10 @@ class Call:
 
     def _run_jobs(self, jobs: list[Job]) -> Scheduler:
         progress = make_progress([job.label for job in jobs])
-        scheduler = Scheduler(jobs, self.table.parallel, self.out, progress)
+        if self.slurm is not None:
+            scheduler: Scheduler = SlurmScheduler(jobs, self.slurm, self.table.on_cpu, self.out, progress)
+        else:
+            scheduler = Scheduler(jobs, self.table.parallel, self.out, progress)
         try:
             scheduler.run()
         finally:
@@ -171,14 +173,16 @@ class Call:
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
         for job in jobs:
+            log = f"The whole output: {job.run.folder / LOG}"
             if job.status == "failed":
-                log = f"The whole output: {job.run.folder / LOG}"
                 click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
+            elif job.status == "interrupted" and scheduler.signal is None:
+                why = job.message or "its process was told to stop."
+                click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
         if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
         if scheduler.signal is not None:
-            stopped = ", ".join(f"{job.label} at {job.kimg:.3g} kimg" for job in jobs if job.status == "interrupted")
-            click.echo(f"\nstopped; kept: {stopped or 'what had finished'}. {AGAIN}", err=True)
+            click.echo(f"\n{scheduler.stopped_text()}", err=True)
             return 128 + scheduler.signal
         from experiments.report import render  # matplotlib: only now, so that what comes before is quick
 
@@ -239,7 +243,8 @@ def check_paths(*paths: str) -> None:
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
 @click.option("--skip-broken", is_flag=True, help="Go on without images of --data that cannot be read.")
-@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command, for a cluster.")
+@slurm_options
+@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command.")
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")
 def main(
     name: str,
@@ -252,6 +257,7 @@ def main(
     skip_broken: bool,
     prepare: bool,
     dry_run: bool,
+    **cluster: Any,
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
     try:
@@ -262,7 +268,7 @@ def main(
         if parallel is not None:
             table = table.model_copy(update={"parallel": parallel})
         data = Data(table, own, cache, skip_broken)
-        call = Call(table, choose_rows(table, only), out, data)
+        call = Call(table, choose_rows(table, only), out, data, chosen_slurm(**cluster))
         if dry_run:
             click.echo("\n".join(describe(call)))
             return

@@ -157,6 +157,11 @@ class Table(Checked):
         return self.presets[self.preset]
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it needs no GPU, as a smoke test."""
+        return self.meaningless
+
+    @property
     def meaningless(self) -> bool:
         return self.applied.meaningless
 

@@ -30,6 +30,7 @@ IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-fie
 LOG = "log.txt"  # all that the run's commands printed
 RUN = "run.json"  # the Run, as it was asked for
 STATE = "state.json"  # how far it is, written by experiments.row
+SLURM_JOB = "slurm-job"  # the number of its job, where it was submitted to a cluster
 NCLIPS = 2048  # for a metric of videos, at most
 STAND_INS = "stand-ins"  # beside the data: where a run that says so takes the weights of its metrics from
 FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.checked import Value
 from experiments.trainers.contract import Run, Step
-from experiments.trainers.nodes import torchrun
+from experiments.trainers.nodes import on_nodes
 from experiments.trainers.official import Official, starts
 
 NAMES = {
@@ -55,8 +55,8 @@ class Hydra(Official):
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
         """launch.py starts the training with what MTM_LAUNCHER says."""
-        words = torchrun(gpus)
-        several = {"MTM_LAUNCHER": shlex.join([sys.executable, *words])} if words else {}
+        launcher = on_nodes([sys.executable], gpus)
+        several = {"MTM_LAUNCHER": shlex.join(launcher)} if len(launcher) > 1 else {}
         return Step(name="train", argv=argv, cwd=self.cwd, env=environment | several)
 
     def metrics_argv(self, run: Run, snapshot: str, missing: list[str]) -> list[str]:

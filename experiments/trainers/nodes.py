@@ -8,19 +8,20 @@ import os
 
 from experiments.files import UserError
 
-NNODES, RDZV = "MTM_NNODES", "MTM_RDZV"
+NNODES, RDZV, SLURM = "MTM_NNODES", "MTM_RDZV", "SLURM_JOB_ID"
 
 
 def nodes() -> int:
     return int(os.environ.get(NNODES) or 1)
 
 
-def check_nodes(count: int, rdzv: str, gpus: list[int]) -> None:
-    """Raises UserError where `count` machines cannot share so many GPUs, or have no place to meet."""
+def check_nodes(count: int, rdzv: str, gpus: list[int], slurm: bool = False) -> None:
+    """Raises UserError where `count` machines cannot share so many GPUs, or have no place to meet; a Slurm job finds
+    one itself."""
     if count == 1:
         return
     host, _, port = rdzv.rpartition(":")
-    if not host or not port.isdigit():
+    if not slurm and (not host or not port.isdigit()):
         raise UserError(
             f"reproduce: RDZV must be HOST:PORT of the first machine where NNODES is {count}; got {rdzv!r}. Give it: "
             "RDZV=node0:29500"
@@ -29,9 +30,12 @@ def check_nodes(count: int, rdzv: str, gpus: list[int]) -> None:
         raise UserError(f"reproduce: NNODES must divide the GPUs of every run; got {count} and {uneven[0]}. Set GPUS.")
 
 
-def torchrun(gpus: int) -> list[str]:
-    """The words that start a script on this machine's share of `gpus`; none for a single machine."""
+def on_nodes(argv: list[str], gpus: int) -> list[str]:
+    """The command `argv`, ["python", ...], under torchrun on this machine's share of `gpus`; in a Slurm job srun starts
+    that on each machine. As it is for a single machine."""
     if nodes() == 1:
-        return []
+        return argv
     words = [f"--nnodes={nodes()}", f"--nproc-per-node={gpus // nodes()}", "--rdzv-backend=c10d"]
-    return ["-m", "torch.distributed.run", *words, f"--rdzv-endpoint={os.environ[RDZV]}"]
+    words.append(f"--rdzv-endpoint={os.environ.get(RDZV) or 'HOST:PORT'}")
+    each = ["srun", "--ntasks-per-node=1"] if SLURM in os.environ else []
+    return [*each, argv[0], "-m", "torch.distributed.run", *words, *argv[1:]]

@@ -36,7 +36,7 @@ from experiments.trainers.contract import (
     last_line,
     read_lines,
 )
-from experiments.trainers.nodes import nodes, torchrun
+from experiments.trainers.nodes import nodes, on_nodes
 
 CURVES = {
     "Loss/G/loss": "G_loss",
@@ -136,8 +136,7 @@ class Official(Trainer):
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
         """The training's step; on several machines this one's share of the GPUs, under torchrun."""
-        argv = [*argv[:1], *torchrun(gpus), *argv[1:]]
-        return Step(name="train", argv=argv, cwd=self.cwd, env=environment)
+        return Step(name="train", argv=on_nodes(argv, gpus), cwd=self.cwd, env=environment)
 
     def train_environment(self, run: Run, options: dict[str, Value]) -> dict[str, str]:
         """What mtm_hosts reads: metrics that a training takes must not decide its random numbers."""

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 import click  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from experiments import data, jobs  # noqa: E402
+from experiments import data, jobs, slurm  # noqa: E402
 from experiments.datasets import RECIPES  # noqa: E402
 from experiments.datasets.recipe import Recipe  # noqa: E402
 from experiments.datasets.zips import DatasetInfo, describe  # noqa: E402
@@ -90,6 +90,7 @@ def register() -> None:
     data.TOOL = (FILE, "data")
     METRICS["recall"] = Metric("recall", "Recall", None, lower_is_better=False)
     jobs.ROW = (FILE, "row")
+    slurm.POLL_S = 0.5
 
 
 def fill_disk() -> None:

@@ -141,13 +141,16 @@ def test_a_mistake_is_named(tmp_path: Path, words: list[str], said: str) -> None
 
 
 def test_fewer_gpus_take_the_same_batch_in_more_passes(tmp_path: Path) -> None:
-    table = reproduce.on_gpus(load_paper("all"), 2)
+    table = load_paper("all")
+    table = reproduce.on_gpus(table, 2, table.rows)
     for row, before in zip(table.rows, load_paper("all").rows, strict=True):
         changed = {"gpus": 2}
         if row.trainer in ("stylegan3", "eg3d"):
             changed["batch-gpu"] = int(before.options["batch"]) // 8
         assert row.options == {**before.options, **changed}
-    assert reproduce.on_gpus(load_paper("table3"), 8) == load_paper("table3")
+    table3 = load_paper("table3")
+    assert reproduce.on_gpus(table3, 8, table3.rows) == table3
+    assert reproduce.on_gpus(table3, 7, []) == table3  # 7 divides no batch, but no row was asked for
 
 
 def test_seeds_and_rows_are_those_that_are_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""Runs as jobs of a Slurm cluster: one job a run, in which experiments.row does what is left of it.
+
+Slurm has the queue, the machines, the requeueing; the run's folder has everything else. The runner submits what is
+neither finished nor in the queue, and follows the files. It can be ended at any time: the jobs stay, and the same
+command follows them again.
+"""
+
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.files import UserError
+from experiments.folder import in_use
+from experiments.jobs import Job, Scheduler, row_command
+from experiments.progress import Progress
+from experiments.row import State, read_state
+from experiments.trainers import TRAINERS
+from experiments.trainers.contract import LOG, ROOT, SLURM_JOB, STATE, Run
+from experiments.trainers.nodes import nodes
+
+# States of jobs that do not come back.
+ENDED = set("COMPLETED CANCELLED FAILED TIMEOUT DEADLINE BOOT_FAIL OUT_OF_MEMORY NODE_FAIL REVOKED".split())
+LIMIT_S = 120  # before its time limit a run is told to stop and requeued
+CPUS_PER_GPU = 4  # a process and the host's three workers
+POLL_S = 10.0
+MISSED_POLLS = 3  # a controller that restarts does not answer for a while
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Where jobs go. `more`: further options of sbatch, which have the last word."""
+
+    partition: str = ""
+    more: str = ""
+
+    def command(self, run: Run, out: Path, on_cpu: bool) -> list[str]:
+        """The sbatch line of a run; `on_cpu`: it asks for no GPU."""
+        log = str((run.folder / LOG).resolve()).replace("%", "%%")  # % begins one of sbatch's patterns
+        words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={log}"]
+        words += [f"--job-name=mtm-{run.row}-{run.seed}", f"--signal=B:USR1@{LIMIT_S}"]
+        words += [f"--nodes={nodes()}", "--ntasks-per-node=1", f"--chdir={ROOT}"]
+        if self.partition:
+            words.append(f"--partition={self.partition}")
+        gpus = TRAINERS[run.trainer].gpus(run)  # on each machine
+        if gpus and not on_cpu:
+            words += [f"--gpus-per-node={gpus}", f"--cpus-per-task={gpus * CPUS_PER_GPU}"]
+        script = str(ROOT / "experiments/slurm_job.sh")
+        return [*words, *shlex.split(self.more), script, *row_command(run, out)]
+
+
+def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of chosen_slurm to a click command."""
+    for option in (
+        click.option("--slurm-args", default="", help="More options of sbatch: '--account=me --time=24:00:00'."),
+        click.option("--partition", default="", help="Where the jobs go [default: the cluster's]."),
+        click.option("--cluster", type=click.Choice(["slurm"]), help="Make every run a job of this cluster."),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm | None:
+    """What the options say; None without a cluster. Raises UserError where they contradict each other."""
+    if not cluster and (partition or slurm_args):
+        raise UserError(
+            f"run: PARTITION and SLURM_ARGS must come with a cluster; got {partition or slurm_args!r} without one. Add "
+            "CLUSTER=slurm."
+        )
+    return Slurm(partition, slurm_args) if cluster else None
+
+
+def submit(command: list[str]) -> str:
+    """The number of the new job. Raises UserError where Slurm refuses it, with what it said."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise UserError(
+            f"slurm: sbatch must be on the PATH; got {error.strerror}. Run this on a machine that submits jobs."
+        ) from None
+    if result.returncode:
+        raise UserError(f"slurm: sbatch refused the job: {result.stderr.strip()}\nIt was: {shlex.join(command)}")
+    return result.stdout.strip().split(";")[0]
+
+
+def queue(numbers: list[str]) -> dict[str, str] | None:
+    """State of each of these jobs that the queue knows, such as PENDING; None where Slurm does not answer."""
+    if not numbers:
+        return {}
+    try:
+        # One job that is gone makes an error of a list of jobs: so all of the user's, who has few enough.
+        words = ["squeue", "--noheader", "--states=all", "--me", "--format=%i %T"]
+        result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if result.returncode:
+        return None
+    states = dict(line.split() for line in result.stdout.splitlines() if len(line.split()) == 2)
+    return {number: states[number] for number in numbers if number in states}
+
+
+class SlurmScheduler(Scheduler):
+    """Submits jobs and follows them until all have ended, or a signal ends the following. A run's folder holds the
+    number of its job, so that the next call finds it."""
+
+    def __init__(self, jobs: list[Job], slurm: Slurm, on_cpu: bool, out: Path, progress: Progress) -> None:
+        super().__init__(jobs, len(jobs), out, progress)
+        self._slurm, self._on_cpu = slurm, on_cpu
+        self._states: dict[str, str] = {}
+        self._polled_s, self._missed = float("-inf"), 0
+
+    def stopped_text(self) -> str:
+        numbers = [job_number(job.run) for job in self._running]
+        return (
+            f"no longer following; {len(numbers)} jobs stay in the queue. Run the same command again to follow them. "
+            f"To cancel them: scancel {' '.join(numbers)}"
+        )
+
+    def _start_some(self) -> None:
+        if self.signal is not None or not self._waiting:
+            return
+        known = self._poll_now([number for job in self._waiting if (number := job_number(job.run))])
+        while self._waiting:
+            job = self._waiting.popleft()
+            number = job_number(job.run)
+            if known.get(number, "COMPLETED") not in ENDED or in_use(job.run.folder):
+                self._progress.stage(job.label, f"in the queue already as job {number}; followed")
+            else:
+                number = submit(self._slurm.command(job.run, self._out, self._on_cpu))
+                (job.run.folder / STATE).unlink(missing_ok=True)  # it tells of the attempt before
+                (job.run.folder / SLURM_JOB).write_text(number + "\n", encoding="utf-8")
+                self._progress.stage(job.label, f"job {number}")
+            job.status = "running"
+            self._running.append(job)
+        self._polled_s = time.monotonic()
+
+    def _poll_now(self, numbers: list[str]) -> dict[str, str]:
+        found = queue(numbers)
+        if found is None:
+            raise UserError(
+                "slurm: squeue must answer before jobs are submitted, or a run could be submitted twice; it did not. "
+                "Try: squeue --me"
+            )
+        return found
+
+    def _look(self) -> None:
+        if time.monotonic() - self._polled_s > POLL_S:
+            self._polled_s = time.monotonic()
+            found = queue([job_number(job.run) for job in self._running])
+            self._missed = self._missed + 1 if found is None else 0
+            if self._missed == MISSED_POLLS:
+                self._progress.stage(self._running[0].label, "squeue does not answer; waiting for it")
+            for job in self._running if found is not None else []:
+                number = job_number(job.run)
+                state = (found or {}).get(number, "gone")
+                if state not in (self._states.get(number), "RUNNING", "COMPLETING", "gone", *ENDED):
+                    self._progress.stage(job.label, f"job {number} is {state}")
+                self._states[number] = state
+        super()._look()
+
+    def _memory_bytes(self) -> int:
+        """Of the largest run, for they work on other machines than this."""
+        return max((state.peak_rss_bytes for job in self._running if (state := self._state(job))), default=0)
+
+    def _state(self, job: Job) -> State | None:
+        with suppress(UserError):
+            state = read_state(job.run.folder)
+            job.pid = state.pid if state is not None else 0
+            return state
+        return None
+
+    def _has_ended(self, job: Job) -> bool:
+        state = self._states.get(job_number(job.run))
+        return (state == "gone" or state in ENDED) and not in_use(job.run.folder)
+
+    def _conclude(self, job: Job) -> None:
+        try:
+            state = read_state(job.run.folder)
+        except UserError as error:
+            self._end(job, "failed", str(error))
+            return
+        number = job_number(job.run)
+        if state is not None and state.status in ("done", "failed"):
+            self._end(job, state.status, state.message)
+        elif self._states[number] == "CANCELLED":
+            self._end(job, "interrupted", f"its Slurm job {number} was cancelled.")
+        else:
+            what = f"its Slurm job {number} ended ({self._states[number]}) without a result."
+            self._end(job, "failed", f"{what} See: sacct -j {number}", note=True)
+
+    def _leaves(self) -> bool:
+        return self.signal is not None
+
+    def _pass_signals_on(self) -> None:
+        if self._signals_seen:
+            self.signal = self._signals_seen[0]
+
+
+def job_number(run: Run) -> str:
+    """The number of the job that was submitted last for the run; empty where there was none."""
+    path = run.folder / SLURM_JOB
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""

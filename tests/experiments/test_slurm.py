@@ -1,0 +1,167 @@
+"""CLUSTER=slurm with real child processes: with a stand-in of Slurm's commands, and with Slurm where there is one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fake_trainer
+import pytest
+import slurm_lab
+from test_run import TABLE, attempts, edit, final, folder, ticks, wait_for
+
+from experiments import slurm
+from experiments.trainers.contract import ROOT
+
+
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("slurm", marks=pytest.mark.slow)])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    place = tmp_path_factory.mktemp("cluster")
+    if request.param == "slurm" and (reason := slurm_lab.lacks()):
+        pytest.skip(reason)
+    made = slurm_lab.Real(place / "lab") if request.param == "slurm" else slurm_lab.StandIn(place / "lab")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def table(tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, value in {**cluster.environment, "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "tiny.toml"
+    path.write_text(TABLE)
+    return path
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]:
+    started = []
+
+    def start_runner(table: Path, *more: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, fake_trainer.FILE, "run", *words(table), *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield start_runner
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def words(table: Path) -> list[str]:
+    to = ["--out", str(table.parent / "out"), "--cache", str(table.parent / "cache")]
+    return [str(table), *to, "--cluster", "slurm", "--partition", "lab"]
+
+
+def number(table: Path, row: str) -> str:
+    return (folder(table, row) / "slurm-job").read_text().strip()
+
+
+def output(process: "subprocess.Popen[str]") -> str:
+    printed, _ = process.communicate(timeout=120)
+    return printed
+
+
+def test_every_run_is_a_job_and_the_runner_reports(table, start):
+    process = start(table)
+    printed = output(process)
+    assert process.returncode == 0, printed
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+    assert f"low/7    job {number(table, 'low')}" in printed
+    assert number(table, "low") != number(table, "plain")
+    assert "report.html" in printed
+    assert "2 of 2 runs are finished already" in output(start(table))
+
+
+def test_a_requeued_job_goes_on_to_the_uninterrupted_result(table, start):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 3), 60)
+    subprocess.run(["scontrol", "requeue", number(table, "low")], check=True)
+    printed = output(process)
+    assert process.returncode == 0, printed
+    assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "interrupted"), ("low", "done")]
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 2  # trained in two goes
+    assert final(table, "low") == straight(table)
+
+
+def straight(table: Path) -> str:
+    """The result of the row low without a cluster or an interruption."""
+    command = [sys.executable, fake_trainer.FILE, "run", str(table), "--out", str(table.parent / "straight")]
+    command += ["--cache", str(table.parent / "cache"), "--row", "low"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return final(table, "low", out="straight")
+
+
+def test_shortly_before_the_time_limit_a_run_stops_and_is_requeued(table, start):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 3), 60)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", number(table, "low")], check=True)
+    printed = output(process)
+    assert process.returncode == 0, printed
+    assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "interrupted"), ("low", "done")]
+
+
+def test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them(table, start):
+    edit(table, "kimg = 5", "kimg = 40\ntick-s = 0.1")
+    process = start(table)
+    wait_for(lambda: ticks(table, "low", 2) and ticks(table, "plain", 2), 60)
+    process.kill()
+    process.wait()
+    before = number(table, "low")
+    printed = output(start(table))
+    assert f"in the queue already as job {before}; followed" in printed
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+
+
+def test_an_interrupted_runner_says_how_to_follow_and_how_to_cancel(table, start):
+    edit(table, "kimg = 5", "kimg = 400\ntick-s = 0.1")
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 2), 60)
+    process.send_signal(signal.SIGTERM)
+    printed = output(process)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "1 jobs stay in the queue" in printed
+    (cancel,) = re.findall("scancel .*", printed)
+    following = start(table, "--row", "low")
+    time.sleep(2)
+    subprocess.run(cancel.split(), check=True)
+    printed = output(following)
+    assert following.returncode == 1
+    assert f"row low/7 was interrupted: its Slurm job {number(table, 'low')} was cancelled." in printed
+    assert {entry.status for entry in attempts(table)} == {"interrupted"}
+
+
+def test_a_run_that_fails_keeps_its_reason_and_the_next_call_submits_it_again(table, start):
+    edit(table, "kimg = 5", 'kimg = 5\nmode = "crash-once"')
+    printed = output(start(table, "--row", "low"))
+    before = number(table, "low")
+    assert "RuntimeError: the loss must be finite" in printed
+    printed = output(start(table, "--row", "low"))
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done"}, printed
+    assert number(table, "low") != before
+
+
+def test_what_slurm_refuses_is_said_with_the_command(table, start):
+    printed = output(start(table, "--partition", "absent", "--row", "low"))
+    assert re.search("sbatch refused the job: .*invalid partition", printed)
+    assert "It was: sbatch --parsable --requeue" in printed
+    assert not attempts(table)
+
+
+def test_without_slurm_the_error_says_so(table, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    with pytest.raises(slurm.UserError, match="sbatch must be on the PATH"):
+        slurm.submit(["sbatch"])
+
+
+def test_options_of_a_cluster_need_one():
+    with pytest.raises(slurm.UserError, match="must come with a cluster; got 'gpu' without one"):
+        slurm.chosen_slurm(None, "gpu", "")
