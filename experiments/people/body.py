@@ -5,7 +5,6 @@ Metres; y up, the front of the rest pose along +z, the left side along +x: MakeH
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,33 +86,33 @@ def _corners(names: Sequence[str], value: float) -> dict[str, float]:
 class Retarget:
     """Poses bodies by a motion: each bone takes the global rotation of the motion's joint of its name, after it is
     turned from its direction in the body's rest pose to that in the motion's. Bones that the motion lacks follow their
-    parents. Raises UserError for a motion without the REQUIRED joints, or whose rest pose does not stand along +y.
+    parents. Raises UserError as check_motion does.
     """
 
     def __init__(self, shapes: Shapes, motion: Motion) -> None:
-        if missing := [name for name in REQUIRED if name not in motion.names]:
-            raise UserError(
-                f"{motion.name}: a motion must have the joints {', '.join(REQUIRED)} (the names of CMU's files); "
-                f"missing are {', '.join(missing)}. Rename its joints, or leave the file out."
-            )
+        check_motion(motion)
         self.motion, self._shapes = motion, shapes
         self.bones = [str(bone) for bone in shapes.bones]
         self._rest = _rest_places(motion)
         names = motion.names
-        if self._rest[names["Head"], 1] <= self._rest[names["Hips"], 1]:
-            raise UserError(f"{motion.name}: the rest pose must stand upright along +y, its head above its hips.")
         self._align = np.stack([self._aligned(bone) for bone in self.bones])
-        legs = [self._length(motion, "LeftUpLeg", "LeftLeg"), self._length(motion, "LeftLeg", "LeftFoot")]
-        self._motion_leg = sum(legs)
-        toes = [n for n in ("LeftFoot", "RightFoot", "LeftToeBase", "RightToeBase") if n in names]
+        self._motion_leg = sum(
+            float(np.linalg.norm(self._motion_direction(side + begin, side + end))) / 2
+            for side in SIDES
+            for begin, end in (("UpLeg", "Leg"), ("Leg", "Foot"))
+        )
+        toes = [names[n] for n in ("LeftFoot", "RightFoot", "LeftToeBase", "RightToeBase") if n in names]
         sample = np.linspace(0, len(motion) - 1, min(len(motion), 500)).astype(int)
-        self._floor = float(motion.pose(sample)[1][:, [names[toe] for toe in toes], 1].min())
+        self._floor = float(np.quantile(motion.pose(sample)[1][:, toes, 1].min(axis=1), 0.02))
 
     def pose(self, body: Body, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertices [N, V, 3] and joints [N, JOINTS, 3] of a body in the frames [N]; the floor is about y = 0."""
-        rotations, root = self._bone_rotations(frames)
+        rotations, hips = self._bone_rotations(frames)
         scale = self._leg(body) / self._motion_leg
-        heads = self._heads(body, rotations, (root - [0.0, self._floor, 0.0]) * scale + [0.0, _sole_m(body), 0.0])
+        hips = (hips - [0.0, self._floor, 0.0]) * scale + [0.0, _sole_m(body), 0.0]
+        heads = self._heads(body, rotations)
+        legs = [self.bones.index(side + "UpLeg") for side in SIDES]  # where they begin: pelvis joints differ by rig
+        heads += (hips - heads[:, legs].mean(axis=1))[:, None]
         # v' = R (v - head) + head' = R v + (head' - R head), blended by the influences
         moved = heads - apply(rotations, body.joints[:, 0])
         matrices = np.concatenate([rotations, moved[..., None]], axis=-1)  # [N, B, 3, 4]
@@ -128,21 +127,21 @@ class Retarget:
         return vertices, self._joints(body, rotations, heads)
 
     def _bone_rotations(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[N, B, 3, 3] of the bones, and the places [N, 3] of the motion's hips."""
+        """[N, B, 3, 3] of the bones, and [N, 3] the middle of the motion's hip joints."""
         rotations, places = self.motion.pose(frames)
         names = self.motion.names
         source: list[int] = []
         for bone, parent in zip(self.bones, self._shapes.parents, strict=True):
             name = bone if bone in names else _ALIASES.get(bone, bone)
             source.append(names[name] if name in names else source[parent])
-        return multiply(rotations[:, source], self._align), places[:, names["Hips"]]
+        hips = places[:, [names[side + "UpLeg"] for side in SIDES]].mean(axis=1)
+        return multiply(rotations[:, source], self._align), hips
 
-    def _heads(self, body: Body, rotations: np.ndarray, root: np.ndarray) -> np.ndarray:
-        heads = np.empty(rotations.shape[:3])
+    def _heads(self, body: Body, rotations: np.ndarray) -> np.ndarray:
+        """[N, B, 3] of the bones' heads, with the root's at 0."""
+        heads = np.zeros(rotations.shape[:3])
         for bone, parent in enumerate(self._shapes.parents):
-            if parent < 0:
-                heads[:, bone] = root
-            else:
+            if parent >= 0:
                 arm = body.joints[bone, 0] - body.joints[parent, 0]
                 heads[:, bone] = heads[:, parent] + apply(rotations[:, parent], arm)
         return heads
@@ -177,15 +176,33 @@ class Retarget:
         names = self.motion.names
         return self._rest[names[end]] - self._rest[names[begin]]
 
-    def _length(self, motion: Motion, begin: str, end: str) -> float:
-        length = float(np.linalg.norm(self._motion_direction(begin, end)))
-        if length <= 0:
-            raise UserError(f"{motion.name}: joint {end} must lie apart from {begin} in the rest pose; got one place.")
-        return length
-
     def _leg(self, body: Body) -> float:
         thigh, knee, ankle = (body.joints[self.bones.index("Left" + n), 0] for n in ("UpLeg", "Leg", "Foot"))
         return float(np.linalg.norm(knee - thigh) + np.linalg.norm(ankle - knee))
+
+
+def check_motion(motion: Motion) -> None:
+    """Raises UserError for a motion without the REQUIRED joints, with limbs of no length, or whose rest pose does not
+    stand along +y."""
+    if missing := [name for name in REQUIRED if name not in motion.names]:
+        raise UserError(
+            f"{motion.name}: a motion must have the joints {', '.join(REQUIRED)} (the names of CMU's files); missing are "
+            f"{', '.join(missing)}. Rename its joints, or leave the file out."
+        )
+    rest, names = _rest_places(motion), motion.names
+    for side in SIDES:
+        for begin, end in _NEXT.items():
+            pair = names.get(side + begin, -1), names.get(side + end, -1)
+            if min(pair) >= 0 and np.allclose(rest[pair[0]], rest[pair[1]]):
+                raise UserError(
+                    f"{motion.name}: joint {side + end} must lie apart from {side + begin} in the rest pose; got the same "
+                    "place. Correct its OFFSET."
+                )
+    if rest[names["Head"], 1] <= rest[names["Hips"], 1]:
+        raise UserError(
+            f"{motion.name}: the rest pose must stand upright along +y; got the head at {rest[names['Head'], 1]:g}, the "
+            f"hips at {rest[names['Hips'], 1]:g}. Export it with y up."
+        )
 
 
 def _sole_m(body: Body) -> float:
@@ -198,11 +215,6 @@ def _rest_places(motion: Motion) -> np.ndarray:
     for joint in motion.joints:
         places.append(joint.offset + (places[joint.parent] if joint.parent >= 0 else 0.0))
     return np.stack(places)
-
-
-@functools.cache
-def _identity() -> np.ndarray:
-    return np.eye(3)
 
 
 def _turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -59,7 +59,9 @@ class Labels:
 def random_phenotype(rng: np.random.Generator) -> Phenotype:
     """Mostly adults; women and men, with some between; weights and heights about the average."""
     sex = float(np.clip(rng.choice((0.05, 0.95)) + rng.normal(0, 0.06), 0, 1))
-    age = float(rng.choice((rng.uniform(0.05, 0.4), rng.uniform(0.42, 0.75), rng.uniform(0.75, 1.0)), p=(0.2, 0.6, 0.2)))
+    age = float(
+        rng.choice((rng.uniform(0.05, 0.4), rng.uniform(0.42, 0.75), rng.uniform(0.75, 1.0)), p=(0.2, 0.6, 0.2))
+    )
     weight, height = (float(np.clip(rng.normal(0.5, 0.18), 0.05, 0.95)) for _ in range(2))
     african, asian, caucasian = (float(share) for share in rng.dirichlet((0.6, 0.6, 0.6)))
     return Phenotype(sex, age, weight, height, (african, asian, caucasian))
@@ -124,7 +126,9 @@ class Studio:
         faces = self.chart.faces(look.outfit)
         used = np.unique(self.shapes.faces[faces])
         camera = Camera.around(vertices[:, used], view, body.stature_m)
-        return [self._frame(v, j, faces, camera, view, look, resolution_px) for v, j in zip(vertices, joints, strict=True)]
+        return [
+            self._frame(v, j, faces, camera, view, look, resolution_px) for v, j in zip(vertices, joints, strict=True)
+        ]
 
     def _frame(
         self,
@@ -244,9 +248,7 @@ def _labels(joints: np.ndarray, camera: Camera, buffer: np.ndarray, resolution_p
     column, row = np.clip(cell, 0, len(buffer) - 1).T
     visible = inside & (depth - buffer[row, column] < _RADIUS_M) & np.isfinite(buffer[row, column])
     hips = JOINTS.index("Hips")
-    return Labels(
-        places * resolution_px, seen - seen[hips], visible, float(camera.focal / depth[hips] * resolution_px)
-    )
+    return Labels(places * resolution_px, seen - seen[hips], visible, float(camera.focal / depth[hips] * resolution_px))
 
 
 _OTHER_SIDE = np.array(
