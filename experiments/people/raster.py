@@ -19,10 +19,8 @@ class Fragments:
 
     def interpolate(self, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
         """[P, C] of values [V, C] at the vertices, linear over a triangle."""
-        corners = values[faces[self.face]]
-        return (
-            corners[:, 0] * self.share[:, :1] + corners[:, 1] * self.share[:, 1:2] + corners[:, 2] * self.share[:, 2:]
-        )
+        corners, share = values[faces[self.face]], self.share[..., None]
+        return corners[:, 0] * share[:, 0] + corners[:, 1] * share[:, 1] + corners[:, 2] * share[:, 2]
 
 
 def rasterise(xy_px: np.ndarray, depth: np.ndarray, faces: np.ndarray, cut: np.ndarray, side_px: int) -> Fragments:

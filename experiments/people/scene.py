@@ -47,8 +47,8 @@ class View:
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one image: joints_px [J, 2] (x right, y down, from the upper left corner), joints_m [J, 3] relative to the hips
-    (x right, y up, z to the camera), whether each is visible [J], and the scale in px per metre at the hips."""
+    """Of one image: joints_px [J, 2] (x right, y down, from the upper left corner), joints_m [J, 3] relative to the
+    hips (x right, y up, z to the camera), whether each is visible [J], and the scale in px per metre at the hips."""
 
     joints_px: np.ndarray
     joints_m: np.ndarray
@@ -59,9 +59,8 @@ class Labels:
 def random_phenotype(rng: np.random.Generator) -> Phenotype:
     """Mostly adults; women and men, with some between; weights and heights about the average."""
     sex = float(np.clip(rng.choice((0.05, 0.95)) + rng.normal(0, 0.06), 0, 1))
-    age = float(
-        rng.choice((rng.uniform(0.05, 0.4), rng.uniform(0.42, 0.75), rng.uniform(0.75, 1.0)), p=(0.2, 0.6, 0.2))
-    )
+    low, high = ((0.05, 0.4), (0.42, 0.75), (0.75, 1.0))[rng.choice(3, p=(0.2, 0.6, 0.2))]
+    age = float(rng.uniform(low, high))
     weight, height = (float(np.clip(rng.normal(0.5, 0.18), 0.05, 0.95)) for _ in range(2))
     african, asian, caucasian = (float(share) for share in rng.dirichlet((0.6, 0.6, 0.6)))
     return Phenotype(sex, age, weight, height, (african, asian, caucasian))
@@ -87,10 +86,10 @@ def random_look(rng: np.random.Generator, sex: float, age: float) -> Look:
 
 
 def random_view(rng: np.random.Generator) -> View:
-    x, y = rng.uniform(-0.8, 0.8, 2)
+    x, y = rng.uniform(-0.6, 0.6, 2)
     return View(
         yaw_rad=float(rng.uniform(0, 2 * math.pi)),
-        stature=float(rng.uniform(0.72, 0.92)),
+        stature=float(rng.uniform(0.78, 0.94)),
         shift=(float(x), float(y)),
         mirrored=bool(rng.random() < 0.5),
     )
@@ -148,9 +147,8 @@ class Studio:
         values = np.concatenate([self.chart.fields, vertex_normals(seen, self.chart.outer)], axis=1)
         points = fragments.interpolate(faces, values)
         colour = self.chart.colours(points[:, :6], self.shapes.parts[chosen][fragments.face], look.outfit)
-        buffer = np.full(side * side, np.inf)
-        buffer[fragments.pixel] = fragments.depth
-        buffer = buffer.reshape(side, side)
+        buffer = np.full((side, side), np.inf)
+        buffer.reshape(-1)[fragments.pixel] = fragments.depth
         colour *= (_lit(points[:, 6:], look) * _edges(buffer, fragments))[:, None]
         canvas = _background(look, side)
         canvas.reshape(-1, 3)[fragments.pixel] = colour

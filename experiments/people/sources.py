@@ -91,9 +91,7 @@ def own_motions(source: Path) -> list[Path]:
     Raises UserError where there are none."""
     if source.is_file() and source.suffix.lower() == SUFFIX:
         return [source]
-    found = (
-        sorted(p for p in source.rglob("*") if p.suffix.lower() == SUFFIX and p.is_file()) if source.is_dir() else []
-    )
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() == SUFFIX and path.is_file())
     if not found:
         raise UserError(
             f"people: motion must be a BVH file, or a folder that holds some; got {str(source)!r}. Check the path."
@@ -133,11 +131,8 @@ def _fetch_motions(missing: list[MotionFile], folder: Path) -> None:
             reasons.append(str(error))
     try:
         for motion in missing:
-            accepted = motion.sha256
-            download = Download(
-                _URL + motion.name, lambda got, sha=accepted: got == sha, motion.name, motion.size_bytes
-            )
-            download.to(folder / motion.name)
+            accepts = motion.sha256.__eq__
+            Download(_URL + motion.name, accepts, motion.name, motion.size_bytes).to(folder / motion.name)
     except DownloadError as error:
         reasons.append(f"{_URL}{motion.name}: {error}")
         names = ", ".join(motion.name for motion in missing)
@@ -173,7 +168,7 @@ def _from_debian(missing: list[MotionFile], folder: Path) -> None:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, so that a file is moved out of it at once. apt's own user may have to enter it."""
+    """A temporary folder in `folder`, so that a file is moved out of it at once."""
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as name:
         yield Path(name)
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets.items import Item
+from experiments.datasets.people_labels import facts
 from experiments.datasets.zips import Encoded, encode
 from experiments.files import UserError
 from experiments.people.anny import Shapes
 from experiments.people.body import Body, Phenotype, Retarget
 from experiments.people.bvh import read_bvh
 from experiments.people.clothes import Outfit
-from experiments.people.labels import facts
 from experiments.people.scene import Look, Studio, View, random_look, random_phenotype, random_view
 
 # The one body, pose and camera of `aligned`: a standing person of average build, seen from half the side.
 ALIGNED_PHENOTYPE = Phenotype()
 ALIGNED_VIEW = View(yaw_rad=0.5, stature=0.86, shift=(0.0, 0.0), mirrored=False)
-ALIGNED_FRAME = 300  # of the first motion
+ALIGNED_FRAME = 816  # of the first motion
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Shoot:
     def _choose(self, chances: np.random.Generator, motions: Sequence[Retarget]) -> tuple[int, np.ndarray]:
         """A motion and its frames, every moment of all motions equally likely. The first frame is left out where there
         are others: CMU's conversion puts its T-pose there."""
-        starts = [max(0, begin_end[1] - begin_end[0]) for begin_end in (self._starts(m) for m in motions)]
+        starts = [max(0, end - begin) for begin, end in map(self._starts, motions)]
         if not sum(starts):
             longest = max(len(m.motion) * m.motion.frame_s for m in motions)
             raise UserError(
@@ -84,8 +84,8 @@ class Shoot:
 
 
 def _level(look: Look) -> tuple[Look, Outfit]:
-    """The look without what changes the outline (skirt, long hair, bald head), and the outfit whose thickness every body
-    then has: long sleeves and trousers."""
+    """The look without what changes the outline (skirt, long hair, bald head), and the outfit whose thickness every
+    body then has: long sleeves and trousers."""
     outfit = replace(look.outfit, skirt=False, hair_style="short")
     covered = replace(outfit, sleeve=1.0, collar_y=0.59, waist_y=0.08, hem_y=-0.72, shoe_y=-0.74)
     return replace(look, outfit=outfit), covered

@@ -1,6 +1,6 @@
 """The labels of a data set of people: one array for each fact, in people.npz inside its zip, beside the manifest.
 
-No host reads that file. Every array has an entry for each image, in the order of the images (of the frames of all clips):
+No host reads that file. Every array has an entry for each image, in the order of the images (of all clips' frames):
 
     joints_px [N, J, 2]   x right, y down, from the upper left corner; the names are in `joints` [J]
     joints_m [N, J, 3]    relative to the hips: x right, y up, z to the camera
@@ -12,8 +12,8 @@ No host reads that file. Every array has an entry for each image, in the order o
     person [N]            the number of the person: of the image, or of the clip
     phenotype [N, 7]      `phenotype_names`: experiments.people.body.Phenotype
     colours [N, 10, 3]    sRGB, 0 to 1; `colour_names`: experiments.people.clothes.Outfit, wall and ground
-    clothes [N, 8]        `clothes_names`: where garments end, in metres of the base mesh
-    stature, shift        experiments.people.scene.View
+    clothes [N, 9]        `clothes_names`: where garments end, in metres of the base mesh
+    stature [N], shift [N, 2]  experiments.people.scene.View
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ def facts(
 ) -> dict[str, Any]:
     """The labels of one image as JSON values."""
     outfit = look.outfit
-    worn = [
-        getattr(outfit, name) if name != "hair_style" else HAIR_STYLES.index(outfit.hair_style)
-        for name in CLOTHES_NAMES
-    ]
+    style = {"hair_style": HAIR_STYLES.index(outfit.hair_style)}
+    worn = [style.get(name, getattr(outfit, name)) for name in CLOTHES_NAMES]
     colours = [*(getattr(outfit, name) for name in COLOUR_NAMES[:6]), *look.wall, *look.ground]
     values = {
         "joints_px": labels.joints_px,
@@ -76,12 +74,13 @@ def _plain(value: np.ndarray) -> Any:
 def write_labels(file: Path, images: Iterable[dict[str, Any]], motions: list[str], folder: str = "") -> None:
     """Adds them to a data set's zip, in `folder`. The same labels give the same bytes."""
     listed = list(images)
-    arrays = {name: np.array([image[name] for image in listed]) for name in listed[0]}
+    arrays: dict[str, Any] = {name: np.array([image[name] for image in listed]) for name in listed[0]}
     arrays = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
     names = {"joints": JOINTS, "motions": motions, "phenotype_names": PHENOTYPE_NAMES}
-    names |= {"colour_names": COLOUR_NAMES, "clothes_names": CLOTHES_NAMES}
+    arrays |= {name: np.array(value) for name, value in names.items()}
+    arrays |= {"colour_names": np.array(COLOUR_NAMES), "clothes_names": np.array(CLOTHES_NAMES)}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{name: np.array(value) for name, value in names.items()})
+    np.savez(buffer, **arrays)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         add_member(archive, folder + LABELS_NAME, buffer.getvalue())
 
