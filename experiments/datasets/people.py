@@ -44,7 +44,10 @@ OBTAIN = (
 RESOLUTION = click.Option(["--resolution"], type=int, default=64, show_default=True, help="Side of an image, px.")
 SEED = click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True)
 MOTION = click.Option(
-    ["--motion"], type=click.Path(path_type=Path), help="A BVH file with CMU's joint names, or a folder of them."
+    ["--motion"],
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A BVH file with CMU's joint names, or a folder of them.",
 )
 PROCESSES = click.Option(
     ["--processes"],
@@ -80,10 +83,13 @@ def check_own(source: Path) -> None:
 
 def start(resolution: int, seed: int, motion: Path | None = None, **more: Any) -> Shoot:
     """What decides the images; fetches what they are made from. Raises UserError."""
-    if motion is not None:
-        check_own(motion)
     motions = own_motions(motion) if motion is not None else motion_files()
-    return Shoot(str(body_file()), tuple(map(str, motions)), seed, resolution, **more)
+    read = [read_bvh(path) for path in motions]
+    for one in read:
+        check_motion(one)
+    plan = Shoot(str(body_file()), tuple(map(str, motions)), seed, resolution, **more)
+    plan.check(read)
+    return plan
 
 
 def shoot(
@@ -94,7 +100,8 @@ def shoot(
     size = max(1, _SHARD_FRAMES // plan.frames)
     items = plan.items(count)
     shards = [Shard(f"{name} from {i}", tuple(items[i : i + size])) for i in range(0, count, size)]
-    hashes = {Path(path).name: sha256_of(Path(path)) for path in plan.motions}
+    base = os.path.commonpath([os.path.dirname(path) for path in plan.motions])
+    hashes = {os.path.relpath(path, base): sha256_of(Path(path)) for path in plan.motions}
     with work_folder(work):
         made = make_parts(shards, plan, _stamp(plan, hashes), work, processes, f"{name}, drawing", " images")
         known: list[dict[str, Any]] = []

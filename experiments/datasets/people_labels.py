@@ -4,7 +4,7 @@ No host reads that file. Every array has an entry for each image, in the order o
 
     joints_px [N, J, 2]   x right, y down, from the upper left corner; the names are in `joints` [J]
     joints_m [N, J, 3]    relative to the hips: x right, y up, z to the camera
-    visible [N, J]        inside the image, and hidden by no other part of the body
+    visible [N, J]        inside the image, and at most 0.13 m (trunk and head: 0.20 m) behind the surface seen there
     px_per_m [N]          at the hips
     yaw_rad [N]           0: the rest pose's front faces the camera; counter-clockwise from above, before mirroring
     mirrored [N]          left and right exchanged, after all else; the joints are named as they are seen

@@ -15,7 +15,7 @@ from experiments.datasets.zips import Encoded, encode
 from experiments.files import UserError
 from experiments.people.anny import Shapes
 from experiments.people.body import Body, Phenotype, Retarget
-from experiments.people.bvh import read_bvh
+from experiments.people.bvh import Motion, read_bvh
 from experiments.people.clothes import Outfit
 from experiments.people.scene import Look, Studio, View, random_look, random_phenotype, random_view
 
@@ -47,43 +47,52 @@ class Shoot:
         studio, motions = _stage(self.body, self.motions)
         chances = np.random.default_rng([self.seed, item.offset, 0])
         phenotype = random_phenotype(chances)
-        number, frames = self._choose(chances, motions)
+        number, frames = self._choose(chances, [motion.motion for motion in motions])
         view = random_view(chances)
         look = random_look(np.random.default_rng([self.seed, item.offset, 1]), phenotype.sex, phenotype.age)
         worn = look.outfit
         if self.aligned:
             phenotype, view, number, frames = ALIGNED_PHENOTYPE, ALIGNED_VIEW, 0, np.array([ALIGNED_FRAME])
-            look, worn = _level(look)
+            look, worn = level(look)
         body: Body = studio.body(phenotype, worn)
         images = studio.draw(body, motions[number], frames, view, look, self.resolution_px)
         for frame, (pixels, labels) in zip(frames.tolist(), images, strict=True):
             known = facts(labels, view, look, phenotype, number, frame, item.offset)
             yield replace(encode(pixels), facts=known)
 
-    def _choose(self, chances: np.random.Generator, motions: Sequence[Retarget]) -> tuple[int, np.ndarray]:
-        """A motion and its frames, every moment of all motions equally likely. The first frame is left out where there
-        are others: CMU's conversion puts its T-pose there."""
-        starts = [max(0, end - begin) for begin, end in map(self._starts, motions)]
-        if not sum(starts):
-            longest = max(len(m.motion) * m.motion.frame_s for m in motions)
+    def check(self, motions: Sequence[Motion]) -> None:
+        """Raises UserError where no motion lasts as long as a clip, or one has fewer frames a second than the clip."""
+        for motion in motions:
+            if self.frames > 1 and self.fps * motion.frame_s > 1.01:
+                raise UserError(
+                    f"people-clips: fps must be at most that of every motion; got {self.fps:g}, and {motion.name} has "
+                    f"{1 / motion.frame_s:.4g}. Ask for fewer."
+                )
+        if not any(self._starts(motion) for motion in motions):
+            longest = max(len(motion) * motion.frame_s for motion in motions)
             raise UserError(
                 f"people: a motion must last longer than a clip, {self.frames} frames at {self.fps:g} a second; got at "
                 f"most {longest:.2f} s. Ask for fewer frames, or a higher --fps."
             )
-        ticket = int(chances.integers(sum(starts)))
-        number = int(np.searchsorted(np.cumsum(starts), ticket, side="right"))
-        begin = ticket - sum(starts[:number]) + self._starts(motions[number])[0]
+
+    def _choose(self, chances: np.random.Generator, motions: Sequence[Motion]) -> tuple[int, np.ndarray]:
+        """A motion and its frames, every moment of all motions equally likely."""
+        starts = [self._starts(motion) for motion in motions]
+        ticket = int(chances.integers(sum(map(len, starts))))
+        number = int(np.searchsorted(np.cumsum([len(begins) for begins in starts]), ticket, side="right"))
+        begin = starts[number][ticket - sum(map(len, starts[:number]))]
         return number, begin + self._steps(motions[number])
 
-    def _steps(self, motion: Retarget) -> np.ndarray:
-        return np.round(np.arange(self.frames) / (self.fps * motion.motion.frame_s)).astype(int)
+    def _steps(self, motion: Motion) -> np.ndarray:
+        return np.round(np.arange(self.frames) / (self.fps * motion.frame_s)).astype(int)
 
-    def _starts(self, motion: Retarget) -> tuple[int, int]:
-        """From and to which frame a clip may begin."""
-        return min(1, len(motion.motion) - 1), len(motion.motion) - int(self._steps(motion)[-1])
+    def _starts(self, motion: Motion) -> range:
+        """The frames that a clip may begin with. The first is left out where there are others: CMU's conversion puts
+        its T-pose there."""
+        return range(min(1, len(motion) - 1), len(motion) - int(self._steps(motion)[-1]))
 
 
-def _level(look: Look) -> tuple[Look, Outfit]:
+def level(look: Look) -> tuple[Look, Outfit]:
     """The look without what changes the outline (skirt, long hair, bald head), and the outfit whose thickness every
     body then has: long sleeves and trousers."""
     outfit = replace(look.outfit, skirt=False, hair_style="short")

@@ -189,7 +189,7 @@ class Chart:
 
     def colours(self, fields: np.ndarray, parts: np.ndarray, outfit: Outfit) -> np.ndarray:
         """sRGB [P, 3], 0 to 1, of points with these fields [P, 6] on these parts [P]."""
-        colour = np.tile(np.asarray(outfit.skin), (len(fields), 1))
+        colour = np.tile(np.asarray(outfit.skin, dtype=float), (len(fields), 1))
         self._paint_face(colour, fields, outfit)
         for name, mask in self.garments(fields, outfit).items():
             colour[mask] = getattr(outfit, name)

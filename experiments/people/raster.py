@@ -43,14 +43,17 @@ def rasterise(xy_px: np.ndarray, depth: np.ndarray, faces: np.ndarray, cut: np.n
     x, y = column + 0.5, row + 0.5
     one = ((bx[face] - x) * (cy[face] - y) - (by[face] - y) * (cx[face] - x)) / area[face]
     two = ((cx[face] - x) * (ay[face] - y) - (cy[face] - y) * (ax[face] - x)) / area[face]
-    share = np.stack([one, two, 1 - one - two], axis=1)
-    within = (share >= 0).all(axis=1) & ((cut[faces[face]] * share).sum(axis=1) >= 0)
-    face, share, pixel = face[within], share[within], (row * side_px + column)[within]
+    three = 1 - one - two
+    a, b, c = faces[face].T
+    held = one * cut[a] + two * cut[b] + three * cut[c]
+    within = np.flatnonzero((one >= 0) & (two >= 0) & (three >= 0) & (held >= 0))
 
-    far = (depth[faces[face]] * share).sum(axis=1)
+    far = (one * depth[a] + two * depth[b] + three * depth[c])[within]
+    face, pixel = face[within], (row * side_px + column)[within]
     order = np.lexsort((face, far, pixel))  # the nearest of a pixel first; equal ones by number
     first = order[np.flatnonzero(np.diff(pixel[order], prepend=-1))]
-    return Fragments(pixel[first], face[first], share[first], far[first])
+    kept = within[first]
+    return Fragments(pixel[first], face[first], np.stack([one[kept], two[kept], three[kept]], axis=1), far[first])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

