@@ -21,8 +21,8 @@ from experiments.people.scene import Look, Studio, View, random_look, random_phe
 
 # The one body, pose and camera of `aligned`: a standing person of average build, seen from half the side.
 ALIGNED_PHENOTYPE = Phenotype()
-ALIGNED_VIEW = View(yaw_rad=0.5, stature=0.86, shift=(0.0, 0.0), mirrored=False)
-ALIGNED_FRAME = 816  # of the first motion
+ALIGNED_VIEW = View(yaw_rad=3.67, stature=0.86, shift=(0.0, 0.0), mirrored=False)
+ALIGNED_FRAME = 1412  # of the first motion, in which the person stands; the yaw is relative to its axes
 
 
 @dataclass(frozen=True)

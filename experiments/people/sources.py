@@ -156,15 +156,15 @@ def _from_debian(missing: list[MotionFile], folder: Path) -> None:
         package = next(temporary.glob("*.deb"), None)
         if package is None:
             raise UserError(f"apt-get download {MODELS}: it left no package")
-        unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, timeout=_TIMEOUT_S)
         wanted = {f"./{_MODELS_FOLDER}{motion.name}": motion for motion in missing}
         try:
+            unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, timeout=_TIMEOUT_S)
             with tarfile.open(fileobj=io.BytesIO(unpacked.stdout)) as archive:
                 for name, motion in wanted.items():
                     file = archive.extractfile(name)
                     assert file is not None, name
                     (temporary / motion.name).write_bytes(file.read())
-        except (tarfile.TarError, KeyError) as error:
+        except (OSError, subprocess.SubprocessError, tarfile.TarError, KeyError) as error:
             raise UserError(f"{package.name}: {error}") from error
         for motion in missing:
             _check(temporary / motion.name, motion.sha256)

