@@ -51,8 +51,11 @@ class Data:
     def step(self, name: str) -> Step:
         """The command that makes it; SOURCE stands for what the user has to give."""
         dataset = self._table.datasets[name]
-        source = [str(self.sources.get(name, "SOURCE"))] * RECIPES[dataset.recipe].takes_source
+        recipe = RECIPES[dataset.recipe]
+        source = [str(self.sources.get(name, "SOURCE"))] * recipe.takes_source
         argv = ["python", *TOOL, dataset.recipe, *source, str(self.path(name)), *self._options(dataset)]
+        if recipe.source_option and name in self.sources:
+            argv.append(f"--{recipe.source_option}={self.sources[name]}")
         return Step(name="data", argv=argv)
 
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
@@ -156,4 +159,4 @@ def _as_made(path: Path) -> DatasetInfo:
 
 
 def _matters(file: Path) -> bool:
-    return file.suffix.lower() in SOURCE_SUFFIXES or file.name == "dataset.json"
+    return file.suffix.lower() in (*SOURCE_SUFFIXES, ".bvh") or file.name == "dataset.json"

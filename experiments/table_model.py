@@ -184,12 +184,14 @@ class Table(Checked):
 
     def with_data(self, given: Collection[str]) -> "Table":
         """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
-        that are rendered. The others take what the user gives for their source. Raises UserError where they are clips.
+        that are rendered. The others take what the user gives for their source, or for an option (source_option).
+        Raises UserError where they are clips.
         """
         own = RECIPES["images"]
-        for name in given:
-            recipe = RECIPES[self.datasets[name].recipe]
-            if recipe.folder == CLIPS and not recipe.takes_source:
+        recipes = {name: RECIPES[self.datasets[name].recipe] for name in given}
+        replaced = [name for name, recipe in recipes.items() if not (recipe.takes_source or recipe.source_option)]
+        for name in replaced:
+            if recipes[name].folder == CLIPS:
                 raise UserError(
                     f"run: --data must stand for a data set of images; got {name}, whose folders of frames would be "
                     "lost. Train on your own clips with the codebase's own command: docs/hosts/."
@@ -201,8 +203,7 @@ class Table(Checked):
                 title=own.title,
                 credit=own.credit,
             )
-            for name in given
-            if not RECIPES[self.datasets[name].recipe].takes_source
+            for name in replaced
         }
         return self.model_copy(update={"datasets": self.datasets | changed})
 

@@ -33,7 +33,7 @@ from experiments.datasets.paths import printable
 from experiments.datasets.zips import Encoded, encode
 from experiments.files import UserError, free_text
 
-Decode = Callable[[Item], Iterator[np.ndarray]]
+Decode = Callable[[Item], Iterator[np.ndarray | Encoded]]
 _AHEAD = 2  # shards for each process that wait in its queue
 
 
@@ -62,10 +62,10 @@ class Part:
         note, crc = self._note(), 0
         with self.path.open("rb") as file:
             for _, frames in note["entries"]:
-                for length, digest in frames:
+                for length, digest, facts in frames:
                     png = file.read(length)
                     crc = zlib.crc32(png, crc)
-                    yield Encoded(png, bytes.fromhex(digest))
+                    yield Encoded(png, bytes.fromhex(digest), facts)
         if crc != note["crc"]:
             _note_of(self.path).unlink(missing_ok=True)
             raise UserError(f"{self.path}: damaged since it was made. Run the same command again to make it anew.")
@@ -157,7 +157,7 @@ def _end_with(parent: BaseProcess) -> None:
 
 
 def _make_part(shard: Shard, decode: Decode, path: Path, stamp: str) -> Part:
-    entries: list[tuple[str, list[tuple[int, str]]]] = []
+    entries: list[tuple[str, list[tuple[int, str, Any]]]] = []
     broken: list[tuple[str, str]] = []
     crc = 0
     with _put_in_place(path) as file:
@@ -165,7 +165,7 @@ def _make_part(shard: Shard, decode: Decode, path: Path, stamp: str) -> Part:
             begin, before, frames = file.tell(), crc, []
             for image in _encoded(item, decode, broken):
                 file.write(image.png)
-                frames.append((len(image.png), image.digest.hex()))
+                frames.append((len(image.png), image.digest.hex(), image.facts))
                 crc = zlib.crc32(image.png, crc)
             if broken and broken[-1][0] == item.name:  # perhaps after some frames of a video
                 file.seek(begin)
@@ -193,7 +193,7 @@ def _encoded(item: Item, decode: Decode, broken: list[tuple[str, str]]) -> Itera
             return
         if pixels is None:
             return
-        yield encode(pixels)
+        yield pixels if isinstance(pixels, Encoded) else encode(pixels)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class Recipe:
     check: Callable[[Path], object] = images.open_source  # raises UserError where a source cannot be one, at once
     resumable: bool = False  # `make` also takes `work`, a folder that is there until the data set is made
     unrecorded: tuple[str, ...] = ()  # options that decide nothing of the result
+    source_option: str = ""  # of a recipe that takes no source: the option that takes what the user has of the kind
 
     def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
         """Makes the data set at `dest`, whole or not at all, with its manifest; options that are not given have their

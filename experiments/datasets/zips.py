@@ -41,10 +41,12 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as it lies in a zip: its PNG, and the digest of its pixels."""
+    """An image as it lies in a zip: its PNG, and the digest of its pixels; `facts` (JSON) is what a recipe that renders
+    knows of it, which no zip holds by itself."""
 
     png: bytes
     digest: bytes
+    facts: Any = None
 
 
 def encode(pixels: np.ndarray) -> Encoded:

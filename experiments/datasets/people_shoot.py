@@ -1,0 +1,107 @@
+"""The worker of the recipes: number by number, a person at random, drawn in one frame of a motion or in a clip's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets.items import Item
+from experiments.datasets.people_labels import facts
+from experiments.datasets.zips import Encoded, encode
+from experiments.files import UserError
+from experiments.people.anny import Shapes
+from experiments.people.body import Body, Phenotype, Retarget
+from experiments.people.bvh import Motion, read_bvh
+from experiments.people.clothes import Outfit
+from experiments.people.scene import Look, Studio, View, random_look, random_phenotype, random_view
+
+# The one body, pose and camera of `aligned`: a standing person of average build, seen from half the side.
+ALIGNED_PHENOTYPE = Phenotype()
+ALIGNED_VIEW = View(yaw_rad=3.67, stature=0.86, shift=(0.0, 0.0), mirrored=False)
+ALIGNED_FRAME = 1412  # of the first motion, in which the person stands; the yaw is relative to its axes
+
+
+@dataclass(frozen=True)
+class Shoot:
+    """What decides every image besides its number. `body` is a file of anny.Shapes, `motions` are BVH files; a clip has
+    `frames` frames, `fps` a second, an image one."""
+
+    body: str
+    motions: tuple[str, ...]
+    seed: int
+    resolution_px: int
+    frames: int = 1
+    fps: float = 30.0
+    aligned: bool = False
+
+    def items(self, count: int) -> list[Item]:
+        """The persons 0 to count - 1."""
+        return [Item(f"{number:08d}", "", "drawn", number, 1, 1, self.seed) for number in range(count)]
+
+    def __call__(self, item: Item) -> Iterator[Encoded]:
+        """The image or the frames of one person, with their labels. The same in any process."""
+        studio, motions = _stage(self.body, self.motions)
+        chances = np.random.default_rng([self.seed, item.offset, 0])
+        phenotype = random_phenotype(chances)
+        number, frames = self._choose(chances, [motion.motion for motion in motions])
+        view = random_view(chances)
+        look = random_look(np.random.default_rng([self.seed, item.offset, 1]), phenotype.sex, phenotype.age)
+        worn = look.outfit
+        if self.aligned:
+            phenotype, view, number, frames = ALIGNED_PHENOTYPE, ALIGNED_VIEW, 0, np.array([ALIGNED_FRAME])
+            look, worn = level(look)
+        body: Body = studio.body(phenotype, worn)
+        images = studio.draw(body, motions[number], frames, view, look, self.resolution_px)
+        for frame, (pixels, labels) in zip(frames.tolist(), images, strict=True):
+            known = facts(labels, view, look, phenotype, number, frame, item.offset)
+            yield replace(encode(pixels), facts=known)
+
+    def check(self, motions: Sequence[Motion]) -> None:
+        """Raises UserError where no motion lasts as long as a clip, or one has fewer frames a second than the clip."""
+        for motion in motions:
+            if self.frames > 1 and self.fps * motion.frame_s > 1.01:
+                raise UserError(
+                    f"people-clips: fps must be at most that of every motion; got {self.fps:g}, and {motion.name} has "
+                    f"{1 / motion.frame_s:.4g}. Ask for fewer."
+                )
+        if not any(self._starts(motion) for motion in motions):
+            longest = max(len(motion) * motion.frame_s for motion in motions)
+            raise UserError(
+                f"people: a motion must last longer than a clip, {self.frames} frames at {self.fps:g} a second; got at "
+                f"most {longest:.2f} s. Ask for fewer frames, or a higher --fps."
+            )
+
+    def _choose(self, chances: np.random.Generator, motions: Sequence[Motion]) -> tuple[int, np.ndarray]:
+        """A motion and its frames, every moment of all motions equally likely."""
+        starts = [self._starts(motion) for motion in motions]
+        ticket = int(chances.integers(sum(map(len, starts))))
+        number = int(np.searchsorted(np.cumsum([len(begins) for begins in starts]), ticket, side="right"))
+        begin = starts[number][ticket - sum(map(len, starts[:number]))]
+        return number, begin + self._steps(motions[number])
+
+    def _steps(self, motion: Motion) -> np.ndarray:
+        return np.round(np.arange(self.frames) / (self.fps * motion.frame_s)).astype(int)
+
+    def _starts(self, motion: Motion) -> range:
+        """The frames that a clip may begin with. The first is left out where there are others: CMU's conversion puts
+        its T-pose there."""
+        return range(min(1, len(motion) - 1), len(motion) - int(self._steps(motion)[-1]))
+
+
+def level(look: Look) -> tuple[Look, Outfit]:
+    """The look without what changes the outline (skirt, long hair, bald head), and the outfit whose thickness every
+    body then has: long sleeves and trousers."""
+    outfit = replace(look.outfit, skirt=False, hair_style="short")
+    covered = replace(outfit, sleeve=1.0, collar_y=0.59, waist_y=0.08, hem_y=-0.72, shoe_y=-0.74)
+    return replace(look, outfit=outfit), covered
+
+
+@lru_cache(maxsize=2)
+def _stage(body: str, motions: tuple[str, ...]) -> tuple[Studio, list[Retarget]]:
+    """What all images of a process share."""
+    shapes = Shapes.load(Path(body))
+    return Studio(shapes), [Retarget(shapes, read_bvh(Path(motion))) for motion in motions]
