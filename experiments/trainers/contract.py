@@ -131,9 +131,8 @@ class Run(Checked):
     def environment(self) -> dict[str, str]:
         """Of every step: the run's share of the CPU, where its option `threads` gives one, and its stand-in weights."""
         threads = {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
-        # With huge pages a CPU spends half as long on memory; mtm_hosts' concern cpu does the same for trainings.
-        smoke = {"MTM_WEIGHTS": str(_from_root(self.data.parent / STAND_INS)), "THP_MEM_ALLOC_ENABLE": "1"}
-        return threads | (smoke if self.stand_ins else {})
+        weights = {"MTM_WEIGHTS": str(_from_root(self.data.parent / STAND_INS))} if self.stand_ins else {}
+        return threads | weights
 
     def written(self) -> dict[str, Any]:
         """What RUN holds."""

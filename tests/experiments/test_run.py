@@ -474,6 +474,22 @@ def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(t
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "failed", "plain": "done"}
 
 
+def test_a_trainer_that_is_killed_fails_its_row_and_the_next_call_goes_on(table, start, no_report):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 3))
+    os.kill(json.loads((folder(table, "low") / "state.json").read_text())["child_pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "row low/7 failed: train ended with SIGKILL (was it out of memory?)" in errors
+    assert call(table, "--row", "low").exit_code == 0
+    first, second = attempts(table)
+    assert (first.status, second.status) == ("failed", "done")
+    assert extra(second, "resumed_from_kimg") >= 3
+    assert call(table, "--row", "low", "--out", str(table.parent / "straight")).exit_code == 0
+    assert final(table, "low") == final(table, "low", out="straight")
+
+
 def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
     edit(table, "kimg = 5", "kimg = 40\ntick-s = 0.1")
     prepared = CliRunner().invoke(run_module.main, arguments(table, "--prepare"))

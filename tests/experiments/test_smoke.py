@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from repository_lab import Repository
@@ -20,10 +22,14 @@ ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none"]
 WORDS = ("-m", "experiments.run", "smoke", "--out", "out", *(word for row in ROWS for word in ("--row", row)))
 LESS = {
     "parallel = 2": "parallel = 1",  # a kill ends all rows that are running
+    'cfg = "stylegan2"': 'cfg = "stylegan2"\ngpus = 2',  # of which one is killed
     'metrics = ["frechet"]': "metrics = []",
     "samples_nimg = 24": "samples_nimg = 4",
     "kimg = 0.4": "kimg = 0.1",
-    "kimg = 0.012": "kimg = 0.006",
+    "kimg = 0.008": "kimg = 0.004",
+    "kimg = 0.012": "kimg = 0.004",
+    "kimg = 0.032": "kimg = 0.012",
+    "kimg = 0.048": "kimg = 0.012",
 }
 
 
@@ -45,20 +51,44 @@ def test_images_of_ones_own_cannot_stand_in_for_clips() -> None:
         table.with_data(["openmoji", "openmoji-clips"])
 
 
-def kill_once_it_trains(repository: Repository, row: str) -> None:
-    """Runs the table until that row has its first training state, and kills runner, rows and trainers."""
+def start_until_it_saves(repository: Repository, row: str) -> tuple[subprocess.Popen[str], dict]:
+    """Runs the table until that row has its first training state; the runner, and the row's state."""
     runner = repository.start(*WORDS)
     out, end = repository.root / "out", time.monotonic() + 900
     while not list(out.glob(f"runs/{row}/*/train/**/training-state-*.pt")):
         assert runner.poll() is None, runner.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.05)
-    states = [json.loads(path.read_text()) for path in out.glob("runs/*/*/state.json")]
-    running = [state for state in states if state["status"] == "running"]
-    for pid in (runner.pid, *(state[who] for state in running for who in ("pid", "child_pid"))):
+    (state,) = out.glob(f"runs/{row}/*/state.json")
+    return runner, json.loads(state.read_text())
+
+
+def kill_once_it_saves(repository: Repository, row: str) -> None:
+    """Kills runner, row and trainer."""
+    runner, state = start_until_it_saves(repository, row)
+    for pid in (runner.pid, state["pid"], state["child_pid"]):
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     runner.communicate()
+
+
+def kill_a_rank_once_it_saves(repository: Repository, row: str) -> str:
+    """Kills the second of two ranks, and returns what the runner printed when it had ended by itself."""
+    runner, state = start_until_it_saves(repository, row)
+    ranks = [p for p in psutil.Process(state["child_pid"]).children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    while not [entry for entry in entries(repository.root / "out") if entry["row"] == row]:
+        assert runner.poll() is None
+        time.sleep(0.05)
+    os.kill(runner.pid, signal.SIGINT)  # before it has done the other rows
+    return runner.communicate()[0]
+
+
+def entries(out: Path) -> list[dict]:
+    """The ledger's entries of rows."""
+    lines = (out / "ledger.jsonl").read_text().splitlines() if (out / "ledger.jsonl").exists() else []
+    return [entry for entry in map(json.loads, lines) if entry["event"] == "row"]
 
 
 @pytest.mark.slow
@@ -70,15 +100,16 @@ def test_killed_in_each_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
     for whole, less in LESS.items():
         assert whole in table.read_text()
         table.write_text(table.read_text().replace(whole, less))
-    for row in ROWS:
-        kill_once_it_trains(repository, row)
+    printed = kill_a_rank_once_it_saves(repository, ROWS[0])
+    assert f"row {ROWS[0]}/0 failed: train ended with exit code 1" in printed
+    for row in ROWS[1:]:
+        kill_once_it_saves(repository, row)
     printed = repository.python(*WORDS)
     out = repository.root / "out"
     for row in ROWS:
         (log,) = out.glob(f"runs/{row}/*/log.txt")
         assert "Resume: exactly as" in log.read_text()
-    entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
-    done = {entry["row"] for entry in entries if entry["event"] == "row" and entry["status"] == "done"}
+    done = {entry["row"] for entry in entries(out) if entry["status"] == "done"}
     assert done == set(ROWS), printed
     assert list(out.glob("runs/stylegan-v-mtm/*/images/films.png"))
     repository.python("-m", "experiments.run", "smoke", "--out", "straight", "--row", ROWS[0])

@@ -8,7 +8,7 @@ from experiments.trainers.stylesv import StyleSV
 
 SV = StyleSV()
 TINY = {"resolution": 128, "batch": 1, "workers": 1, "snap": 1, "fp32": True, "mirror": False, "threads": 1}
-TINY |= {"model.generator.fmaps": 0.0625, "model.discriminator.fmaps": 0.0625, "stage1.aug": "noaug"}
+TINY |= {"model.generator.fmaps": 0.0625, "model.discriminator.fmaps": 0.0078125, "stage1.aug": "noaug"}
 TWO = {"stage1-kimg": 4, "kimg": 10, **TINY}
 
 

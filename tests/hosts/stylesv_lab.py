@@ -20,7 +20,7 @@ def options(stage, clips, folder, **more):
         "project_release_dir": folder,
         "num_gpus": 1,
         "model.generator.fmaps": 0.0625,
-        "model.discriminator.fmaps": 0.0625,
+        "model.discriminator.fmaps": 0.0078125,  # the generator needs 512 channels at the least
         "model.generator.time_enc.min_period_len": 256,
         "model.discriminator.tmean": True,
         "training.mirror": False,

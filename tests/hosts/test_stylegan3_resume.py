@@ -18,9 +18,8 @@ ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and 
         ("stylegan2", ("--aug", "ada"), ADA),
         ("stylegan2", ("--mtm", "none", "--workers", "2"), {}),
         ("stylegan3-t", ("--aug", "ada"), ADA),
-        ("stylegan3-r", (), {}),
     ],
-    ids=["stylegan2-ada", "stylegan2-none", "stylegan3-t-ada", "stylegan3-r"],
+    ids=["stylegan2-ada", "stylegan2-none", "stylegan3-t-ada"],
 )
 def test_a_stopped_training_goes_on_to_the_bit(stylegan3, pictures, tmp_path, cfg, more, options):
     def train(name, *also, **part):

@@ -73,9 +73,8 @@ def test_snapshots_are_written_also_without_metrics_that_improve(plain, low):
     [
         ("low", {"mtm_head": "offset+mask"}),
         ("plain", {}),
-        ("plain", {"mtm": "none"}),
     ],
-    ids=["mtm-mtm", "plain-mtm", "plain-plain"],
+    ids=["mtm-mtm", "plain-mtm"],
 )
 def test_stage_2_goes_on_from_stage_1(train, plain, low, first, more):
     """Every tensor of stage 1 arrives, the mask becomes a parameter, and what is new is trained."""
@@ -90,7 +89,7 @@ def test_stage_2_goes_on_from_stage_1(train, plain, low, first, more):
             assert torch.equal(begun[n], source[name][n].expand_as(begun[n]))
     before, after = second["initial"]["Generator"], second["trained"]["G"]
     moving = [n for n in after if ".mtm." in n or n == "synthesis.motion_mask"]
-    assert len(moving) == (1 if more.get("mtm") == "none" else 9)
+    assert len(moving) == 9
     still = [n for n in moving if torch.equal(before[n], after[n])]
     # Modules that start here move from the second iteration on, but for what makes the offsets.
     assert still == ([] if first == "low" else [n for n in still if ".mtm." in n])
