@@ -29,6 +29,7 @@ COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
 STRIP_NIMG = 4  # images of a strip, or frames of one video
 FILMS, FILM_FRAMES, FILM_STEP = 4, 8, 2  # videos, the frames shown of each, and how far they are apart
 STRENGTHS = tuple(i / 10 for i in range(16))
+FEW_STRENGTHS = STRENGTHS[::5]
 MAX_MPX = 25.0  # of a real image
 
 Save = Callable[..., None]
@@ -42,7 +43,8 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
     strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
 
-    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least. The latents follow from
+    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least, and the strength goes in
+    steps of a half. The latents follow from
     the seed, and are the same for every snapshot with this z_dim.
     """
     saves: dict[str, Save] = {}
@@ -58,7 +60,7 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     if snapshot.facts.layers:
         saves["fig4"] = switch_grid(snapshot, few(z, SWITCHED_NIMG)).save
         saves["offsets"] = offset_fields(*snapshot.offsets(few(z, FIELDS_NIMG))).savefig
-        for strength in STRENGTHS:
+        for strength in STRENGTHS if count >= MOST_NIMG else FEW_STRENGTHS:
             strip = grid(snapshot.generate(few(z, SWEPT_NIMG), strength=strength), SWEPT_NIMG)
             saves[f"strength-{strength:.1f}"] = strip.save
     return [_write_png(outdir / f"{name}.png", save) for name, save in saves.items()]

@@ -1,4 +1,4 @@
-"""The runner's adapter for EG3D types a command line that trains and resumes, and reads what comes of it."""
+"""The runner's adapter for EG3D types a command line that trains, and reads what comes of it."""
 
 import re
 
@@ -35,7 +35,7 @@ def make_run(folder, data=None, **options):
     )
 
 
-def test_its_command_line_trains_and_resumes_and_its_snapshot_draws(eg3d, posed, tmp_path):
+def test_its_command_line_trains_and_its_snapshot_draws(eg3d, posed, tmp_path):
     run = make_run(tmp_path, posed)
     step = EG3D.train_step(run)
     assert step.argv[:2] == ["python", "train.py"]
@@ -53,11 +53,7 @@ def test_its_command_line_trains_and_resumes_and_its_snapshot_draws(eg3d, posed,
             ("b16.conv1", 16),
         ]
         assert snapshot.generate(torch.randn(2, 512)).shape == (2, 3, 128, 128)
-
-    again = EG3D.train_step(run)
-    assert f"--resume={path}" in again.argv
-    eg3d["patched"].probe("train_part", arguments=again.argv[2:], iterations=2)
-    assert [round(1000 * tick.kimg) for tick in EG3D.ticks(run, [])] == [2, 4], "it continued exactly"
+    assert f"--resume={path}" in EG3D.train_step(run).argv
 
 
 def test_it_spells_every_option_as_train_py_does(eg3d):

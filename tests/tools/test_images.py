@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.files import UserError
 from experiments.generators import Layer, StyleGANV
-from experiments.images import STRENGTHS, make_images, offset_fields
+from experiments.images import FEW_STRENGTHS, make_images, offset_fields
 from experiments.mini.trainer import Options, build_generator
 from experiments.snapshots import LocalSnapshot, open_snapshot
 from mtm_ops import offsets_scaled
@@ -21,7 +21,7 @@ from tools.images import main
 
 R = 16
 STRIPS = ["strip.png", "strip-off.png", "strip-field.png"]
-SWEEP = [f"strength-{strength:.1f}.png" for strength in STRENGTHS]
+SWEEP_OF_FEW = [f"strength-{strength:.1f}.png" for strength in FEW_STRENGTHS]
 
 
 def write_final(path: Path, mtm: str = "low", key: str = "generator") -> Path:
@@ -58,7 +58,7 @@ def test_the_tool_draws_every_image(final, data, tmp_path):
     done = CliRunner().invoke(main, [str(final), "--outdir", str(tmp_path), "--data", str(data), "--count", "8"])
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        ["samples.png", "reals.png", "fig4.png", "offsets.png", *STRIPS, *SWEEP]
+        ["samples.png", "reals.png", "fig4.png", "offsets.png", *STRIPS, *SWEEP_OF_FEW]
     )
     assert "mini, 16 px, deformable layers: convs.8, convs.16" in done.output
     assert "open files that you trust" not in done.stderr  # nothing in a final.pt can run
