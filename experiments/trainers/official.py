@@ -47,22 +47,24 @@ CURVES = {
 }
 
 
-_LEAST_KIMG = 0.001
+LEAST_KIMG = 0.001  # of a fraction
 _START = re.compile(r"\d{5}-")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole network snapshot; `kimg` counts from the beginning of the run."""
+    """A whole network snapshot; `kimg` counts from the beginning of the run, of which its start's own count lacks
+    `offset_kimg`."""
 
     path: Path
-    kimg: int
+    kimg: float
+    offset_kimg: float
     exact: bool  # its sidecar is there: training continues from it to the bit
 
 
 @dataclass(frozen=True)
 class Part:
-    """One start of train.py: its folder, and what is to add to its kimg."""
+    """One start of train.py: its folder, and what is to add to its own count of kimg."""
 
     folder: Path
     offset_kimg: float
@@ -128,10 +130,8 @@ class Official(Trainer):
             options["resume"] = str(last.path.resolve())
             if not last.exact:
                 environment["MTM_RESUME"] = "weights"
-                kimg = max(_LEAST_KIMG if kimg % 1 else 1, kimg - last.kimg)
-        options["kimg"] = math.ceil(kimg)
-        if kimg != options["kimg"]:
-            environment["MTM_KIMG"] = f"{kimg:g}"
+                kimg = left_kimg(kimg, last.kimg)
+        set_length(kimg, options, environment)
         return self.launched(self.train_argv(run, options), environment, int(options["gpus"]))
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
@@ -155,11 +155,23 @@ class Official(Trainer):
         for folder in map(self.output, starts(run)):
             resumed = self.resumed_from(folder)
             before = next((p for p in parts if resumed and start_of(p.folder) == start_of(resumed)), None)
-            begun_kimg = (before.offset_kimg + kimg_of(resumed)) if before and resumed else 0.0
+            if before is None or resumed is None:
+                parts.append(Part(folder, 0.0))
+                continue
+            begun_kimg = self.reached_kimg(before, resumed)
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
-            counts_on = _sidecar(resumed) if first_kimg is None else first_kimg >= begun_kimg
-            parts.append(Part(folder, 0.0 if counts_on else begun_kimg))
+            # From 0 it would report its first tick after one batch, and no snapshot is of less. A name of a folder has
+            # the batch in it, and the stage.
+            counts_on = _sidecar(resumed) if first_kimg is None else first_kimg > begun_kimg
+            counts_on = counts_on and start_of(folder)[5:] == start_of(resumed)[5:]
+            parts.append(Part(folder, before.offset_kimg + (0.0 if counts_on else begun_kimg)))
         return parts
+
+    def reached_kimg(self, part: Part, snapshot: Path) -> float:
+        """What the start itself had counted at a snapshot of it: the whole kimg of its name, or with their fraction
+        where it reported nothing later."""
+        last_kimg = _mean(last_line(part.folder / self.stats), "Progress/kimg") or 0.0
+        return last_kimg if math.floor(last_kimg) == kimg_of(snapshot) else float(kimg_of(snapshot))
 
     def resumed_from(self, folder: Path) -> Path | None:
         """The snapshot that this start of train.py resumed from."""
@@ -169,22 +181,22 @@ class Official(Trainer):
     def snapshots(self, run: Run) -> Iterator[Snapshot]:
         """The whole snapshots of all parts, the newest first."""
         found = [
-            (part.offset_kimg + kimg_of(path), start_of(part.folder), path)
+            (part.offset_kimg + self.reached_kimg(part, path), start_of(part.folder), path, part.offset_kimg)
             for part in self.parts(run)
             for path in part.folder.glob("network-snapshot-*.pkl")
         ]
-        for kimg, _, path in sorted(found, reverse=True):
+        for kimg, _, path, offset_kimg in sorted(found, reverse=True):
             if is_whole_pickle(path):
-                yield Snapshot(path, int(kimg), _sidecar(path))
+                yield Snapshot(path, kimg, offset_kimg, _sidecar(path))
 
     def to_resume(self, run: Run) -> Snapshot | None:
-        """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
-        is no more than a beginning."""
+        """The newest snapshot that can be continued exactly, else the newest; none of less than a kimg without a
+        sidecar, which is no more than a beginning."""
         newest = None
         for snapshot in self.snapshots(run):
             if snapshot.exact and _belong_together(snapshot.path):
                 return snapshot
-            newest = newest or (replace(snapshot, exact=False) if snapshot.kimg > 0 else None)
+            newest = newest or (replace(snapshot, exact=False) if snapshot.kimg >= 1 else None)
         return newest
 
     def snapshot(self, run: Run) -> Path | None:
@@ -204,7 +216,7 @@ class Official(Trainer):
         ]
         # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
         at_end = max(ends, default=-1.0) >= math.floor(total_kimg)
-        finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - _LEAST_KIMG / 2)
+        finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - LEAST_KIMG / 2)
         values = {"kimg": kimg, "total_kimg": total_kimg, "finished": finished}
         return check(Progress, values, f"{run.label}: {self.stats}")
 
@@ -243,6 +255,18 @@ class Official(Trainer):
         log = parts[0].folder / "log.txt"
         total = re.search(r"^Total +(\d+)", log.read_text(errors="replace"), re.MULTILINE) if log.exists() else None
         return found | ({"generator_parameters": int(total.group(1))} if total else {})
+
+
+def left_kimg(total_kimg: float, done_kimg: float) -> float:
+    """What is left to train: whole kimg of a whole total."""
+    return max(1, total_kimg - int(done_kimg)) if total_kimg % 1 == 0 else max(LEAST_KIMG, total_kimg - done_kimg)
+
+
+def set_length(kimg: float, options: dict[str, Value], environment: dict[str, str]) -> None:
+    """Asks for so many kimg: the hosts' option is a whole number, and mtm_hosts reads a fraction."""
+    options["kimg"] = math.ceil(kimg)
+    if kimg != options["kimg"]:
+        environment["MTM_KIMG"] = f"{kimg:g}"
 
 
 def starts(run: Run) -> list[Path]:
