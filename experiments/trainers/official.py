@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ class Official(Trainer):
         """Where a start of the training, which has a folder NNNNN-..., puts its snapshots and statistics."""
         return start
 
+    def stage(self, path: Path) -> str:
+        """Of which stage of the training a start is, by a path in it: each stage counts its kimg from 0."""
+        return ""
+
     # What follows is the same for all.
 
     def check(self, run: Run) -> None:
@@ -128,9 +133,9 @@ class Official(Trainer):
         last, kimg = self.to_resume(run), float(options["kimg"])
         if last is not None:
             options["resume"] = str(last.path.resolve())
+            kimg = left_kimg(kimg, last.offset_kimg if last.exact else last.kimg)  # as this start will count
             if not last.exact:
                 environment["MTM_RESUME"] = "weights"
-                kimg = left_kimg(kimg, last.kimg)
         set_length(kimg, options, environment)
         return self.launched(self.train_argv(run, options), environment, int(options["gpus"]))
 
@@ -160,10 +165,10 @@ class Official(Trainer):
                 continue
             begun_kimg = self.reached_kimg(before, resumed)
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
-            # From 0 it would report its first tick after one batch, and no snapshot is of less. A name of a folder has
-            # the batch in it, and the stage.
-            counts_on = _sidecar(resumed) if first_kimg is None else first_kimg > begun_kimg
-            counts_on = counts_on and start_of(folder)[5:] == start_of(resumed)[5:]
+            # From 0 it would report its first tick after one batch: less than a kimg.
+            named_kimg = kimg_of(resumed)
+            counts_on = _sidecar(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
+            counts_on = counts_on and self.stage(folder) == self.stage(resumed)
             parts.append(Part(folder, before.offset_kimg + (0.0 if counts_on else begun_kimg)))
         return parts
 
@@ -186,7 +191,7 @@ class Official(Trainer):
             for path in part.folder.glob("network-snapshot-*.pkl")
         ]
         for kimg, _, path, offset_kimg in sorted(found, reverse=True):
-            if is_whole_pickle(path):
+            if is_whole_file(path):
                 yield Snapshot(path, kimg, offset_kimg, _sidecar(path))
 
     def to_resume(self, run: Run) -> Snapshot | None:
@@ -208,14 +213,13 @@ class Official(Trainer):
         parts = self.parts(run)
         kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
         kimg = (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0
-        ends = [
-            part.offset_kimg + kimg_of(path)
+        # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
+        at_end = any(
+            is_whole_file(path)
             for part in parts
             for path in part.folder.glob("network-snapshot-*.pkl")
-            if path.stat().st_size
-        ]
-        # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
-        at_end = max(ends, default=-1.0) >= math.floor(total_kimg)
+            if part.offset_kimg + kimg_of(path) >= math.floor(total_kimg)
+        )
         finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - LEAST_KIMG / 2)
         values = {"kimg": kimg, "total_kimg": total_kimg, "finished": finished}
         return check(Progress, values, f"{run.label}: {self.stats}")
@@ -297,6 +301,17 @@ def is_whole_pickle(path: Path) -> bool:
     except (OSError, ValueError, EOFError, KeyError):
         return False
     return True
+
+
+def is_whole_file(path: Path) -> bool:
+    """`is_whole_pickle`, remembered while the file stays as it is: who follows a run asks twice a second."""
+    facts = path.stat()
+    return _is_whole(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _is_whole(path: Path, _size: int, _time_ns: int) -> bool:
+    return is_whole_pickle(path)
 
 
 def kimg_of(snapshot: Path) -> int:

@@ -6,6 +6,8 @@ otherwise in each stage is in STAGES; a row may say it itself, for both stages, 
 "stage2.<key>".
 """
 
+from pathlib import Path
+
 from experiments.checked import Value
 from experiments.files import UserError
 from experiments.trainers.contract import Run, Step
@@ -46,6 +48,9 @@ class StyleSV(Hydra):
                 f"kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
             )
         super().check(run)
+
+    def stage(self, path: Path) -> str:
+        return start_of(path)[6:]
 
     def train_step(self, run: Run) -> Step:
         if "stage1-kimg" not in run.options:
