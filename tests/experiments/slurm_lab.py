@@ -138,7 +138,7 @@ def sbatch(words: list[str], jobs: Path) -> None:
     if options.get("partition") != "lab":
         sys.exit(f"sbatch: error: invalid partition specified: {options.get('partition')}")
     path = jobs / f"{len(list(jobs.glob('*.json'))) + 1}.json"
-    note(path, words=words[script:], folder=options["chdir"], state="RUNNING")
+    note(path, words=words[script:], name=options["job-name"], folder=options["chdir"], state="RUNNING")
     with open(options["output"].replace("%%", "%"), "ab") as log:
         command = [sys.executable, __file__, "control", str(path)]
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -203,7 +203,7 @@ def scontrol(words: list[str], jobs: Path) -> None:
 
 def squeue(_words: list[str], jobs: Path) -> None:
     for path in jobs.glob("*.json"):
-        print(path.stem, noted(path)["state"])
+        print(path.stem, noted(path)["state"], noted(path)["name"])
 
 
 if __name__ == "__main__":
