@@ -90,8 +90,8 @@ def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm 
     for word in words:
         if word.partition("=")[0] in TAKEN or word[:2] in TAKEN:
             raise UserError(
-                f"run: SLURM_ARGS must leave alone what the runner finds its jobs by ({', '.join(TAKEN)}); got {word!r}."
-                " Leave it out; another cluster: export SLURM_CLUSTERS=name."
+                f"run: SLURM_ARGS must leave alone what the runner finds its jobs by ({', '.join(TAKEN)}); got "
+                f"{word!r}. Leave it out; another cluster: export SLURM_CLUSTERS=name."
             )
     return Slurm(partition, slurm_args) if cluster else None
 
@@ -109,8 +109,8 @@ def submit(command: list[str]) -> str:
     numbers = re.findall(r"^(\d+)(?:;.*)?$", result.stdout, re.MULTILINE)  # a site's wrapper may say more
     if len(numbers) != 1:
         raise UserError(
-            f"slurm: sbatch must print the number of the job; got {result.stdout.strip()!r}. Run the same command again, "
-            f"which finds the job by its name.\nIt was: {shlex.join(command)}"
+            f"slurm: sbatch must print the number of the job; got {result.stdout.strip()!r}. Run the same command "
+            f"again: it finds the job by its name.\nIt was: {shlex.join(command)}"
         )
     return numbers[0]
 

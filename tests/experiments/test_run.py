@@ -505,6 +505,27 @@ def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
 
+def test_a_run_of_another_machine_is_followed_and_its_pids_are_left_alone(table, start, no_report):
+    edit(table, "kimg = 5", "kimg = 400\ntick-s = 0.1")
+    prepared = CliRunner().invoke(run_module.main, arguments(table, "--row", "low", "--prepare"))
+    by_hand = subprocess.Popen(shlex.split(prepared.stdout), start_new_session=True)
+    wait_for(lambda: ticks(table, "low", 2))
+    path = folder(table, "low") / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"machine": "another"}))  # a process of this machine may have the same number
+    runner = start(table, "--row", "low")
+    assert runner.stderr is not None
+    wait_for(lambda: "followed" in runner.stderr.readline())
+    runner.send_signal(signal.SIGINT)
+    _, errors = runner.communicate(timeout=20)
+    assert "works on another machine, and is left to work" in errors
+    time.sleep(0.5)
+    assert by_hand.poll() is None
+    assert in_use(folder(table, "low"))
+    by_hand.terminate()
+    by_hand.wait()
+
+
 def test_a_full_disk_under_one_run_leaves_the_others_alone(table, no_report, monkeypatch):
     monkeypatch.setenv("FAKE_FULL_DISK", "low")
     result = call(table)
