@@ -5,6 +5,7 @@ that still works, because only the runner had ended, is followed.
 """
 
 import os
+import re
 import shlex
 import signal
 import time
@@ -22,7 +23,7 @@ from experiments.extras import bench, make_stand_ins
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
 from experiments.jobs import AGAIN, Job, Scheduler, row_command
-from experiments.metrics import weights_of
+from experiments.metrics import METRICS, weights_of
 from experiments.plan import describe
 from experiments.progress import make_progress
 from experiments.provenance import portable_command
@@ -57,6 +58,11 @@ def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, conte
     )
 
 
+def while_training(row: Row) -> list[str]:
+    """The metrics that the row's trainer takes of its snapshots as it trains: its option `metrics`."""
+    return [name for name in re.findall(r"\w+", str(row.options.get("metrics", ""))) if name in METRICS]
+
+
 def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
     """Whether the ledger calls the run done, with every metric that it now asks for."""
     mine = [entry for entry in attempts if entry.run == run.folder.relative_to(out).as_posix()]
@@ -71,7 +77,7 @@ class Call:
     def __init__(self, table: Table, rows: list[Row], out: Path, data: Data, slurm: Slurm | None = None) -> None:
         self.table, self.rows, self.out, self.data, self.slurm = table, rows, out, data, slurm
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
-        self.weights = weights_of(name for row in rows for name in row.metrics)
+        self.weights = weights_of(name for row in rows for name in (*row.metrics, *while_training(row)))
         self.stand_ins = data.cache / STAND_INS
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
