@@ -107,7 +107,13 @@ class Work:
             log.flush()
             begun = log.tell()
             self._start(step, log)
-        self.write_state("running")
+        assert self.child is not None
+        try:
+            self.write_state("running")
+        except UserError:  # a full disk: what nobody could follow does not go on
+            os.killpg(self.child.pid, signal.SIGTERM)
+            self._wait()
+            raise
         self._wait()
         assert self.exit_code is not None
         if self.exit_code in INTERRUPTED or (self.signals and self.exit_code):

@@ -152,6 +152,7 @@ class Call:
                 click.echo("\n".join(shlex.join(row_command(job.run, self.out)) for job in jobs))
                 return 0
             scheduler = self._run_jobs(jobs)
+            tell(jobs, scheduler)
             if jobs:
                 self._record_call(jobs, scheduler, time.monotonic() - started_s)
             measured = scheduler.signal is not None or bench(self.table, self.out)
@@ -178,13 +179,6 @@ class Call:
         return scheduler
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
-        for job in jobs:
-            log = f"The whole output: {job.run.folder / LOG}"
-            if job.status == "failed":
-                click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
-            elif job.status == "interrupted" and scheduler.signal is None:
-                why = job.message or "its process was told to stop."
-                click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
         if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
         if scheduler.signal is not None:
@@ -199,6 +193,17 @@ class Call:
             click.echo(f"  peak memory of everything together: {scheduler.peak_rss_bytes / 1e9:.2f} GB")
         click.echo("\nreport: " + "\n        ".join(str(path) for path in paths))
         return 1 if any(job.status != "done" for job in jobs) else 0
+
+
+def tell(jobs: list[Job], scheduler: Scheduler) -> None:
+    """Says why runs failed or were interrupted, before anything else is written: the disk may be full."""
+    for job in jobs:
+        log = f"The whole output: {job.run.folder / LOG}"
+        if job.status == "failed":
+            click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
+        elif job.status == "interrupted" and scheduler.signal is None:
+            why = job.message or "its process was told to stop."
+            click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
 
 
 def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
