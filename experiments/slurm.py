@@ -49,7 +49,7 @@ class Slurm:
 
     def command(self, run: Run, out: Path, on_cpu: bool) -> list[str]:
         """The sbatch line of a run; `on_cpu`: it asks for no GPU."""
-        log = str((run.folder / LOG).resolve()).replace("%", "%%")  # % begins one of sbatch's patterns
+        log = _as_pattern(str((run.folder / LOG).resolve()))
         # A site may say by SBATCH_EXPORT that a job gets no variables: it needs MTM_WEIGHTS, MTM_NNODES and the like.
         words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "--export=ALL", f"--output={log}"]
         words += [f"--job-name={job_name(run)}", f"--signal=B:USR1@{LIMIT_S}"]
@@ -248,6 +248,12 @@ class SlurmScheduler(Scheduler):
     def _pass_signals_on(self) -> None:
         if self._signals_seen:
             self.signal = self._signals_seen[0]
+
+
+def _as_pattern(path: str) -> str:
+    """A path as sbatch's --output takes it: % begins one of its patterns, but where there is a backslash, which stands
+    before what is meant as it is."""
+    return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 
 def job_name(run: Run) -> str:

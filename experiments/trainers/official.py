@@ -155,9 +155,12 @@ class Official(Trainer):
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
 
     def parts(self, run: Run) -> list[Part]:
-        """Every start of train.py in order, with the kimg at which it began where it counts from 0."""
+        """Every start of train.py in order, with the kimg at which it began where it counts from 0. One that was ended
+        before it opened its statistics has trained nothing, and may have left half of its options."""
         parts: list[Part] = []
         for folder in map(self.output, starts(run)):
+            if not (folder / self.stats).exists() and not any(folder.glob("network-snapshot-*.pkl")):
+                continue
             resumed = self.resumed_from(folder)
             before = next((p for p in parts if resumed and start_of(p.folder) == start_of(resumed)), None)
             if before is None or resumed is None:

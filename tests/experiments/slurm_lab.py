@@ -139,7 +139,9 @@ def sbatch(words: list[str], jobs: Path) -> None:
         sys.exit(f"sbatch: error: invalid partition specified: {options.get('partition')}")
     path = jobs / f"{len(list(jobs.glob('*.json'))) + 1}.json"
     note(path, words=words[script:], name=options["job-name"], folder=options["chdir"], state="RUNNING")
-    with open(options["output"].replace("%%", "%"), "ab") as log:
+    pattern = options["output"]
+    plain = pattern.replace("\\\\", "\\") if "\\" in pattern else pattern.replace("%%", "%")
+    with open(plain, "ab") as log:
         command = [sys.executable, __file__, "control", str(path)]
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     print(path.stem)

@@ -233,6 +233,15 @@ def test_a_job_that_the_queue_does_not_show_at_once_is_waited_for(table, command
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done"}, printed
 
 
+@pytest.mark.parametrize("name", ["a %j 'q' $x é", "b %j \\n é"])
+def test_the_log_is_found_whatever_characters_are_in_its_path(table, start, name):
+    out = table.parent / name
+    printed = output(start(table, "--row", "low", "--out", str(out)))
+    (log,) = out.glob("runs/low/*/log.txt")
+    assert "pid " in log.read_text(), printed
+    assert [path.name for path in table.parent.iterdir()].count(name) == 1
+
+
 def test_a_limit_of_jobs_keeps_the_rest_waiting(table, commands, start):
     real, count = shutil.which("sbatch"), table.parent / "count"
     refusal = 'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1'

@@ -141,6 +141,17 @@ def test_ticks_after_a_snapshot_of_the_same_kimg_are_not_added_when_it_goes_on_e
     assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (0.036, False)
 
 
+@pytest.mark.parametrize("left", ["", '{"resume_pkl": "/a'])
+def test_a_start_that_was_ended_while_it_wrote_its_options_stops_no_resume(tmp_path, left):
+    run = make_run(tmp_path)
+    exact = snap(make_part(run, 0, [0.004, 6]), 6, sidecar=True)
+    broken = make_part(run, 1, [])
+    (broken / "stats.jsonl").unlink()
+    (broken / "training_options.json").write_text(left)
+    assert words(OFFICIAL.train_step(run))["resume"] == str(exact)
+    assert OFFICIAL.progress(run).kimg == 6
+
+
 def test_a_first_snapshot_without_a_sidecar_is_no_better_than_a_beginning(tmp_path):
     run = make_run(tmp_path)
     snap(make_part(run, 0, [0.004]), 0)
