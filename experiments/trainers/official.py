@@ -65,10 +65,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Part:
-    """One start of train.py: its folder, and what is to add to its own count of kimg."""
+    """One start of train.py: its folder, what is to add to its own count of kimg, and where it began."""
 
     folder: Path
     offset_kimg: float
+    begun_kimg: float = 0.0
 
 
 class Official(Trainer):
@@ -172,7 +173,8 @@ class Official(Trainer):
             named_kimg = kimg_of(resumed)
             counts_on = _sidecar(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
             counts_on = counts_on and self.stage(folder) == self.stage(resumed)
-            parts.append(Part(folder, before.offset_kimg + (0.0 if counts_on else begun_kimg)))
+            begun_kimg += before.offset_kimg
+            parts.append(Part(folder, before.offset_kimg if counts_on else begun_kimg, begun_kimg))
         return parts
 
     def reached_kimg(self, part: Part, snapshot: Path) -> float:
@@ -214,16 +216,18 @@ class Official(Trainer):
     def progress(self, run: Run) -> Progress:
         total_kimg = float(run.options.get("kimg", 0))
         parts = self.parts(run)
-        kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
-        kimg = (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0
-        # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
-        at_end = any(
+        own_kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else None
+        kimg = parts[-1].begun_kimg if parts else 0.0
+        kimg = parts[-1].offset_kimg + own_kimg if own_kimg is not None else kimg
+        # A snapshot's name has whole kimg only; of a fraction its tick tells, which is reported after it is written.
+        whole = total_kimg == math.floor(total_kimg)
+        finished = any(
             is_whole_file(path)
             for part in parts
             for path in part.folder.glob("network-snapshot-*.pkl")
-            if part.offset_kimg + kimg_of(path) >= math.floor(total_kimg)
+            if part.offset_kimg + (kimg_of(path) if whole else self.reached_kimg(part, path) + LEAST_KIMG / 2)
+            >= total_kimg
         )
-        finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - LEAST_KIMG / 2)
         values = {"kimg": kimg, "total_kimg": total_kimg, "finished": finished}
         return check(Progress, values, f"{run.label}: {self.stats}")
 

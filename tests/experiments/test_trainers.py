@@ -175,7 +175,7 @@ def test_a_fraction_of_a_kimg_is_asked_for_and_reached(tmp_path):
     assert not OFFICIAL.progress(run).finished
     snap(part, 0, sidecar=True)
     assert not OFFICIAL.progress(run).finished
-    make_part(run, 1, [0.064], resumed=part / "network-snapshot-000000.pkl")
+    snap(make_part(run, 1, [0.064], resumed=part / "network-snapshot-000000.pkl"), 0)
     assert OFFICIAL.progress(run).finished
 
 
