@@ -2,5 +2,5 @@
 
 import os
 
-# torch then takes memory in huge pages. On a CPU, page faults are else up to two fifths of the time of images and metrics.
+# torch then takes memory in huge pages. On a CPU, page faults were two fifths of the time of StyleSV's images.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

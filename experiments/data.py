@@ -85,9 +85,13 @@ class Data:
             recipe = RECIPES[self._table.datasets[name].recipe]
             if recipe.takes_source and name not in self.sources and not self.path(name).exists():
                 raise UserError(f"run: data set {name} must be given: --data {name}=PATH. {recipe.obtain}")
-        for name, source in self.sources.items():
-            if self.given(name) is None:
-                RECIPES[self._table.datasets[name].recipe].check(source)
+        for name in self.sources:
+            self.check_source(name)
+
+    def check_source(self, name: str) -> None:
+        """Raises UserError if what the user gave for the data set is not there or cannot be what it should."""
+        if self.given(name) is None:
+            RECIPES[self._table.datasets[name].recipe].check(self.sources[name])
 
     def _options(self, dataset: Dataset) -> list[str]:
         can_skip = any(option.name == "skip_broken" for option in RECIPES[dataset.recipe].options)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from pathlib import Path
 
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _SETTLED_NS = 1_000_000_000
+_ABANDONED_S = 24 * 3600
+MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # several may share a folder
 
 
 class UserError(ValueError):
@@ -26,7 +29,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
     Raises UserError where the disk is full or the folder cannot be written. Temporary files of killed processes are
     removed on the way in.
     """
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial-{MACHINE}-{os.getpid()}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -93,9 +96,13 @@ def free_bytes(path: Path) -> int:
 def _remove_abandoned(path: Path) -> None:
     prefix = f".{path.name}.partial-"
     for old in path.parent.iterdir():
-        pid = old.name.removeprefix(prefix)
-        if old.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
-            with suppress(FileNotFoundError):
+        machine, _, pid = old.name.removeprefix(prefix).rpartition("-")
+        if not old.name.startswith(prefix) or not pid.isdigit():
+            continue
+        with suppress(FileNotFoundError):
+            # Whether a process of another machine works on is not to be seen from here.
+            lives = _alive(int(pid)) if machine in ("", MACHINE) else time.time() - old.stat().st_mtime < _ABANDONED_S
+            if not lives:
                 old.unlink()
 
 

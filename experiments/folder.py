@@ -100,6 +100,11 @@ def locked(out: Path) -> Iterator[None]:
                 f"run: out must be used by one runner at a time; expected a free folder, got {str(out)!r}, which "
                 f"process {holder} still uses. Wait for it, or choose another folder: OUT=..."
             ) from None
+        except OSError as error:  # ENOLCK, ENOSYS: some shared file systems
+            raise UserError(
+                f"run: out must be on a file system with file locks (flock); got {str(out)!r}, where they fail: "
+                f"{error.strerror}. Choose a folder on another one: OUT=..."
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

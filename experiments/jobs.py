@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from experiments.files import UserError
+from experiments.files import MACHINE, UserError
 from experiments.folder import in_use
 from experiments.progress import Progress
 from experiments.provenance import visible_gpus
@@ -43,6 +43,7 @@ class Job:
     child_pid: int = 0
     slot: int = 0
     gpus: tuple[str, ...] = ()
+    elsewhere: bool = False  # on another machine: its pid and GPUs are not ours
     stage: str = ""
 
     @property
@@ -138,11 +139,7 @@ class Scheduler:
     def _follow(self, job: Job) -> None:
         """Takes over a run that an earlier runner started."""
         job.status, job.process = "running", None
-        with suppress(UserError):
-            state = read_state(job.run.folder)
-            if state is not None:
-                job.pid, job.child_pid = state.pid, state.child_pid
-                job.gpus = tuple(filter(None, state.cuda_visible_devices.split(",")))
+        _take_over(job)
         job.slot = min(set(range(len(self._running) + 1)) - {other.slot for other in self._running})
         self._progress.stage(job.label, "works already; followed")
         self._running.append(job)
@@ -162,7 +159,9 @@ class Scheduler:
                 self._conclude(job)
 
     def _memory_bytes(self) -> int:
-        return psutil.Process().memory_info().rss + sum(tree_rss_bytes(job.pid) for job in self._running)
+        return psutil.Process().memory_info().rss + sum(
+            tree_rss_bytes(job.pid) for job in self._running if not job.elsewhere
+        )
 
     def _has_ended(self, job: Job) -> bool:
         return job.process.poll() is not None if job.process is not None else not in_use(job.run.folder)
@@ -229,6 +228,12 @@ class Scheduler:
             self.signal = self.signal or number
             if number == signal.SIGHUP:
                 return
+            for job in [job for job in self._running if job.process is None]:
+                _take_over(job)  # it may have gone on to its next step
+            for job in [job for job in self._running if job.elsewhere]:
+                self._running.remove(job)
+                self._end(job, "interrupted", "")
+                self._progress.stage(job.label, "works on another machine, and is left to work")
             for job in self._running:
                 self._progress.stage(job.label, "saves a snapshot and stops (Ctrl-C again: stops at once)")
                 with suppress(ProcessLookupError):
@@ -238,10 +243,19 @@ class Scheduler:
                         os.killpg(job.child_pid, number)
 
 
+def _take_over(job: Job) -> None:
+    """Takes from its state what a run uses that another runner started."""
+    with suppress(UserError):
+        if (state := read_state(job.run.folder)) is not None:
+            job.pid, job.child_pid, job.elsewhere = state.pid, state.child_pid, state.machine != MACHINE
+            job.gpus = () if job.elsewhere else tuple(filter(None, state.cuda_visible_devices.split(",")))
+
+
 def _is_row(job: Job) -> bool:
     """Whether the pid is still the run's process; for one that we started it is until it is waited for."""
     if job.process is not None:
         return job.process.returncode is None
     with suppress(psutil.Error):
-        return "experiments.row" in psutil.Process(job.pid).cmdline()
+        words = psutil.Process(job.pid).cmdline()
+        return "experiments.row" in words and str(job.run.folder.resolve()) in words
     return False

@@ -53,6 +53,11 @@ def _weights(call: Call) -> Iterator[Need]:
 
 
 def _data(call: Call, target: str) -> Iterator[Need]:
+    for name in [name for name in call.dataset_names if name in call.data.sources]:
+        try:
+            call.data.check_source(name)
+        except UserError as error:
+            yield Need(f"data set {name}: {error}", f"make {target} DATA={name}=SOURCE")
     lacking = _lacking(call)
     for name in lacking:
         recipe = RECIPES[call.table.datasets[name].recipe]

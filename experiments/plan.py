@@ -59,6 +59,11 @@ def _data(call: Call, name: str) -> Iterator[str]:
     dataset = call.table.datasets[name]
     recipe = RECIPES[dataset.recipe]
     path = call.data.path(name)
+    if name in call.data.sources:
+        try:
+            call.data.check_source(name)
+        except UserError as error:
+            yield f"\n# cannot run yet: {error}"
     made = " (made already)" if path.exists() else ""
     yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
     yield call.data.step(name).text() if path != call.data.given(name) else f"# taken as it is: {path}"

@@ -24,7 +24,7 @@ import psutil
 from experiments import ledger
 from experiments.checked import Checked, read_json
 from experiments.data import described
-from experiments.files import UserError, atomic_output, disk_errors
+from experiments.files import MACHINE, UserError, atomic_output, disk_errors
 from experiments.folder import LOCK
 from experiments.metrics import METRICS
 from experiments.provenance import portable_command, portable_values, provenance
@@ -46,6 +46,7 @@ class State(Checked):
     child_pid: int = 0  # leader of its step's process group
     peak_rss_bytes: int = 0
     cuda_visible_devices: str = ""
+    machine: str = MACHINE  # whose pids they are
 
 
 def read_state(folder: Path) -> State | None:
@@ -106,7 +107,13 @@ class Work:
             log.flush()
             begun = log.tell()
             self._start(step, log)
-        self.write_state("running")
+        assert self.child is not None
+        try:
+            self.write_state("running")
+        except UserError:  # a full disk: what nobody could follow does not go on
+            os.killpg(self.child.pid, signal.SIGTERM)
+            self._wait()
+            raise
         self._wait()
         assert self.exit_code is not None
         if self.exit_code in INTERRUPTED or (self.signals and self.exit_code):

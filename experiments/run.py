@@ -5,6 +5,7 @@ that still works, because only the runner had ended, is followed.
 """
 
 import os
+import re
 import shlex
 import signal
 import time
@@ -22,7 +23,7 @@ from experiments.extras import bench, make_stand_ins
 from experiments.files import UserError, free_bytes, free_text
 from experiments.folder import check_owner, claim, identity, locked, others, run_folder
 from experiments.jobs import AGAIN, Job, Scheduler, row_command
-from experiments.metrics import weights_of
+from experiments.metrics import METRICS, weights_of
 from experiments.plan import describe
 from experiments.progress import make_progress
 from experiments.provenance import portable_command
@@ -57,6 +58,11 @@ def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, conte
     )
 
 
+def while_training(row: Row) -> list[str]:
+    """The metrics that the row's trainer takes of its snapshots as it trains: its option `metrics`."""
+    return [name for name in re.findall(r"\w+", str(row.options.get("metrics", ""))) if name in METRICS]
+
+
 def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
     """Whether the ledger calls the run done, with every metric that it now asks for."""
     mine = [entry for entry in attempts if entry.run == run.folder.relative_to(out).as_posix()]
@@ -71,7 +77,7 @@ class Call:
     def __init__(self, table: Table, rows: list[Row], out: Path, data: Data, slurm: Slurm | None = None) -> None:
         self.table, self.rows, self.out, self.data, self.slurm = table, rows, out, data, slurm
         self.dataset_names = list(dict.fromkeys(row.dataset for row in rows))
-        self.weights = weights_of(name for row in rows for name in row.metrics)
+        self.weights = weights_of(name for row in rows for name in (*row.metrics, *while_training(row)))
         self.stand_ins = data.cache / STAND_INS
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
@@ -146,6 +152,7 @@ class Call:
                 click.echo("\n".join(shlex.join(row_command(job.run, self.out)) for job in jobs))
                 return 0
             scheduler = self._run_jobs(jobs)
+            tell(jobs, scheduler)
             if jobs:
                 self._record_call(jobs, scheduler, time.monotonic() - started_s)
             measured = scheduler.signal is not None or bench(self.table, self.out)
@@ -172,13 +179,6 @@ class Call:
         return scheduler
 
     def _conclude(self, jobs: list[Job], scheduler: Scheduler) -> int:
-        for job in jobs:
-            log = f"The whole output: {job.run.folder / LOG}"
-            if job.status == "failed":
-                click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
-            elif job.status == "interrupted" and scheduler.signal is None:
-                why = job.message or "its process was told to stop."
-                click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
         if scheduler.signal == signal.SIGHUP:
             return 128 + scheduler.signal
         if scheduler.signal is not None:
@@ -193,6 +193,17 @@ class Call:
             click.echo(f"  peak memory of everything together: {scheduler.peak_rss_bytes / 1e9:.2f} GB")
         click.echo("\nreport: " + "\n        ".join(str(path) for path in paths))
         return 1 if any(job.status != "done" for job in jobs) else 0
+
+
+def tell(jobs: list[Job], scheduler: Scheduler) -> None:
+    """Says why runs failed or were interrupted, before anything else is written: the disk may be full."""
+    for job in jobs:
+        log = f"The whole output: {job.run.folder / LOG}"
+        if job.status == "failed":
+            click.echo(f"\nrow {job.label} failed: {job.message}\n  {log}. When that is fixed: {AGAIN}", err=True)
+        elif job.status == "interrupted" and scheduler.signal is None:
+            why = job.message or "its process was told to stop."
+            click.echo(f"\nrow {job.label} was interrupted: {why}\n  {log}. {AGAIN}", err=True)
 
 
 def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:

@@ -5,9 +5,12 @@ neither finished nor in the queue, and follows the files. It can be ended at any
 command follows them again.
 """
 
+import hashlib
+import re
 import shlex
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Any
 
 import click
 
-from experiments.files import UserError
+from experiments.files import UserError, atomic_output
 from experiments.folder import in_use
 from experiments.jobs import Job, Scheduler, row_command
 from experiments.progress import Progress
@@ -27,6 +30,10 @@ from experiments.trainers.nodes import nodes
 
 # States of jobs that do not come back.
 ENDED = set("COMPLETED CANCELLED FAILED TIMEOUT DEADLINE BOOT_FAIL OUT_OF_MEMORY NODE_FAIL REVOKED".split())
+# Options of sbatch that would hide a job from the runner, or make several of it.
+TAKEN = tuple(
+    "--job-name -J --output -o --array -a --clusters -M --cluster --wrap --test-only --wait -W --export".split()
+)
 LIMIT_S = 120  # before its time limit a run is told to stop and requeued
 CPUS_PER_GPU = 4  # a process and the host's three workers
 POLL_S = 10.0
@@ -42,9 +49,10 @@ class Slurm:
 
     def command(self, run: Run, out: Path, on_cpu: bool) -> list[str]:
         """The sbatch line of a run; `on_cpu`: it asks for no GPU."""
-        log = str((run.folder / LOG).resolve()).replace("%", "%%")  # % begins one of sbatch's patterns
-        words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={log}"]
-        words += [f"--job-name=mtm-{run.row}-{run.seed}", f"--signal=B:USR1@{LIMIT_S}"]
+        log = _as_pattern(str((run.folder / LOG).resolve()))
+        # A site may say by SBATCH_EXPORT that a job gets no variables: it needs MTM_WEIGHTS, MTM_NNODES and the like.
+        words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "--export=ALL", f"--output={log}"]
+        words += [f"--job-name={job_name(run)}", f"--signal=B:USR1@{LIMIT_S}"]
         words += [f"--nodes={nodes()}", "--ntasks-per-node=1", f"--chdir={ROOT}"]
         if self.partition:
             words.append(f"--partition={self.partition}")
@@ -73,36 +81,57 @@ def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm 
             f"run: PARTITION and SLURM_ARGS must come with a cluster; got {partition or slurm_args!r} without one. Add "
             "CLUSTER=slurm."
         )
+    try:
+        words = shlex.split(slurm_args)
+    except ValueError as error:
+        raise UserError(
+            f"run: SLURM_ARGS must be words of a shell; got {slurm_args!r} ({error}). Close the quotes."
+        ) from None
+    for word in words:
+        if word.partition("=")[0] in TAKEN or word[:2] in TAKEN:
+            raise UserError(
+                f"run: SLURM_ARGS must leave alone what the runner finds its jobs by ({', '.join(TAKEN)}); got "
+                f"{word!r}. Leave it out; another cluster: export SLURM_CLUSTERS=name."
+            )
     return Slurm(partition, slurm_args) if cluster else None
 
 
 def submit(command: list[str]) -> str:
     """The number of the new job. Raises UserError where Slurm refuses it, with what it said."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True)
+    try:  # in a session of its own: Ctrl-C must not end it between the submission and its answer
+        result = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     except OSError as error:
         raise UserError(
             f"slurm: sbatch must be on the PATH; got {error.strerror}. Run this on a machine that submits jobs."
         ) from None
     if result.returncode:
         raise UserError(f"slurm: sbatch refused the job: {result.stderr.strip()}\nIt was: {shlex.join(command)}")
-    return result.stdout.strip().split(";")[0]
+    numbers = re.findall(r"^(\d+)(?:;.*)?$", result.stdout, re.MULTILINE)  # a site's wrapper may say more
+    if len(numbers) != 1:
+        raise UserError(
+            f"slurm: sbatch must print the number of the job; got {result.stdout.strip()!r}. Run the same command "
+            f"again: it finds the job by its name.\nIt was: {shlex.join(command)}"
+        )
+    return numbers[0]
 
 
-def queue(numbers: list[str]) -> dict[str, str] | None:
-    """State of each of these jobs that the queue knows, such as PENDING; None where Slurm does not answer."""
-    if not numbers:
+def queue(names: list[str]) -> dict[str, tuple[str, str]] | None:
+    """Number and state, such as PENDING, of the newest job of each name that the queue knows, one that has not ended
+    before others; None where Slurm does not answer."""
+    if not names:
         return {}
     try:
         # One job that is gone makes an error of a list of jobs: so all of the user's, who has few enough.
-        words = ["squeue", "--noheader", "--states=all", "--me", "--format=%i %T"]
-        result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        words = ["squeue", "--noheader", "--states=all", "--me", "--format=%i %T %j"]
+        result = subprocess.run(words, capture_output=True, text=True, timeout=60, start_new_session=True)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if result.returncode:
         return None
-    states = dict(line.split() for line in result.stdout.splitlines() if len(line.split()) == 2)
-    return {number: states[number] for number in numbers if number in states}
+    jobs = [line.split() for line in result.stdout.splitlines() if len(line.split()) == 3]
+    mine = [(number, state, name) for number, state, name in jobs if number.isdigit() and name in names]
+    mine.sort(key=lambda job: (job[1] not in ENDED, int(job[0])))
+    return {name: (number, state) for number, state, name in mine}
 
 
 class SlurmScheduler(Scheduler):
@@ -114,6 +143,8 @@ class SlurmScheduler(Scheduler):
         self._slurm, self._on_cpu = slurm, on_cpu
         self._states: dict[str, str] = {}
         self._polled_s, self._missed = float("-inf"), 0
+        self._absent = Counter[str]()  # polls in a row that did not find a run's job
+        self._held_back = 0  # jobs that were followed when Slurm refused a further one
 
     def stopped_text(self) -> str:
         numbers = [job_number(job.run) for job in self._running]
@@ -123,25 +154,33 @@ class SlurmScheduler(Scheduler):
         )
 
     def _start_some(self) -> None:
-        if self.signal is not None or not self._waiting:
+        if self.signal is not None or not self._waiting or self._held_back == len(self._running) > 0:
             return
-        known = self._poll_now([number for job in self._waiting if (number := job_number(job.run))])
-        while self._waiting:
-            job = self._waiting.popleft()
-            number = job_number(job.run)
-            if known.get(number, "COMPLETED") not in ENDED or in_use(job.run.folder):
+        known = self._poll_now([job_name(job.run) for job in self._waiting])
+        while self._waiting and not self._signals_seen:
+            job = self._waiting[0]
+            number, state = known.get(job_name(job.run), (job_number(job.run), "COMPLETED"))
+            if state not in ENDED or in_use(job.run.folder):
                 self._progress.stage(job.label, f"in the queue already as job {number}; followed")
             else:
-                number = submit(self._slurm.command(job.run, self._out, self._on_cpu))
                 (job.run.folder / STATE).unlink(missing_ok=True)  # it tells of the attempt before
-                (job.run.folder / SLURM_JOB).write_text(number + "\n", encoding="utf-8")
+                try:
+                    number = submit(self._slurm.command(job.run, self._out, self._on_cpu))
+                except UserError as error:
+                    if not self._running:
+                        raise
+                    self._held_back = len(self._running)  # a limit of jobs, perhaps
+                    self._progress.stage(job.label, f"tried again when a job has ended: {error}")
+                    break
                 self._progress.stage(job.label, f"job {number}")
             job.status = "running"
-            self._running.append(job)
+            self._running.append(self._waiting.popleft())
+            with atomic_output(job.run.folder / SLURM_JOB) as temporary:
+                temporary.write_text(number + "\n", encoding="utf-8")
         self._polled_s = time.monotonic()
 
-    def _poll_now(self, numbers: list[str]) -> dict[str, str]:
-        found = queue(numbers)
+    def _poll_now(self, names: list[str]) -> dict[str, tuple[str, str]]:
+        found = queue(names)
         if found is None:
             raise UserError(
                 "slurm: squeue must answer before jobs are submitted, or a run could be submitted twice; it did not. "
@@ -152,17 +191,24 @@ class SlurmScheduler(Scheduler):
     def _look(self) -> None:
         if time.monotonic() - self._polled_s > POLL_S:
             self._polled_s = time.monotonic()
-            found = queue([job_number(job.run) for job in self._running])
+            found = queue([job_name(job.run) for job in self._running])
             self._missed = self._missed + 1 if found is None else 0
             if self._missed == MISSED_POLLS:
                 self._progress.stage(self._running[0].label, "squeue does not answer; waiting for it")
             for job in self._running if found is not None else []:
-                number = job_number(job.run)
-                state = (found or {}).get(number, "gone")
-                if state not in (self._states.get(number), "RUNNING", "COMPLETING", "gone", *ENDED):
-                    self._progress.stage(job.label, f"job {number} is {state}")
-                self._states[number] = state
+                self._note(job, (found or {}).get(job_name(job.run)))
         super()._look()
+
+    def _note(self, job: Job, found: tuple[str, str] | None) -> None:
+        """The state of the job in the queue. A queue that does not show it may be an older one, as a cache has it."""
+        self._absent[job.label] = 0 if found else self._absent[job.label] + 1
+        said = state.status if (state := self._state(job)) is not None else ""
+        if found is None and self._absent[job.label] < MISSED_POLLS and said not in ("done", "failed"):
+            return
+        number, queued = found or (job_number(job.run), "gone")
+        if queued not in (self._states.get(number), "RUNNING", "COMPLETING", "gone", *ENDED):
+            self._progress.stage(job.label, f"job {number} is {queued}")
+        self._states[number] = queued
 
     def _memory_bytes(self) -> int:
         """Of the largest run, for they work on other machines than this."""
@@ -190,6 +236,8 @@ class SlurmScheduler(Scheduler):
             self._end(job, state.status, state.message)
         elif self._states[number] == "CANCELLED":
             self._end(job, "interrupted", f"its Slurm job {number} was cancelled.")
+        elif state is not None and state.status == "interrupted":
+            self._end(job, "interrupted", f"its Slurm job {number} was told to stop, and is not in the queue any more.")
         else:
             what = f"its Slurm job {number} ended ({self._states[number]}) without a result."
             self._end(job, "failed", f"{what} See: sacct -j {number}", note=True)
@@ -200,6 +248,18 @@ class SlurmScheduler(Scheduler):
     def _pass_signals_on(self) -> None:
         if self._signals_seen:
             self.signal = self._signals_seen[0]
+
+
+def _as_pattern(path: str) -> str:
+    """A path as sbatch's --output takes it: % begins one of its patterns, but where there is a backslash, which stands
+    before what is meant as it is."""
+    return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
+
+
+def job_name(run: Run) -> str:
+    """The name of the run's job, by which it is found in the queue: of this folder alone, and so unlike a number that
+    a copy of the folder has too, or that was not noted before the runner was killed."""
+    return f"mtm-{run.row}-{run.seed}-{hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]}"
 
 
 def job_number(run: Run) -> str:

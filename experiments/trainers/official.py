@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +48,28 @@ CURVES = {
 }
 
 
-_LEAST_KIMG = 0.001
+LEAST_KIMG = 0.001  # of a fraction
 _START = re.compile(r"\d{5}-")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole network snapshot; `kimg` counts from the beginning of the run."""
+    """A whole network snapshot; `kimg` counts from the beginning of the run, of which its start's own count lacks
+    `offset_kimg`."""
 
     path: Path
-    kimg: int
+    kimg: float
+    offset_kimg: float
     exact: bool  # its sidecar is there: training continues from it to the bit
 
 
 @dataclass(frozen=True)
 class Part:
-    """One start of train.py: its folder, and what is to add to its kimg."""
+    """One start of train.py: its folder, what is to add to its own count of kimg, and where it began."""
 
     folder: Path
     offset_kimg: float
+    begun_kimg: float = 0.0
 
 
 class Official(Trainer):
@@ -99,6 +103,10 @@ class Official(Trainer):
         """Where a start of the training, which has a folder NNNNN-..., puts its snapshots and statistics."""
         return start
 
+    def stage(self, path: Path) -> str:
+        """Of which stage of the training a start is, by a path in it: each stage counts its kimg from 0."""
+        return ""
+
     # What follows is the same for all.
 
     def check(self, run: Run) -> None:
@@ -126,12 +134,10 @@ class Official(Trainer):
         last, kimg = self.to_resume(run), float(options["kimg"])
         if last is not None:
             options["resume"] = str(last.path.resolve())
+            kimg = left_kimg(kimg, last.offset_kimg if last.exact else last.kimg)  # as this start will count
             if not last.exact:
                 environment["MTM_RESUME"] = "weights"
-                kimg = max(_LEAST_KIMG if kimg % 1 else 1, kimg - last.kimg)
-        options["kimg"] = math.ceil(kimg)
-        if kimg != options["kimg"]:
-            environment["MTM_KIMG"] = f"{kimg:g}"
+        set_length(kimg, options, environment)
         return self.launched(self.train_argv(run, options), environment, int(options["gpus"]))
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
@@ -150,16 +156,32 @@ class Official(Trainer):
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
 
     def parts(self, run: Run) -> list[Part]:
-        """Every start of train.py in order, with the kimg at which it began where it counts from 0."""
+        """Every start of train.py in order, with the kimg at which it began where it counts from 0. One that was ended
+        before it opened its statistics has trained nothing, and may have left half of its options."""
         parts: list[Part] = []
         for folder in map(self.output, starts(run)):
+            if not (folder / self.stats).exists() and not any(folder.glob("network-snapshot-*.pkl")):
+                continue
             resumed = self.resumed_from(folder)
             before = next((p for p in parts if resumed and start_of(p.folder) == start_of(resumed)), None)
-            begun_kimg = (before.offset_kimg + kimg_of(resumed)) if before and resumed else 0.0
+            if before is None or resumed is None:
+                parts.append(Part(folder, 0.0))
+                continue
+            begun_kimg = self.reached_kimg(before, resumed)
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
-            counts_on = _sidecar(resumed) if first_kimg is None else first_kimg >= begun_kimg
-            parts.append(Part(folder, 0.0 if counts_on else begun_kimg))
+            # From 0 it would report its first tick after one batch: less than a kimg.
+            named_kimg = kimg_of(resumed)
+            counts_on = _sidecar(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
+            counts_on = counts_on and self.stage(folder) == self.stage(resumed)
+            begun_kimg += before.offset_kimg
+            parts.append(Part(folder, before.offset_kimg if counts_on else begun_kimg, begun_kimg))
         return parts
+
+    def reached_kimg(self, part: Part, snapshot: Path) -> float:
+        """What the start itself had counted at a snapshot of it: the whole kimg of its name, or with their fraction
+        where it reported nothing later."""
+        last_kimg = _mean(last_line(part.folder / self.stats), "Progress/kimg") or 0.0
+        return last_kimg if math.floor(last_kimg) == kimg_of(snapshot) else float(kimg_of(snapshot))
 
     def resumed_from(self, folder: Path) -> Path | None:
         """The snapshot that this start of train.py resumed from."""
@@ -169,22 +191,22 @@ class Official(Trainer):
     def snapshots(self, run: Run) -> Iterator[Snapshot]:
         """The whole snapshots of all parts, the newest first."""
         found = [
-            (part.offset_kimg + kimg_of(path), start_of(part.folder), path)
+            (part.offset_kimg + self.reached_kimg(part, path), start_of(part.folder), path, part.offset_kimg)
             for part in self.parts(run)
             for path in part.folder.glob("network-snapshot-*.pkl")
         ]
-        for kimg, _, path in sorted(found, reverse=True):
-            if is_whole_pickle(path):
-                yield Snapshot(path, int(kimg), _sidecar(path))
+        for kimg, _, path, offset_kimg in sorted(found, reverse=True):
+            if is_whole_file(path):
+                yield Snapshot(path, kimg, offset_kimg, _sidecar(path))
 
     def to_resume(self, run: Run) -> Snapshot | None:
-        """The newest snapshot that can be continued exactly, else the newest; none from 0 kimg without a sidecar, which
-        is no more than a beginning."""
+        """The newest snapshot that can be continued exactly, else the newest; none of less than a kimg without a
+        sidecar, which is no more than a beginning."""
         newest = None
         for snapshot in self.snapshots(run):
             if snapshot.exact and _belong_together(snapshot.path):
                 return snapshot
-            newest = newest or (replace(snapshot, exact=False) if snapshot.kimg > 0 else None)
+            newest = newest or (replace(snapshot, exact=False) if snapshot.kimg >= 1 else None)
         return newest
 
     def snapshot(self, run: Run) -> Path | None:
@@ -194,17 +216,18 @@ class Official(Trainer):
     def progress(self, run: Run) -> Progress:
         total_kimg = float(run.options.get("kimg", 0))
         parts = self.parts(run)
-        kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else 0.0
-        kimg = (kimg or 0.0) + parts[-1].offset_kimg if parts else 0.0
-        ends = [
-            part.offset_kimg + kimg_of(path)
+        own_kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else None
+        kimg = parts[-1].begun_kimg if parts else 0.0
+        kimg = parts[-1].offset_kimg + own_kimg if own_kimg is not None else kimg
+        # A snapshot's name has whole kimg only; of a fraction its tick tells, which is reported after it is written.
+        whole = total_kimg == math.floor(total_kimg)
+        finished = any(
+            is_whole_file(path)
             for part in parts
             for path in part.folder.glob("network-snapshot-*.pkl")
-            if path.stat().st_size
-        ]
-        # A snapshot's name has whole kimg only. The last tick is reported after its snapshot is written.
-        at_end = max(ends, default=-1.0) >= math.floor(total_kimg)
-        finished = at_end and (total_kimg == math.floor(total_kimg) or kimg >= total_kimg - _LEAST_KIMG / 2)
+            if part.offset_kimg + (kimg_of(path) if whole else self.reached_kimg(part, path) + LEAST_KIMG / 2)
+            >= total_kimg
+        )
         values = {"kimg": kimg, "total_kimg": total_kimg, "finished": finished}
         return check(Progress, values, f"{run.label}: {self.stats}")
 
@@ -245,6 +268,18 @@ class Official(Trainer):
         return found | ({"generator_parameters": int(total.group(1))} if total else {})
 
 
+def left_kimg(total_kimg: float, done_kimg: float) -> float:
+    """What is left to train: whole kimg of a whole total."""
+    return max(1, total_kimg - int(done_kimg)) if total_kimg % 1 == 0 else max(LEAST_KIMG, total_kimg - done_kimg)
+
+
+def set_length(kimg: float, options: dict[str, Value], environment: dict[str, str]) -> None:
+    """Asks for so many kimg: the hosts' option is a whole number, and mtm_hosts reads a fraction."""
+    options["kimg"] = math.ceil(kimg)
+    if kimg != options["kimg"]:
+        environment["MTM_KIMG"] = f"{kimg:g}"
+
+
 def starts(run: Run) -> list[Path]:
     """The folder of every start of the training, in order."""
     return sorted(p for p in run.train.glob("*-*") if p.is_dir() and _START.match(p.name))
@@ -273,6 +308,17 @@ def is_whole_pickle(path: Path) -> bool:
     except (OSError, ValueError, EOFError, KeyError):
         return False
     return True
+
+
+def is_whole_file(path: Path) -> bool:
+    """`is_whole_pickle`, remembered while the file stays as it is: who follows a run asks twice a second."""
+    facts = path.stat()
+    return _is_whole(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _is_whole(path: Path, _size: int, _time_ns: int) -> bool:
+    return is_whole_pickle(path)
 
 
 def kimg_of(snapshot: Path) -> int:

@@ -6,11 +6,13 @@ otherwise in each stage is in STAGES; a row may say it itself, for both stages, 
 "stage2.<key>".
 """
 
+from pathlib import Path
+
 from experiments.checked import Value
 from experiments.files import UserError
 from experiments.trainers.contract import Run, Step
 from experiments.trainers.hydra import Hydra
-from experiments.trainers.official import kimg_of, start_of
+from experiments.trainers.official import LEAST_KIMG, left_kimg, set_length, start_of
 
 STAGES: dict[int, dict[str, Value]] = {
     1: {
@@ -40,34 +42,46 @@ class StyleSV(Hydra):
 
     def check(self, run: Run) -> None:
         first, both = (run.options.get(name) for name in ("stage1-kimg", "kimg"))
-        if first not in (None, 0) and not (isinstance(first, int) and isinstance(both, int) and 0 < first < both):
+        if first not in (None, 0) and not 0 < _number(first) < _number(both):
             raise UserError(
-                f"run: row {run.row} must have whole kimg, and more of both stages than of the first; got "
-                f"stage1-kimg = {first}, kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
+                f"run: row {run.row} must have more kimg of both stages than of the first; got stage1-kimg = {first}, "
+                f"kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
             )
         super().check(run)
+
+    def stage(self, path: Path) -> str:
+        return start_of(path)[6:]
 
     def train_step(self, run: Run) -> Step:
         if "stage1-kimg" not in run.options:
             return super().train_step(run)
-        first_kimg = int(run.options["stage1-kimg"])
+        first_kimg = float(run.options["stage1-kimg"])
         if not first_kimg:
             return super().train_step(run.model_copy(update={"options": _of_stage(2, run.options)}))
         last = self.to_resume(run)
-        stage = 1 if last is None or last.kimg < first_kimg else 2
+        stage = 1 if last is None or last.kimg < first_kimg - LEAST_KIMG / 2 else 2
         options = {"gpus": 1, "metrics": "none", **_of_stage(stage, run.options), "seed": run.seed}
-        kimg, environment = int(run.options["kimg"]) if stage == 2 else first_kimg, self.train_environment(run, options)
+        kimg, environment = (
+            float(run.options["kimg"]) if stage == 2 else first_kimg,
+            self.train_environment(run, options),
+        )
         if last is not None:
             options["resume"] = str(last.path.resolve())
             if start_of(last.path).endswith(f"stage{stage}") and last.exact:
-                kimg -= last.kimg - kimg_of(last.path)  # the host counts each stage from 0
+                kimg = left_kimg(kimg, last.offset_kimg)  # the host counts each stage from 0
             else:
-                kimg = max(1, kimg - last.kimg)
+                kimg = left_kimg(kimg, last.kimg)
                 environment["MTM_RESUME"] = "weights"  # the state of the first stage is of other options
+        set_length(kimg, options, environment)
         frames = self.spell("frames", options.pop("frames"))
-        argv = self.train_argv(run, {**options, "kimg": kimg}, f"stage{stage}")
+        argv = self.train_argv(run, options, f"stage{stage}")
         argv[2:2] = [frames]  # in front: the runner tells by a command's beginning that it is another one
         return self.launched(argv, environment, int(options["gpus"]))
+
+
+def _number(value: Value | None) -> float:
+    """0 for what is none."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _of_stage(stage: int, options: dict[str, Value]) -> dict[str, Value]:

@@ -138,8 +138,10 @@ def sbatch(words: list[str], jobs: Path) -> None:
     if options.get("partition") != "lab":
         sys.exit(f"sbatch: error: invalid partition specified: {options.get('partition')}")
     path = jobs / f"{len(list(jobs.glob('*.json'))) + 1}.json"
-    note(path, words=words[script:], folder=options["chdir"], state="RUNNING")
-    with open(options["output"].replace("%%", "%"), "ab") as log:
+    note(path, words=words[script:], name=options["job-name"], folder=options["chdir"], state="RUNNING")
+    pattern = options["output"]
+    plain = pattern.replace("\\\\", "\\") if "\\" in pattern else pattern.replace("%%", "%")
+    with open(plain, "ab") as log:
         command = [sys.executable, __file__, "control", str(path)]
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     print(path.stem)
@@ -203,7 +205,7 @@ def scontrol(words: list[str], jobs: Path) -> None:
 
 def squeue(_words: list[str], jobs: Path) -> None:
     for path in jobs.glob("*.json"):
-        print(path.stem, noted(path)["state"])
+        print(path.stem, noted(path)["state"], noted(path)["name"])
 
 
 if __name__ == "__main__":

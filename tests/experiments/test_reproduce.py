@@ -65,6 +65,24 @@ def test_a_dry_run_lists_what_is_missing_with_the_command_that_gets_it(tmp_path:
     assert "imagenet" not in one
 
 
+def test_a_dry_run_says_that_given_data_is_not_there(tmp_path: Path) -> None:
+    output = call(tmp_path, "table1b", "--dry-run", "--data", f"taichi-256={tmp_path}/nowhere").output
+    assert "# cannot run yet: " in output[: output.index("missing: ")]
+    listed = output[output.index("missing: ") :]
+    assert f"{tmp_path}/nowhere" in listed
+    assert "make reproduce-table1b DATA=taichi-256=SOURCE" in listed
+
+
+def test_weights_of_metrics_that_a_training_takes_are_needed_too(tmp_path: Path) -> None:
+    table = load_paper("table2")
+    rows = [row.model_copy(update={"options": {**row.options, "metrics": "clip_fd50k_full"}}) for row in table.rows]
+    one = Call(table, rows, tmp_path, Data(table, {}, tmp_path))
+    assert {need.what.split()[1] for need in needs.needs(one, "x") if need.what.startswith("weights")} == {
+        "inception-2015-12-05",
+        "clip-vit-b-32",
+    }
+
+
 def test_a_dry_run_works_where_nothing_is_fetched(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     output = repository.python("-m", "experiments.reproduce", "all", "--out", "out", "--dry-run")

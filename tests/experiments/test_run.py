@@ -1,5 +1,6 @@
 """experiments.run with real child processes: resuming, interrupts, crashes, locks, and tables with mistakes."""
 
+import errno
 import io
 import json
 import os
@@ -25,10 +26,10 @@ from experiments.folder import in_use
 from experiments.ledger import Attempt, Call, read_entries
 from experiments.metrics import METRICS
 from experiments.progress import BarProgress, LineProgress, duration_text
-from experiments.row import hold
+from experiments.row import Work, hold
 from experiments.table import load_table
 from experiments.trainers import TRAINERS
-from experiments.trainers.contract import ROOT
+from experiments.trainers.contract import ROOT, Step, load_run
 
 TABLE = """
 name = "tiny"
@@ -505,12 +506,73 @@ def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
 
+def test_a_run_of_another_machine_is_followed_and_its_pids_are_left_alone(table, start, no_report):
+    edit(table, "kimg = 5", "kimg = 400\ntick-s = 0.1")
+    prepared = CliRunner().invoke(run_module.main, arguments(table, "--row", "low", "--prepare"))
+    by_hand = subprocess.Popen(shlex.split(prepared.stdout), start_new_session=True)
+    wait_for(lambda: ticks(table, "low", 2))
+    path = folder(table, "low") / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"machine": "another"}))  # a process of this machine may have the same number
+    runner = start(table, "--row", "low")
+    assert runner.stderr is not None
+    wait_for(lambda: "followed" in runner.stderr.readline())
+    runner.send_signal(signal.SIGINT)
+    _, errors = runner.communicate(timeout=20)
+    assert "works on another machine, and is left to work" in errors
+    time.sleep(0.5)
+    assert by_hand.poll() is None
+    assert in_use(folder(table, "low"))
+    by_hand.terminate()
+    by_hand.wait()
+
+
 def test_a_full_disk_under_one_run_leaves_the_others_alone(table, no_report, monkeypatch):
     monkeypatch.setenv("FAKE_FULL_DISK", "low")
     result = call(table)
     assert result.exit_code == 1
     assert "the disk is full" in result.output
     assert {entry.row: entry.status for entry in attempts(table)}["plain"] == "done"
+
+
+def test_why_a_run_failed_is_said_even_where_the_call_cannot_be_noted(table, no_report, monkeypatch):
+    edit(table, "kimg = 5", 'kimg = 5\nmode = "crash-once"')
+
+    def full(*_: object) -> None:
+        raise UserError("ledger.jsonl: the disk is full")
+
+    monkeypatch.setattr("experiments.ledger.append_entry", full)
+    result = call(table, "--row", "low")
+    assert result.exit_code == 1
+    assert "RuntimeError: the loss must be finite" in result.output
+    assert "Error: ledger.jsonl: the disk is full" in result.output
+
+
+def test_a_step_whose_state_cannot_be_written_is_stopped(table, no_report, monkeypatch):
+    (command,) = CliRunner().invoke(run_module.main, arguments(table, "--row", "low", "--prepare")).stdout.splitlines()
+    run = load_run(Path(shlex.split(command)[-3]))
+    work = Work(run, TRAINERS["fake"], table.parent / "out", hold(run.folder))
+    started = []
+
+    def full(*_: object) -> None:
+        started.append(work.child)
+        raise UserError("state.json: the disk is full")
+
+    monkeypatch.setattr(work, "write_state", full)
+    with pytest.raises(UserError, match="disk is full"):
+        work._do_step(Step(name="train", argv=["sleep", "100"]))
+    assert started[0].poll() == -signal.SIGTERM
+    os.close(work.lock)
+
+
+def test_a_file_system_without_locks_is_refused(table, monkeypatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("experiments.folder.fcntl.flock", no_locks)
+    result = call(table)
+    assert result.exit_code == 1
+    assert "out must be on a file system with file locks" in result.output
 
 
 def test_rows_get_gpus_of_their_own_and_wait_for_them(table, no_report, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,102 @@ def test_what_slurm_refuses_is_said_with_the_command(table, start):
     assert not attempts(table)
 
 
+def test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice(table, start):
+    edit(table, "kimg = 5", "kimg = 40\ntick-s = 0.1")
+    process = start(table, "--row", "low")
+    wait_for(lambda: ticks(table, "low", 2), 60)
+    process.kill()
+    process.wait()
+    before = number(table, "low")
+    (folder(table, "low") / "slurm-job").unlink()  # as if it had been killed a moment after sbatch
+    assert f"in the queue already as job {before}; followed" in output(start(table, "--row", "low"))
+    assert number(table, "low") == before
+    assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "done")]
+
+
+def test_a_number_that_another_run_has_now_is_not_followed(table, start):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    process = start(table, "--row", "plain")
+    wait_for(lambda: ticks(table, "plain", 1), 60)
+    process.kill()
+    process.wait()
+    other = number(table, "plain")
+    run_folder = prepared(table, "low")
+    (run_folder / "slurm-job").write_text(f"{other}\n")  # of an older cluster, or of a copied folder
+    printed = output(start(table))
+    assert f"plain/7  in the queue already as job {other}; followed" in printed
+    assert number(table, "low") != other
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+
+
+def prepared(table: Path, row: str) -> Path:
+    command = [sys.executable, fake_trainer.FILE, "run", str(table), "--out", str(table.parent / "out"), "--prepare"]
+    subprocess.run([*command, "--cache", str(table.parent / "cache")], cwd=ROOT, check=True, capture_output=True)
+    return folder(table, row)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes commands that do what a line of shell says; they come before those of the cluster."""
+    place = tmp_path / "before"
+    place.mkdir()
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+
+    def make(name: str, line: str) -> None:
+        (place / name).write_text(f"#!/bin/sh\n{line}\n")
+        (place / name).chmod(0o755)
+
+    return make
+
+
+@pytest.mark.parametrize("printed", ["123", "123;cluster", "Welcome to 7 nodes.\n123;cluster\nnote: 2 hours"])
+def test_the_number_is_found_in_what_sbatch_prints(commands, printed):
+    commands("sbatch", f"echo '{printed}'")
+    assert slurm.submit(["sbatch"]) == "123"
+
+
+def test_an_sbatch_that_prints_no_number_is_an_error(commands):
+    commands("sbatch", "echo maintenance")
+    with pytest.raises(slurm.UserError, match="sbatch must print the number of the job; got 'maintenance'"):
+        slurm.submit(["sbatch"])
+
+
+def test_of_several_jobs_of_a_name_the_one_that_has_not_ended_counts(commands):
+    lines = ["12 PENDING a", "9 FAILED a", "30 CANCELLED a", "4_[1-9] PENDING a", "5 PENDING other", "CLUSTER: far"]
+    commands("squeue", f"printf '%s\\n' {' '.join(repr(line) for line in lines)}")
+    assert slurm.queue(["a", "b"]) == {"a": ("12", "PENDING")}
+    commands("squeue", "exit 1")
+    assert slurm.queue(["a"]) is None
+
+
+def test_a_job_that_the_queue_does_not_show_at_once_is_waited_for(table, commands, start):
+    edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
+    real, count = shutil.which("squeue"), table.parent / "count"
+    commands("squeue", f'echo >> {count}; [ "$(wc -l < {count})" -le 3 ] || exec {real} "$@"')
+    printed = output(start(table, "--row", "low"))
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done"}, printed
+
+
+@pytest.mark.parametrize("name", ["a %j 'q' $x é", "b %j \\n é"])
+def test_the_log_is_found_whatever_characters_are_in_its_path(table, start, name):
+    out = table.parent / name
+    printed = output(start(table, "--row", "low", "--out", str(out)))
+    (log,) = out.glob("runs/low/*/log.txt")
+    assert "pid " in log.read_text(), printed
+    assert [path.name for path in table.parent.iterdir()].count(name) == 1
+
+
+def test_a_limit_of_jobs_keeps_the_rest_waiting(table, commands, start):
+    real, count = shutil.which("sbatch"), table.parent / "count"
+    refusal = 'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1'
+    commands("sbatch", f'echo >> {count}; [ "$(wc -l < {count})" -ne 2 ] || {{ {refusal}; }}; exec {real} "$@"')
+    process = start(table)
+    printed = output(process)
+    assert process.returncode == 0, printed
+    assert "tried again when a job has ended: slurm: sbatch refused the job: sbatch: error: QOSMax" in printed
+    assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
+
+
 def test_without_slurm_the_error_says_so(table, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     with pytest.raises(slurm.UserError, match="sbatch must be on the PATH"):
@@ -165,3 +262,12 @@ def test_without_slurm_the_error_says_so(table, monkeypatch):
 def test_options_of_a_cluster_need_one():
     with pytest.raises(slurm.UserError, match="must come with a cluster; got 'gpu' without one"):
         slurm.chosen_slurm(None, "gpu", "")
+
+
+def test_options_of_sbatch_that_no_shell_could_read_or_that_hide_the_jobs_are_refused():
+    assert slurm.chosen_slurm("slurm", "", "--comment='two words' --exclude=a").more
+    with pytest.raises(slurm.UserError, match=r"SLURM_ARGS must be words of a shell; .*No closing quotation"):
+        slurm.chosen_slurm("slurm", "", "--comment='a")
+    for word in ("--job-name=x", "-J x", "-Jx", "--array=1-3", "-Mother"):
+        with pytest.raises(slurm.UserError, match="must leave alone what the runner finds its jobs by"):
+            slurm.chosen_slurm("slurm", "", f"--time=1 {word}")

@@ -23,7 +23,7 @@ def make_start(run, number, stage, begun_kimg, kimgs, resumed=None):
     (output / "training_options.json").write_text(f'{{"resume_pkl": "{resumed}"}}' if resumed else "{}")
     stat = '{"Progress/kimg": {"num": 1, "mean": %s, "std": 0}, "Timing/total_sec": {"num": 1, "mean": 1, "std": 0}}\n'
     (output / "stats.jsonl").write_text("".join(stat % kimg for kimg in (begun_kimg, *kimgs)))
-    return [snap(output, kimg, sidecar=True) for kimg in kimgs][-1]
+    return [snap(output, kimg, sidecar=True) for kimg in kimgs][-1] if kimgs else None
 
 
 def test_one_stage_is_what_the_row_says(tmp_path):
@@ -58,11 +58,51 @@ def test_stage_1_comes_first_and_hands_its_weights_over_to_stage_2(tmp_path):
     assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 2, 4, 4.003, 7, 10]
 
 
-@pytest.mark.parametrize(("first", "both"), [(0.006, 0.012), (4, 4.5), (4, 4), (4, None)])
+def test_a_second_stage_that_was_interrupted_is_counted_from_where_the_stage_began(tmp_path):
+    run = make_run(tmp_path, "stylesv", **TWO)
+    first = make_start(run, 0, 1, 0.001, [4])
+    broken = make_start(run, 1, 2, 0.003, [2, 3], first)
+    make_start(run, 2, 2, 3.003, [5], broken)
+    assert (SV.progress(run).kimg, SV.progress(run).finished) == (9, False)
+    assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 4, 4.003, 6, 7, 7.003, 9]
+    assert words(SV.train_step(run))["training.kimg"] == "6"  # of the stage
+    make_start(run, 3, 2, 5.003, [6], run.train / "00002-stage2/output/network-snapshot-000005.pkl")
+    assert (SV.progress(run).kimg, SV.progress(run).finished) == (10, True)
+
+
+def test_stages_may_be_shorter_than_a_kimg(tmp_path):
+    run = make_run(tmp_path, "stylesv", **TINY)
+    run = run.model_copy(update={"options": {**run.options, "stage1-kimg": 0.002, "kimg": 0.011}})
+    assert SV.train_step(run).env["MTM_KIMG"] == "0.002"
+    first = make_fraction(run, 0, 1, [0.001, 0.002])
+    second = SV.train_step(run)
+    assert words(second)["project_release_dir"].endswith("00001-stage2")
+    assert (second.env["MTM_KIMG"], second.env["MTM_RESUME"]) == ("0.009", "weights")
+    broken = make_fraction(run, 1, 2, [0.003], first)
+    assert SV.progress(run).kimg == pytest.approx(0.005)
+    third = SV.train_step(run)
+    assert (third.env["MTM_KIMG"], words(third)["training.resume"]) == ("0.009", str(broken))
+    make_fraction(run, 2, 2, [0.006, 0.009], broken)
+    assert SV.progress(run).kimg == pytest.approx(0.011)
+    assert SV.progress(run).finished
+
+
+def make_fraction(run, number, stage, kimgs, resumed=None):
+    """As make_start, where every tick writes the snapshot of 0 kimg anew."""
+    output = run.train / f"{number:05d}-stage{stage}" / "output"
+    make_start(run, number, stage, kimgs[0], [], resumed)
+    if kimgs[1:]:
+        stat = '{"Progress/kimg": {"num": 1, "mean": %s, "std": 0}}\n'
+        with (output / "stats.jsonl").open("a") as file:
+            file.write("".join(stat % kimg for kimg in kimgs[1:]))
+    return snap(output, 0, sidecar=True)
+
+
+@pytest.mark.parametrize(("first", "both"), [(4, 3.5), (4, 4), (4, None)])
 def test_stages_that_do_not_add_up_are_refused(tmp_path, first, both):
     run = make_run(tmp_path, "stylesv", **TINY)
     options = {**run.options, "stage1-kimg": first, "kimg": both}
-    with pytest.raises(UserError, match=f"must have whole kimg, .* got stage1-kimg = {first}, kimg = {both}"):
+    with pytest.raises(UserError, match=f"must have more kimg of both .* got stage1-kimg = {first}, kimg = {both}"):
         SV.check(run.model_copy(update={"options": options}))
 
 

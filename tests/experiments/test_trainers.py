@@ -114,6 +114,44 @@ def test_without_a_sidecar_what_is_left_is_asked_for(tmp_path):
     assert OFFICIAL.snapshot(run) == last
 
 
+def test_a_training_that_began_anew_once_goes_on_exactly_to_what_is_left(tmp_path):
+    run = make_run(tmp_path)
+    resumed = snap(make_part(run, 0, [0.004, 4]), 4)
+    second = make_part(run, 1, [0.004, 3], resumed=resumed)
+    exact = snap(second, 3, sidecar=True)
+    step = OFFICIAL.train_step(run)
+    assert (words(step)["resume"], words(step)["kimg"]) == (str(exact), "6")  # it counts on from 3, which are 7 of 10
+    assert "MTM_RESUME" not in step.env
+    snap(make_part(run, 2, [3.004, 6], resumed=exact), 6)
+    assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (10, True)
+
+
+def test_data_of_another_name_does_not_count_a_training_that_went_on_exactly_twice(tmp_path):
+    run = make_run(tmp_path)
+    exact = snap(make_part(run, 0, [0.004, 6], name="stylegan2-a-gpus1"), 6, sidecar=True)
+    snap(make_part(run, 1, [6.004, 8], resumed=exact, name="stylegan2-b-gpus1"), 8, sidecar=True)
+    assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (8, False)
+    assert words(OFFICIAL.train_step(run))["kimg"] == "10"
+
+
+def test_ticks_after_a_snapshot_of_the_same_kimg_are_not_added_when_it_goes_on_exactly(tmp_path):
+    run = make_run(tmp_path, kimg=0.064)
+    exact = snap(make_part(run, 0, [0.004, 0.036]), 0, sidecar=True)  # of 0.004: it was killed before another one
+    make_part(run, 1, [0.036], resumed=exact)
+    assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (0.036, False)
+
+
+@pytest.mark.parametrize("left", ["", '{"resume_pkl": "/a'])
+def test_a_start_that_was_ended_while_it_wrote_its_options_stops_no_resume(tmp_path, left):
+    run = make_run(tmp_path)
+    exact = snap(make_part(run, 0, [0.004, 6]), 6, sidecar=True)
+    broken = make_part(run, 1, [])
+    (broken / "stats.jsonl").unlink()
+    (broken / "training_options.json").write_text(left)
+    assert words(OFFICIAL.train_step(run))["resume"] == str(exact)
+    assert OFFICIAL.progress(run).kimg == 6
+
+
 def test_a_first_snapshot_without_a_sidecar_is_no_better_than_a_beginning(tmp_path):
     run = make_run(tmp_path)
     snap(make_part(run, 0, [0.004]), 0)
@@ -137,7 +175,7 @@ def test_a_fraction_of_a_kimg_is_asked_for_and_reached(tmp_path):
     assert not OFFICIAL.progress(run).finished
     snap(part, 0, sidecar=True)
     assert not OFFICIAL.progress(run).finished
-    make_part(run, 1, [0.064], resumed=part / "network-snapshot-000000.pkl")
+    snap(make_part(run, 1, [0.064], resumed=part / "network-snapshot-000000.pkl"), 0)
     assert OFFICIAL.progress(run).finished
 
 
@@ -176,6 +214,15 @@ def test_what_is_no_whole_pickle_is_told_without_running_it(tmp_path, content):
     assert not is_whole_pickle(path)
     path.write_bytes(pickle.dumps({"a": 1}))
     assert is_whole_pickle(path)
+
+
+def test_a_last_snapshot_that_was_cut_off_is_not_the_end(tmp_path):
+    run = make_run(tmp_path)
+    part = make_part(run, 0, [0.004, 8])
+    snap(part, 8, sidecar=True)
+    snap(part, 10, whole=False)
+    assert not OFFICIAL.progress(run).finished
+    assert OFFICIAL.steps(run)[0].name == "train"
 
 
 def test_an_empty_last_snapshot_is_not_the_end(tmp_path):

@@ -332,6 +332,16 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path):
     assert alive.exists()
 
 
+def test_a_file_that_another_machine_writes_is_left_to_it_for_a_day(tmp_path):
+    theirs = [tmp_path / f".a.zip.partial-{'0' * 8}-{pid}" for pid in (99999999, 99999998)]
+    for path in theirs:
+        path.write_text("half")
+    os.utime(theirs[1], (0, 0))
+    with atomic_output(tmp_path / "a.zip") as temporary:
+        temporary.write_text("whole")
+    assert [path.exists() for path in theirs] == [True, False]
+
+
 def test_few_images_are_in_memory_at_a_time(tmp_path, out, monkeypatch):
     source = folder_of(tmp_path / "in", 200)
     decoded, written, ahead = [], [], []
