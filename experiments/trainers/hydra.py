@@ -12,7 +12,8 @@ from pathlib import Path
 from experiments.checked import Value
 from experiments.trainers.contract import Run, Step
 from experiments.trainers.nodes import on_nodes
-from experiments.trainers.official import Official, starts
+from experiments.trainers.official import Official
+from experiments.trainers.starts import starts
 
 NAMES = {
     "gpus": "num_gpus",

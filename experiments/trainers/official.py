@@ -12,17 +12,14 @@ A host is one subclass that says how its command line is spelt; see stylegan3.py
 import hashlib
 import math
 import os
-import pickletools
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.checked import Value, check, read_object
-from experiments.files import UserError, sha256_of
+from experiments.files import UserError
 from experiments.metrics import METRICS
 from experiments.trainers.contract import (
     ROOT,
@@ -38,6 +35,7 @@ from experiments.trainers.contract import (
     read_lines,
 )
 from experiments.trainers.nodes import nodes, on_nodes
+from experiments.trainers.starts import has_state, is_whole_file, kimg_of, start_of, starts, state_is_of
 
 CURVES = {
     "Loss/G/loss": "G_loss",
@@ -49,7 +47,6 @@ CURVES = {
 
 
 LEAST_KIMG = 0.001  # of a fraction
-_START = re.compile(r"\d{5}-")
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ class Official(Trainer):
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
             # From 0 it would report its first tick after one batch: less than a kimg.
             named_kimg = kimg_of(resumed)
-            counts_on = _sidecar(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
+            counts_on = has_state(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
             counts_on = counts_on and self.stage(folder) == self.stage(resumed)
             begun_kimg += before.offset_kimg
             parts.append(Part(folder, before.offset_kimg if counts_on else begun_kimg, begun_kimg))
@@ -197,14 +194,14 @@ class Official(Trainer):
         ]
         for kimg, _, path, offset_kimg in sorted(found, reverse=True):
             if is_whole_file(path):
-                yield Snapshot(path, kimg, offset_kimg, _sidecar(path))
+                yield Snapshot(path, kimg, offset_kimg, has_state(path))
 
     def to_resume(self, run: Run) -> Snapshot | None:
         """The newest snapshot that can be continued exactly, else the newest; none of less than a kimg without a
         sidecar, which is no more than a beginning."""
         newest = None
         for snapshot in self.snapshots(run):
-            if snapshot.exact and _belong_together(snapshot.path):
+            if snapshot.exact and state_is_of(snapshot.path):
                 return snapshot
             newest = newest or (replace(snapshot, exact=False) if snapshot.kimg >= 1 else None)
         return newest
@@ -280,16 +277,6 @@ def set_length(kimg: float, options: dict[str, Value], environment: dict[str, st
         environment["MTM_KIMG"] = f"{kimg:g}"
 
 
-def starts(run: Run) -> list[Path]:
-    """The folder of every start of the training, in order."""
-    return sorted(p for p in run.train.glob("*-*") if p.is_dir() and _START.match(p.name))
-
-
-def start_of(path: Path) -> str:
-    """Of which start a file or folder is: the name NNNNN-... in its path, wherever the run's folder lies now."""
-    return next((name for name in reversed(path.parts) if _START.match(name)), "")
-
-
 def _detectors() -> str:
     """Which feature extractors the host's metrics use: the official ones, or stand-ins by their content."""
     folder = os.environ.get("MTM_DETECTORS")
@@ -297,52 +284,6 @@ def _detectors() -> str:
         return "official"
     files = sorted(path for path in Path(folder).glob("*") if path.is_file())
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-
-
-def is_whole_pickle(path: Path) -> bool:
-    """Whether the file is one pickle to its end: read through, without executing anything of it."""
-    try:
-        with path.open("rb") as file:
-            for _ in pickletools.genops(file):
-                pass
-    except (OSError, ValueError, EOFError, KeyError):
-        return False
-    return True
-
-
-def is_whole_file(path: Path) -> bool:
-    """`is_whole_pickle`, remembered while the file stays as it is: who follows a run asks twice a second."""
-    facts = path.stat()
-    return _is_whole(path, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _is_whole(path: Path, _size: int, _time_ns: int) -> bool:
-    return is_whole_pickle(path)
-
-
-def kimg_of(snapshot: Path) -> int:
-    return int(snapshot.stem.rpartition("-")[2])
-
-
-def _sidecar(snapshot: Path | None) -> bool:
-    """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
-    if snapshot is None:
-        return True
-    return zipfile.is_zipfile(snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt"))
-
-
-def _belong_together(snapshot: Path) -> bool:
-    """Whether the state beside a snapshot is of this one, and not of an older one of the same name: a kill between the
-    writing of the two leaves that."""
-    import torch  # only where a training is resumed: the runner itself does without
-
-    path = snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return state["pickle"]["size"] == snapshot.stat().st_size and state["pickle"]["sha256"] == sha256_of(snapshot)
-    except Exception:  # a damaged file raises whatever its bytes happen to say
-        return False
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:

@@ -12,7 +12,8 @@ from experiments.checked import Value
 from experiments.files import UserError
 from experiments.trainers.contract import Run, Step
 from experiments.trainers.hydra import Hydra
-from experiments.trainers.official import LEAST_KIMG, left_kimg, set_length, start_of
+from experiments.trainers.official import LEAST_KIMG, left_kimg, set_length
+from experiments.trainers.starts import start_of
 
 STAGES: dict[int, dict[str, Value]] = {
     1: {

@@ -12,7 +12,7 @@ from experiments.files import UserError
 from experiments.metrics.base import is_stand_in
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import Run, Step, Tick, in_order, last_line, load_run, read_lines
-from experiments.trainers.official import is_whole_pickle
+from experiments.trainers.starts import is_whole_pickle
 from experiments.trainers.stylegan3 import StyleGAN3
 
 OFFICIAL = StyleGAN3()
