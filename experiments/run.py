@@ -31,7 +31,7 @@ from experiments.slurm import Slurm, SlurmScheduler, chosen_slurm, slurm_options
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, STAND_INS, Run
-from experiments.weights import locate
+from experiments.weights import check_readers, locate
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
@@ -88,8 +88,9 @@ class Call:
 
     def check_weights(self) -> None:
         """Raises UserError, now rather than after days of training, where weights of the metrics are missing: one list
-        of all of them."""
+        of all of them; and where a package that reads them is."""
         locate(self.weights)
+        check_readers(self.weights)
 
     def finished(self, runs: list[Run]) -> set[Path]:
         """The folders of those runs that are finished."""

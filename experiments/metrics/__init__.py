@@ -14,6 +14,9 @@ from experiments.metrics.base import Metric
 
 MODULES = (
     "random_frechet",
+    "frechet_mobilenet",
+    "person_rate",
+    "joint_distance",
     "fid",
     "clip_fd",
     "sfid",
