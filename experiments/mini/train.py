@@ -28,10 +28,12 @@ from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
 from experiments.mini import VERSION
+from experiments.mini.controls import SEES
 from experiments.mini.data import ImageSet, load_images
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
+KEPT = "kept-{kimg:09.3f}.pt"  # an averaged generator on the way
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
 
 
@@ -78,6 +80,11 @@ def save_tensors(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     save_bytes(path, buffer.getvalue())
+
+
+def save_generator(path: Path, trainer: Trainer) -> None:
+    """The averaged generator, all or nothing."""
+    save_tensors(path, {"options": asdict(trainer.options), "generator": trainer.G_ema.state_dict()})
 
 
 def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -184,6 +191,9 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
             journal.write({"kimg": kimg, "elapsed_s": now_s} | rate | trainer.take_means())
             journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
+        for nimg in o.kept_nimg():  # before the snapshot, from which a killed run goes on
+            if last_nimg < nimg <= trainer.nimg:
+                save_generator(outdir / KEPT.format(kimg=nimg / 1000), trainer)
         if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
             save_tensors(outdir / "snapshot.pt", trainer.state())
 
@@ -211,6 +221,7 @@ def train(outdir: Path, data: Path, **settings: Any) -> None:
 def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) -> None:
     torch.set_num_threads(options.threads)
     try:
+        options.kept_nimg()
         trainer = Trainer(options, images)
     except ValueError as error:  # layers that do not exist, and the like
         raise UserError(str(error)) from error
@@ -223,7 +234,7 @@ def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) 
     journal.tell(trainer.nimg / 1000)
     _loop(trainer, journal, outdir, stop)
     if trainer.nimg >= options.kimg * 1000:
-        save_tensors(outdir / "final.pt", {"options": asdict(options), "generator": trainer.G_ema.state_dict()})
+        save_generator(outdir / "final.pt", trainer)
         journal.close()
         return
     save_tensors(outdir / "snapshot.pt", trainer.state())
@@ -250,9 +261,12 @@ COUNT = click.IntRange(min=1)
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square images.")
 @_option("mtm", str, "Deformable layers: none, groups (low,mid,high) or resolutions (8,16).")
 @_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
+@_option("mtm_sees", click.Choice(SEES), "What its offsets are computed from: input and latent, or one of them.")
+@_option("mtm_start_kimg", click.FloatRange(min=0), "Train plain until here, with the MTM from here on.")
 @_option("kimg", POSITIVE, "Length of the run, thousands of real images.")
 @_option("batch", COUNT, "Images per iteration.")
 @_option("channels", COUNT, "Feature channels at the full resolution.")
+@_option("g_channels", click.IntRange(min=0), "The same of the generator alone; 0: as wide as the discriminator.")
 @_option("latent", COUNT, "Length of z and of w.")
 @_option("lr", POSITIVE, "Learning rate of both networks.")
 @_option("r1_gamma", click.FloatRange(min=0), "Weight of R1; 0 turns it off.")
@@ -265,6 +279,7 @@ COUNT = click.IntRange(min=1)
 @_option("threads", COUNT, "CPU threads.")
 @_option("tick_kimg", POSITIVE, "Kimg between lines of stats.jsonl.")
 @_option("snap_kimg", POSITIVE, "Kimg between snapshots.")
+@_option("keep_kimg", str, "Also keep the averaged generator at these kimg: 10,20.")
 def main(outdir: Path, data: Path, **settings: Any) -> None:
     """Train the compact StyleGAN2-style generator, with or without the MTM. Run again to resume."""
     train(outdir, data, **settings)
