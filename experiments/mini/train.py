@@ -27,13 +27,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.mini import VERSION
+from experiments.mini import KEPT, VERSION
 from experiments.mini.controls import SEES
 from experiments.mini.data import ImageSet, load_images
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
 DEFAULTS = {f.name: f.default for f in fields(Options)}
-KEPT = "kept-{kimg:09.3f}.pt"  # an averaged generator on the way
 RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
 
 
