@@ -178,16 +178,18 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
     """Train to the end or to a stop request; a tick and a snapshot whenever their share of images has passed."""
     o = trainer.options
     started, before_s = time.perf_counter(), trainer.elapsed_s
+    started_cpu_s = time.process_time() - trainer.cpu_s
     tick_s, tick_nimg = before_s, trainer.nimg
     while trainer.nimg < o.kimg * 1000 and stop.signum is None:
         last_nimg = trainer.nimg
         trainer.iterate()
         trainer.elapsed_s = now_s = before_s + time.perf_counter() - started
+        trainer.cpu_s = time.process_time() - started_cpu_s  # what others do on the machine is not in it
         kimg = trainer.nimg / 1000
         done = trainer.nimg >= o.kimg * 1000
         if done or _passes(last_nimg, trainer.nimg, o.tick_kimg):
             rate = {"s_per_kimg": (now_s - tick_s) / (kimg - tick_nimg / 1000), "peak_memory_mb": peak_memory_mb()}
-            journal.write({"kimg": kimg, "elapsed_s": now_s} | rate | trainer.take_means())
+            journal.write({"kimg": kimg, "elapsed_s": now_s, "cpu_s": trainer.cpu_s} | rate | trainer.take_means())
             journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
         for nimg in o.kept_nimg():  # before the snapshot, from which a killed run goes on

@@ -46,7 +46,10 @@ class Options:
 
     def kept_nimg(self) -> list[int]:
         """Where generators are kept, in images. Raises ValueError for a text that is no such list."""
-        return [round(float(word) * 1000) for word in self.keep_kimg.split(",") if word]
+        try:
+            return [round(float(word) * 1000) for word in self.keep_kimg.split(",") if word]
+        except ValueError:
+            raise ValueError(f"train: keep_kimg must be kimg such as 10,20; got {self.keep_kimg!r}.") from None
 
     def differences(self, stored: dict[str, Any]) -> list[str]:
         """`name: stored -> wanted` for every option that differs from a stored run's."""
@@ -103,7 +106,7 @@ class Trainer:
         self.D_optimizer = _lazy_adam(self.D, options.lr, options.r1_interval)
         self.pl_mean = torch.zeros([])
         self.iteration = 0
-        self.elapsed_s = 0.0
+        self.elapsed_s = self.cpu_s = 0.0
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of losses, since the last tick
 
     @property
@@ -175,6 +178,7 @@ class Trainer:
             "pl_mean": self.pl_mean,
             "iteration": self.iteration,
             "elapsed_s": self.elapsed_s,
+            "cpu_s": self.cpu_s,
             "sums": dict(self.sums),
             "rng": torch.get_rng_state(),
         }
@@ -184,6 +188,7 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.pl_mean.copy_(state["pl_mean"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
+        self.cpu_s = state.get("cpu_s", 0.0)  # an older snapshot has none
         self.sums.update(state["sums"])
         torch.set_rng_state(state["rng"])
 

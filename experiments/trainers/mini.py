@@ -22,7 +22,7 @@ from experiments.trainers.contract import (
 
 SNAPSHOT = "final.pt"  # the averaged generator, written at the end; snapshot.pt holds the whole state before
 STATS = "stats.jsonl"
-NOT_CURVES = ("kimg", "elapsed_s", "s_per_kimg", "peak_memory_mb")
+NOT_CURVES = ("kimg", "elapsed_s", "cpu_s", "s_per_kimg", "peak_memory_mb")
 
 
 class Mini(Trainer):
