@@ -83,7 +83,9 @@ def assert_same_result(one: Path, other: Path) -> None:
     for name in ("snapshot.pt", "final.pt"):
         first, second = (flatten(torch.load(d / name, weights_only=True)) for d in (one, other))
         assert first.keys() == second.keys()
-        assert [key for key in first if key not in ("/elapsed_s", "/cpu_s") and not torch.equal(first[key], second[key])] == []
+        assert [
+            key for key in first if key not in ("/elapsed_s", "/cpu_s") and not torch.equal(first[key], second[key])
+        ] == []
     assert lines(one) == lines(other)
 
 
