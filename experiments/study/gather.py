@@ -64,12 +64,17 @@ def merge(before: dict[str, Any], folders: Iterable[Path]) -> tuple[dict[str, An
             if there is not None and rank(there) <= rank(run):
                 same = there["time_utc"] == run["time_utc"]
                 said += [] if same else [f"{name_of(run)} of {folder} is counted once: it was done before"]
-                if same:  # the same run, perhaps measured or analysed further since
-                    runs[key_of(run)] = there | run
+                if same:
+                    runs[key_of(run)] = both(there, run)
                 continue
             runs[key_of(run)] = run
     ordered = sorted(runs.values(), key=lambda run: (run["row"], run["seed"], run["identity"]))
     return {"schema": SCHEMA, "preset": preset, "fingerprints": prints, "runs": ordered}, said
+
+
+def both(there: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """The same run, read twice: what was measured or looked at in either place."""
+    return there | run | {name: there[name] | run[name] for name in ("metrics", "kept", "analysis")}
 
 
 def key_of(run: dict[str, Any]) -> tuple[str, int, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.data import Data
 from experiments.files import UserError
+from experiments.needs import fetch
 from experiments.plan import describe
 from experiments.progress import duration_text
 from experiments.run import Call, choose_rows, own_data
@@ -37,6 +38,8 @@ def execute(calls: Iterable[Call]) -> int:
     """Does the tables in order; a run that fails does not stop the next table, an interruption does. The exit code."""
     code = 0
     for call in calls:
+        if not call.table.applied.stand_ins:
+            fetch(call)  # weights; where that fails the call says what is missing
         call.data.check_sources(call.dataset_names)
         ended = call.execute()
         if ended >= 128:
