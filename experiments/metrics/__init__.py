@@ -14,9 +14,6 @@ from experiments.metrics.base import Metric
 
 MODULES = (
     "random_frechet",
-    "frechet_mobilenet",
-    "person_rate",
-    "joint_distance",
     "fid",
     "clip_fd",
     "sfid",
@@ -24,6 +21,9 @@ MODULES = (
     "precision",
     "recall",
     "fd_dinov2",
+    "frechet_mobilenet",
+    "person_rate",
+    "joint_distance",
     "fvd16",
     "fvd128",
     "fid50k_full",

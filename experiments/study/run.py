@@ -14,6 +14,8 @@ from experiments.run import Call, choose_rows, own_data
 from experiments.study import TABLES
 from experiments.table import load_table
 
+BRIEFLY = ("  ", "# row", "# cost", "cost of", "# cannot", "#   ")  # lines of a plan without its commands
+
 
 def chosen(only: Iterable[str]) -> list[str]:
     """The tables named in `only` ("people" or "study-people"), or all, in the study's order. Raises UserError."""
@@ -53,10 +55,9 @@ def plan(calls: Iterable[Call], brief: bool) -> Iterator[str]:
     left: dict[Path, float] = {}
     parallel = 1
     for call in calls:
-        lines = [line for text in describe(call) for line in text.split("\n")]
-        keep = ("# row", "# cost", "cost of", "# cannot", "#   ", "#       ")
-        first = len(call.table.about and lines[:1]) + 1
-        yield from lines if not brief else [*lines[:first], *(line for line in lines[first:] if line.startswith(keep))]
+        title, *lines = [line for text in describe(call) for line in text.split("\n")]
+        yield title
+        yield from [line for line in lines if line.startswith(BRIEFLY)] if brief else lines
         yield ""
         runs = call.make_runs({name: info for name in call.dataset_names if (info := call.data.known(name))})
         finished = call.finished(runs)

@@ -140,6 +140,17 @@ def test_an_empty_study_says_not_run_of_everything(tmp_path):
     assert "upheld" not in text
 
 
+def test_a_verdict_of_fewer_seeds_than_planned_says_so():
+    pairs = [run(row, s, v + 0.01 * s) for s in range(4) for row, v in (("people-plain", 0.5), ("people-low", 0.62))]
+    pairs = [one | {"message": "", "parameters": 1} for one in pairs]
+    line = "| MTM gains on people | primary | upheld"
+    lines = list(results_lines(Study({"preset": "full", "runs": pairs}), []))
+    assert f"{line}, so far: not all seeds are there |" in lines
+    rest = [run("people-plain", 4, 0.53), run("people-low", 4, 0.661)]
+    more = [*pairs, *[one | {"message": "", "parameters": 1} for one in rest]]
+    assert f"{line} |" in list(results_lines(Study({"preset": "full", "runs": more}), []))
+
+
 def test_a_failed_run_is_listed_with_its_reason(tmp_path):
     failed = done_at("t", 0.5, status="failed", message="train: NaN\nmore")
     text = "\n".join(results_lines(Study({"preset": "full", "runs": [failed]}), []))
