@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.metrics import METRICS
+from experiments.study import TABLES
 from experiments.study.claims import CLAIMS, Claim, Comparison
 from experiments.study.statistics import Summary, holm, joint_verdict, summarise, verdict
+from experiments.table import load_table
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,20 @@ class Pairs:
 
 
 class Study:
-    """The runs of results.json by row."""
+    """The runs of results.json by row: those that are done, with the options that the tables have now."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
+        self.planned = {row.id: row for name in TABLES for row in load_table(name, content["preset"] or "full").rows}
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
         for run in content["runs"]:
-            if run["status"] == "done":
+            if run["status"] == "done" and self.is_planned(run):
                 self.rows.setdefault(run["row"], {}).setdefault(run["seed"], run)
+
+    def is_planned(self, run: dict[str, Any]) -> bool:
+        """Whether the tables have this run; one of other options stays in the file, and is not compared."""
+        row = self.planned.get(run["row"])
+        return row is not None and run["options"] == row.options and run["seed"] in row.seeds
 
     def value(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> float | None:
         """A metric at the end, or of the generator that was kept at `kimg`."""

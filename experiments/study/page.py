@@ -54,8 +54,7 @@ def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
 
 def planned_seeds(study: Study) -> dict[str, set[int]]:
     """The seeds that each row of the study is to have."""
-    preset = study.content["preset"] or "full"
-    return {row.id: set(row.seeds) for name in TABLES for row in load_table(name, preset).rows}
+    return {row_id: set(row.seeds) for row_id, row in study.planned.items()}
 
 
 def most_pairs(one: Compared, seeds: dict[str, set[int]]) -> int:
@@ -176,6 +175,8 @@ def run_lines(study: Study) -> Iterator[str]:
         if run["status"] != "done":
             yield f"| {name} | {run['status']}: {run['message'].splitlines()[0] if run['message'] else ''} |"
             continue
+        if not study.is_planned(run):
+            name += " (of other options or seeds than the tables have now: not compared)"
         values = " | ".join(number(study.value(run, metric)) for metric in METRIC_NAMES)
         cpu_s = f"{study.cpu_s(run):.0f}" if run["times"] else "–"
         yield f"| {name} | {run['parameters'] or '–'} | {run['kimg']:g} | {cpu_s} | {values} |"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_study_statistics import run
+from study_lab import run
 
 from experiments.files import UserError
 from experiments.study.__main__ import main

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from study_lab import run, study
 
 from experiments.study.claims import CLAIMS, CONTRAST, Comparison
-from experiments.study.compare import Study, claim_verdicts, compare_all
+from experiments.study.compare import claim_verdicts, compare_all
 from experiments.study.run import chosen
 from experiments.study.statistics import (
     NOT_RUN,
@@ -91,25 +92,6 @@ def test_welch_is_scipys():
     assert (found.p_t, found.low, found.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
 
 
-def run(row: str, seed: int, value: float, cpu_s: float = 400.0, kept: dict | None = None, print_: str = "a") -> dict:
-    metrics = {"person_rate": [value, print_], "joint_distance": [10 * (1 - value), print_], "frechet": [5.0, print_]}
-    return {
-        "row": row,
-        "seed": seed,
-        "identity": "0123abcd",
-        "status": "done",
-        "kimg": 40,
-        "times": {"20": [cpu_s / 2, cpu_s / 2], "40": [cpu_s + 99, cpu_s]},
-        "metrics": metrics,
-        "kept": {kimg: {"person_rate": [one, print_]} for kimg, one in (kept or {}).items()},
-        "analysis": {},
-    }
-
-
-def study(*runs: dict) -> Study:
-    return Study({"preset": "full", "runs": list(runs)})
-
-
 def test_runs_are_paired_by_seed_and_unfinished_ones_left_out():
     failed = run("people-low", 2, 0.9) | {"status": "failed"}
     rows = study(*[run("people-plain", s, 0.5) for s in (0, 1, 2)], run("people-low", 1, 0.6), failed)
@@ -118,6 +100,14 @@ def test_runs_are_paired_by_seed_and_unfinished_ones_left_out():
     assert pairs.gains == (pytest.approx(0.1),)
     lower = rows.pairs(Comparison("people-low", "people-plain", "joint_distance", 0.05))
     assert lower.gains == (pytest.approx(0.2),)  # 5 to 4, a fifth of the baseline, and lower is better
+
+
+def test_a_run_of_other_options_is_kept_and_not_compared():
+    other = run("people-low", 0, 0.9)
+    other |= {"options": other["options"] | {"r1-gamma": 10}, "identity": "00000000"}
+    rows = study(other, run("people-plain", 0, 0.5), run("people-low", 0, 0.6))
+    assert rows.pairs(Comparison("people-low", "people-plain", "person_rate", 0.03)).row == (0.6,)
+    assert len(rows.content["runs"]) == 3
 
 
 def test_values_taken_in_different_ways_are_not_compared():
@@ -154,7 +144,7 @@ def test_every_row_that_is_compared_is_a_row_of_a_table_and_takes_the_metric():
             assert comparison.metric in rows[name].metrics, (comparison, name)
         assert len(set(rows[comparison.row].seeds) & set(rows[comparison.baseline].seeds)) >= 3
     for comparison in [one for one in compared if one.equal_time]:
-        assert rows[comparison.row].options["keep-kimg"].endswith("35")
+        assert rows[comparison.row].options["keep-kimg"].endswith("32,34,36")
 
 
 def test_rows_that_are_compared_differ_in_what_the_comparison_is_about_alone():
