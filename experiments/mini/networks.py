@@ -188,6 +188,7 @@ class Synthesis(nn.Module):
         mtm_at: tuple[int, ...],
         mtm_head: str,
         mtm_sees: str = "xw",
+        noise: bool = True,
     ) -> None:
         super().__init__()
         _check_resolution("Synthesis", resolution)
@@ -200,7 +201,7 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
         self.ups, self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for r in self.resolutions:
-            noisy = r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
+            noisy = noise and r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
             if r > 4:
                 self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
             mtm = None
@@ -235,6 +236,7 @@ class Generator(nn.Module):
             "4,8"); "none": no layer, and mtm_ops is not even imported.
         mtm_head: "offset" or "offset+mask".
         mtm_sees: what the offsets are computed from: "xw", or for a control "x" or "w" (experiments.mini.controls).
+        noise: whether layers below the full resolution have noise; without it an image follows from its latent alone.
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
     """
@@ -248,6 +250,7 @@ class Generator(nn.Module):
         mtm: str | None = "low",
         mtm_head: str = "offset",
         mtm_sees: str = "xw",
+        noise: bool = True,
     ) -> None:
         super().__init__()
         mtm_at: tuple[int, ...] = ()
@@ -257,7 +260,7 @@ class Generator(nn.Module):
             mtm_at = parse_layers(mtm)
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.mapping = Mapping(z_dim, w_dim)
-        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head, mtm_sees)
+        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head, mtm_sees, noise)
         self.num_latents = self.synthesis.num_latents
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:

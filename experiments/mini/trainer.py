@@ -31,6 +31,7 @@ class Options:
     channels: int = 16
     g_channels: int = 0  # of the generator alone, where it is not as wide as the discriminator
     latent: int = 64  # z_dim and w_dim
+    noise: bool = True  # per pixel, of learned strength, below the full resolution
     lr: float = 0.004
     r1_gamma: float = 10.0
     r1_interval: int = 16
@@ -81,7 +82,7 @@ def _lazy_adam(network: nn.Module, lr: float, interval: int) -> torch.optim.Adam
 def build_generator(options: Options) -> Generator:
     o = options
     width = o.g_channels or o.channels
-    return _channels_last(Generator(o.latent, o.latent, o.resolution, width, o.mtm, o.mtm_head, o.mtm_sees))
+    return _channels_last(Generator(o.latent, o.latent, o.resolution, width, o.mtm, o.mtm_head, o.mtm_sees, o.noise))
 
 
 def _channels_last(network: Network) -> Network:

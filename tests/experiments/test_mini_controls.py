@@ -119,6 +119,22 @@ def test_a_wider_generator_leaves_the_discriminator_as_it_is():
     assert counts[0] == counts[1]
 
 
+def test_without_noise_an_image_follows_from_its_latent_and_the_rest_begins_alike():
+    networks = []
+    for noise in (True, False):
+        torch.manual_seed(0)
+        networks.append(Generator(**SIZE, mtm="none", noise=noise))
+    noisy, quiet = networks
+    expected = {name: value for name, value in noisy.state_dict().items() if "noise" not in name}
+    assert quiet.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in quiet.state_dict().items())
+    for conv in noisy.synthesis.convs[:2]:
+        conv.noise_strength.data.fill_(1.0)
+    z = torch.randn(2, 8)
+    assert not torch.equal(noisy(z), noisy(z))
+    assert torch.equal(quiet(z), quiet(z))
+
+
 def test_the_wider_network_of_the_study_has_the_parameters_of_the_mtm_within_one_percent():
     counts = [
         sum(p.numel() for p in Generator(resolution=32, channels=c, mtm=mtm).parameters())
