@@ -22,6 +22,7 @@ PANELS = (
     ("OpenMoji", "frechet", ("openmoji-plain", "openmoji-low")),
     ("Aligned", "frechet", ("aligned-plain", "aligned-low")),
 )
+SHORT = {"frechet": "Fréchet, random", "frechet_mobilenet": "Fréchet, MobileNetV2"}  # above a narrow panel
 CONTROLS = (
     *("people-plain", "people-wide", "people-sees-x", "people-sees-w"),
     *("people-late", "people-low", "people-low-mid", "people-mask"),
@@ -46,7 +47,7 @@ def paired(study: Study, path: Path) -> None:
                     axes.plot(x, value, "o", color=ROW_COLOURS[x], markersize=5, zorder=3)
             axes.set_xticks((0, 1), ("plain", "Low"))
             axes.set_xlim(-0.4, 1.4)
-            _dress(axes, f"{title}: {METRICS[metric].title}")
+            _dress(axes, f"{title}: {named(metric)}")
         _save(figure, path)
 
 
@@ -70,8 +71,9 @@ def controls(study: Study, path: Path) -> None:
 def curves(study: Study, path: Path) -> None:
     """Each panel's metric against kimg: a thin line a seed, a thick one their mean."""
     with rc_context(STYLE):
-        figure, panels = _figure(len(PANELS), 2.3)
-        for axes, (title, metric, rows) in zip(panels, PANELS, strict=True):
+        kept = [panel for panel in PANELS if panel[0] != "Aligned"]  # whose generators are not kept on the way
+        figure, panels = _figure(len(kept), 2.8)
+        for axes, (title, metric, rows) in zip(panels, kept, strict=True):
             for row, colour in zip(rows, ROW_COLOURS, strict=False):
                 lines = [curve(study, run, metric) for run in study.rows.get(row, {}).values()]
                 for line in lines:
@@ -80,9 +82,13 @@ def curves(study: Study, path: Path) -> None:
                 means = [float(np.mean([dict(line)[x] for line in lines])) for x in shared]
                 axes.plot(shared, means, "o-", color=colour, linewidth=1.8, markersize=3, label=row.split("-")[1])
             axes.set_xlabel("kimg", color=MUTED)
-            _dress(axes, f"{title}: {METRICS[metric].title}")
+            _dress(axes, f"{title}: {named(metric)}")
         panels[0].legend(frameon=False, labelcolor=TEXT)
         _save(figure, path)
+
+
+def named(metric: str) -> str:
+    return SHORT.get(metric, METRICS[metric].title)
 
 
 def curve(study: Study, run: dict[str, Any], metric: str) -> list[tuple[float, float]]:
