@@ -15,7 +15,8 @@ GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
 
 PRESET ?= full
-TABLE  ?= $(if $(filter smoke,$(MAKECMDGOALS)),smoke,quickstart)
+TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
+TABLES ?=
 # The paper's tables share a folder, and so the runs that stand in several of them.
 OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(TABLE))$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
@@ -50,14 +51,14 @@ REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OU
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart smoke table report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
+.PHONY: help setup quickstart smoke table report study study-results study-report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
 	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-24s%s\n", $$1, $$2 }'
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
-	@echo "           TABLE=smoke|...  PARALLEL=2"
+	@echo "           TABLE=smoke|...  TABLES='people ...' (study)  PARALLEL=2"
 	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-...; PRESET=small too)"
 	@echo "           CLUSTER=slurm  PARTITION=name  SLURM_ARGS='--account=... --time=...' (table, reproduce-...)"
 	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names the folder that they go to)"
@@ -100,6 +101,16 @@ FORCE:
 
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$$MTM_OUT"
+
+study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Does MTM help where geometry varies? docs/study.md (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
+	$(PY) -m experiments.study run --out "$$MTM_OUT" --preset $(PRESET) $(addprefix --table ,$(TABLES)) \
+		$(if $(MTM_DATA),--data "$$MTM_DATA") $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
+
+study-results: $(READY)  ## Put the study's runs (FROM='folder ...'; runs/study) into docs/study/results.json, each once
+	$(PY) -m experiments.study merge $(if $(MTM_FROM),$(value FROM),runs/study)
+
+study-report: $(READY_DEV)  ## Tables and figures of docs/study.md, from docs/study/results.json
+	$(PY) -m experiments.study report
 
 weights: $(READY)  ## Fetch the pretrained networks that the metrics need, verified (WEIGHTS="name ...", FROM=folder, DRY_RUN=1)
 	@$(PY) -m tools.weights $(WEIGHTS) $(if $(MTM_FROM),--from "$$MTM_FROM") $(if $(DRY_RUN),--dry-run)

@@ -194,7 +194,8 @@ class Mini(Generator):
         return self.network(z, truncation=truncation, noise=noise)
 
     def layer(self, name: str, module: Any) -> Layer:
-        resolution = self.network.synthesis.resolutions[int(name.rpartition(".")[2])]
+        # A control's module lies in a wrapper: synthesis.convs.1.mtm
+        resolution = self.network.synthesis.resolutions[int(name.split(".")[2])]
         return Layer(f"convs.{resolution}", resolution)
 
 

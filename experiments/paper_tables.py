@@ -12,8 +12,14 @@ from experiments.table_model import Table
 
 FILES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "fig4", "figures")
 ALL = "all"
-TITLE = "Learning Modulated Transformation in GANs: the paper's tables"
-ABOUT = "The tables and figures of the paper that are in this folder. A run that stands in several was done once."
+# Of several tables as one, by their base.
+WORDS = {
+    "paper": (
+        "Learning Modulated Transformation in GANs: the paper's tables",
+        "The tables and figures of the paper that are in this folder. A run that stands in several was done once.",
+    ),
+    "study": ("The study", "Its tables that are in this folder. docs/study.md has its rules and what came of it."),
+}
 
 
 def names() -> list[str]:
@@ -68,12 +74,13 @@ def merged(first: Table, second: Table) -> Table:
         )
         for row in second.rows
     }
+    title, about = WORDS[first.family]
     sections = {section.id: section for section in first.sections} | {s.id: s for s in second.sections}
     return second.model_copy(
         update={
             "name": ALL,
-            "title": TITLE,
-            "about": ABOUT,
+            "title": title,
+            "about": about,
             "datasets": first.datasets | second.datasets,
             "rows": list(rows.values()),
             "sections": list(sections.values()),

@@ -32,7 +32,7 @@ from experiments.slurm import Slurm, SlurmScheduler, chosen_slurm, slurm_options
 from experiments.table import Row, Table, load_table
 from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, STAND_INS, Run
-from experiments.weights import locate
+from experiments.weights import check_readers, locate
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
@@ -50,6 +50,7 @@ def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, conte
         dataset=row.dataset,
         metrics=row.metrics,
         samples_nimg=table.samples_nimg,
+        real_nimg=table.real_nimg,
         stand_ins=table.applied.stand_ins,
         identity=facts,
         made_by=made_by,
@@ -81,21 +82,22 @@ class Call:
         self.stand_ins = data.cache / STAND_INS
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
-        """A run for every row and seed."""
+        """A run for every row and seed, in the order in which they are done."""
         runs = []
         for row in self.rows:
             made_by = portable_command(self.data.step(row.dataset), self.out)
             content = infos[row.dataset].content_sha256 if row.dataset in infos else "unknown"
-            for seed in row.seeds:
+            for turn, seed in enumerate(row.seeds):
                 path = self.data.path(row.dataset)
                 run = make_run(self.table, row, seed, self.out, path, content, made_by)
-                runs.append(run)
-        return runs
+                runs.append((turn if self.table.seeds_first else 0, run))
+        return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
     def check_weights(self) -> None:
         """Raises UserError, now rather than after days of training, where weights of the metrics are missing: one list
-        of all of them."""
+        of all of them; and where a package that reads them is."""
         locate(self.weights)
+        check_readers(self.weights)
 
     def finished(self, runs: list[Run]) -> set[Path]:
         """The folders of those runs that are finished."""

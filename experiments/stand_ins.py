@@ -62,6 +62,20 @@ class Still(nn.Module):
         return self.out(F.adaptive_avg_pool2d(F.relu(self.conv(x)), (4, 4)).flatten(1))
 
 
+class Posing(nn.Module):
+    """Called as BlazePose's stand-in: an image [1, 256, 256, 3] in [0, 1] to 39 x 5 numbers of landmarks in px, and the
+    probability of a person. Random filters; the places of its landmarks follow the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 16, stride=16)
+        self.out = nn.Linear(64 * 16, 39 * 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.adaptive_avg_pool2d(F.relu(self.conv(x.permute(0, 3, 1, 2) - 0.5)), (4, 4)).flatten(1)
+        return 256 * torch.sigmoid(self.out(x)), torch.sigmoid(x.mean(dim=1, keepdim=True) - 0.5)
+
+
 def make_stand_ins(folder: Path, names: list[str] | None = None, small: bool = False) -> None:
     """Writes the files of these names (all where None) and stand-ins.toml to `folder`. `small`: transformers of one
     narrow layer, which load and run fast. The same names give the same weights; torch's random stream stays. Raises
@@ -181,6 +195,22 @@ def _inception_nvidia_pt(path: Path, small: bool) -> None:
     torch.jit.script(network.eval()).save(str(path))
 
 
+def _blazepose(path: Path, small: bool) -> None:
+    network = Posing()
+    with torch.no_grad():
+        scale_weights(network)
+    torch.jit.script(network.eval()).save(str(path))
+
+
+def _mobilenet(path: Path, small: bool) -> None:
+    from experiments.metrics.mobilenet import MobileNetV2
+
+    network = MobileNetV2()
+    with torch.no_grad():
+        scale_weights(network)
+    torch.save(network.state_dict(), path)
+
+
 WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "inception-2015-12-05": _inception,
     "clip-vit-b-32": _clip,
@@ -188,6 +218,8 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "i3d-kinetics-400": _i3d,
     "inception-nvidia": _inception_nvidia,
     "inception-nvidia-pt": _inception_nvidia_pt,
+    "blazepose-full": _blazepose,
+    "mobilenet-v2": _mobilenet,
 }
 
 

@@ -51,7 +51,7 @@ def load_table(name: str, preset: str = "full") -> Table:
     if base := values.get("base"):
         shared = SHARED / f"{base}.toml"
         if not shared.is_file():
-            _refuse(path.name, "base", str(base), [p.stem for p in SHARED.glob("*.toml")])
+            _refuse(path.name, "base", str(base), sorted(p.stem for p in SHARED.glob("*.toml")))
         values = _based_on(_read(shared), values)
     return _checked({**values, "preset": preset}, path.name)
 

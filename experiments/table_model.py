@@ -144,7 +144,9 @@ class Table(Checked):
     seeds: list[int] = [0]
     options: dict[str, Value] = {}
     samples_nimg: int = 50_000  # generated images for each metric that leaves the number open
+    real_nimg: int = 0  # real images for such a metric; all where 0
     parallel: int = 1  # rows at a time, where there are GPUs enough
+    seeds_first: bool = False  # all rows with their first seed, then with their second: what is compared ends together
     preset: str = "full"
 
     @property

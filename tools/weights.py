@@ -30,6 +30,7 @@ from experiments.weights import (
     select,
     weights_folder,
 )
+from tools.archives import extract
 
 REFUSED = ".refused"  # what a wrong file is renamed to
 
@@ -45,6 +46,7 @@ def show(entries: list[Weights], folder: Path) -> str:
             f"    {entry.terms}",
             f"    used by {', '.join(entry.used_by)}",
             f"    from {entry.url}",
+            *([f"    or   {entry.member} of {entry.archive}"] if entry.archive else []),
             f"    to   {state.path}",
         ]
     return "\n".join(lines)
@@ -85,7 +87,21 @@ def _make_room(state: State, say: Callable[[str], None]) -> None:
 
 
 def _fetch(entry: Weights, folder: Path, attempts: int) -> None:
-    accepts = _acceptance(entry, folder)
+    accepts, reason = _acceptance(entry, folder), ""
+    if entry.archive:
+        try:
+            with locked(folder / entry.file):
+                extract(entry.archive, entry.member, folder / entry.file, accepts)
+            return
+        except UserError as error:  # no such client or no registry: from its address then
+            reason = str(error)
+    try:
+        _download(entry, folder, accepts, attempts)
+    except DownloadError as error:
+        raise DownloadError(f"{reason}; {error}" if reason else str(error), error.offline) from error
+
+
+def _download(entry: Weights, folder: Path, accepts: Callable[[str], bool], attempts: int) -> None:
     Download(entry.url, accepts, label=entry.name, size_bytes=entry.size_bytes, attempts=attempts).to(
         folder / entry.file
     )

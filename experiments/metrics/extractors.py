@@ -27,6 +27,8 @@ MODULES = {
     "clip-vit-b-32": "clip",
     "dinov2-vit-l-14": "dinov2",
     "i3d-kinetics-400": "i3d",
+    "blazepose-full": "blazepose",
+    "mobilenet-v2": "mobilenet",
 }
 FIELDS = (  # of Extractor.fingerprint
     *("backbone", "feature", "dimensions", "weights", "weights_sha256"),

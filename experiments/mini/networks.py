@@ -98,7 +98,7 @@ def upsample2x(x: Tensor) -> Tensor:
 
 
 class StyledConv(nn.Module):
-    """3x3 modulated convolution with noise, bias and activation; with `mtm_head` set, a deformable one.
+    """3x3 modulated convolution with noise, bias and activation; with `mtm`, a deformable one.
 
     x [B, inputs, R, R], w [B, w_dim] -> [B, outputs, R, R], or twice the size with `up` (convolve, then resample: a
     quarter of the arithmetic, and no zero-insertion artefacts to blur away). `noisy` layers add noise of a learned
@@ -117,7 +117,7 @@ class StyledConv(nn.Module):
         *,
         up: bool = False,
         noisy: bool = True,
-        mtm_head: str | None = None,
+        mtm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.affine = ScaledLinear(w_dim, inputs, bias=1.0)
@@ -125,15 +125,11 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
         self.noise_strength = nn.Parameter(torch.zeros([])) if noisy else None
         self.up = up
-        self.mtm: nn.Module | None = None
-        if mtm_head is not None:
-            from mtm_ops import ModulatedTransformation
-
-            self.mtm = ModulatedTransformation(inputs, w_dim, kernel_size=3, head=mtm_head)
+        self.mtm, self.deforms = mtm, True  # deforms: False while the module waits (Generator.set_deforming)
 
     def forward(self, x: Tensor, w: Tensor, noise: bool = True) -> Tensor:
         style = self.affine(w)
-        if self.mtm is None:
+        if self.mtm is None or not self.deforms:
             y = F.conv2d(x * style[:, :, None, None], self.weight, padding=1)
         else:
             from mtm_ops import modulated_deform_conv2d
@@ -184,7 +180,16 @@ class Synthesis(nn.Module):
     own; the RGB of a resolution uses that of the convolution before it.
     """
 
-    def __init__(self, resolution: int, channels: int, w_dim: int, mtm_at: tuple[int, ...], mtm_head: str) -> None:
+    def __init__(
+        self,
+        resolution: int,
+        channels: int,
+        w_dim: int,
+        mtm_at: tuple[int, ...],
+        mtm_head: str,
+        mtm_sees: str = "xw",
+        noise: bool = True,
+    ) -> None:
         super().__init__()
         _check_resolution("Synthesis", resolution)
         self.resolutions = [2**power for power in range(2, resolution.bit_length())]
@@ -196,11 +201,15 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
         self.ups, self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for r in self.resolutions:
-            noisy = r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
+            noisy = noise and r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
             if r > 4:
                 self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
-            head = mtm_head if r in mtm_at else None
-            self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm_head=head))
+            mtm = None
+            if r in mtm_at:
+                from experiments.mini.controls import make_module
+
+                mtm = make_module(width[r], w_dim, r, mtm_head, mtm_sees)
+            self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm=mtm))
             self.to_rgbs.append(ToRGB(width[r], w_dim))
         self.num_latents = len(self.ups) + len(self.convs)
 
@@ -226,6 +235,8 @@ class Generator(nn.Module):
         mtm: which resolutions get a deformable layer, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid",
             "4,8"); "none": no layer, and mtm_ops is not even imported.
         mtm_head: "offset" or "offset+mask".
+        mtm_sees: what the offsets are computed from: "xw", or for a control "x" or "w" (experiments.mini.controls).
+        noise: whether layers below the full resolution have noise; without it an image follows from its latent alone.
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
     """
@@ -238,6 +249,8 @@ class Generator(nn.Module):
         channels: int = 16,
         mtm: str | None = "low",
         mtm_head: str = "offset",
+        mtm_sees: str = "xw",
+        noise: bool = True,
     ) -> None:
         super().__init__()
         mtm_at: tuple[int, ...] = ()
@@ -247,7 +260,7 @@ class Generator(nn.Module):
             mtm_at = parse_layers(mtm)
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.mapping = Mapping(z_dim, w_dim)
-        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head)
+        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head, mtm_sees, noise)
         self.num_latents = self.synthesis.num_latents
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
@@ -264,6 +277,11 @@ class Generator(nn.Module):
         """The layers that carry the module, by resolution."""
         pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
         return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
+
+    def set_deforming(self, on: bool) -> None:
+        """Whether the deformable layers deform; else each is its plain convolution, and its module takes no part."""
+        for conv in self.mtm_layers().values():
+            conv.deforms = on
 
 
 class ResidualDown(nn.Module):

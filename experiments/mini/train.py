@@ -27,7 +27,8 @@ import torch
 from tqdm import tqdm
 
 from experiments.files import UserError, atomic_output, disk_errors
-from experiments.mini import VERSION
+from experiments.mini import KEPT, VERSION
+from experiments.mini.controls import SEES
 from experiments.mini.data import ImageSet, load_images
 from experiments.mini.trainer import NonFiniteLossError, Options, Trainer
 
@@ -78,6 +79,11 @@ def save_tensors(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     save_bytes(path, buffer.getvalue())
+
+
+def save_generator(path: Path, trainer: Trainer) -> None:
+    """The averaged generator, all or nothing."""
+    save_tensors(path, {"options": asdict(trainer.options), "generator": trainer.G_ema.state_dict()})
 
 
 def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -172,18 +178,23 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
     """Train to the end or to a stop request; a tick and a snapshot whenever their share of images has passed."""
     o = trainer.options
     started, before_s = time.perf_counter(), trainer.elapsed_s
+    started_cpu_s = time.process_time() - trainer.cpu_s
     tick_s, tick_nimg = before_s, trainer.nimg
     while trainer.nimg < o.kimg * 1000 and stop.signum is None:
         last_nimg = trainer.nimg
         trainer.iterate()
         trainer.elapsed_s = now_s = before_s + time.perf_counter() - started
+        trainer.cpu_s = time.process_time() - started_cpu_s  # what others do on the machine is not in it
         kimg = trainer.nimg / 1000
         done = trainer.nimg >= o.kimg * 1000
         if done or _passes(last_nimg, trainer.nimg, o.tick_kimg):
             rate = {"s_per_kimg": (now_s - tick_s) / (kimg - tick_nimg / 1000), "peak_memory_mb": peak_memory_mb()}
-            journal.write({"kimg": kimg, "elapsed_s": now_s} | rate | trainer.take_means())
+            journal.write({"kimg": kimg, "elapsed_s": now_s, "cpu_s": trainer.cpu_s} | rate | trainer.take_means())
             journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
+        for nimg in o.kept_nimg():  # before the snapshot, from which a killed run goes on
+            if last_nimg < nimg <= trainer.nimg:
+                save_generator(outdir / KEPT.format(kimg=nimg / 1000), trainer)
         if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
             save_tensors(outdir / "snapshot.pt", trainer.state())
 
@@ -211,6 +222,7 @@ def train(outdir: Path, data: Path, **settings: Any) -> None:
 def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) -> None:
     torch.set_num_threads(options.threads)
     try:
+        options.kept_nimg()
         trainer = Trainer(options, images)
     except ValueError as error:  # layers that do not exist, and the like
         raise UserError(str(error)) from error
@@ -223,7 +235,7 @@ def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) 
     journal.tell(trainer.nimg / 1000)
     _loop(trainer, journal, outdir, stop)
     if trainer.nimg >= options.kimg * 1000:
-        save_tensors(outdir / "final.pt", {"options": asdict(options), "generator": trainer.G_ema.state_dict()})
+        save_generator(outdir / "final.pt", trainer)
         journal.close()
         return
     save_tensors(outdir / "snapshot.pt", trainer.state())
@@ -250,10 +262,14 @@ COUNT = click.IntRange(min=1)
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Zip of square images.")
 @_option("mtm", str, "Deformable layers: none, groups (low,mid,high) or resolutions (8,16).")
 @_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
+@_option("mtm_sees", click.Choice(SEES), "What its offsets are computed from: input and latent, or one of them.")
+@_option("mtm_start_kimg", click.FloatRange(min=0), "Train plain until here, with the MTM from here on.")
 @_option("kimg", POSITIVE, "Length of the run, thousands of real images.")
 @_option("batch", COUNT, "Images per iteration.")
 @_option("channels", COUNT, "Feature channels at the full resolution.")
+@_option("g_channels", click.IntRange(min=0), "The same of the generator alone; 0: as wide as the discriminator.")
 @_option("latent", COUNT, "Length of z and of w.")
+@_option("noise", bool, "Noise per pixel, of learned strength, in layers below the full resolution.")
 @_option("lr", POSITIVE, "Learning rate of both networks.")
 @_option("r1_gamma", click.FloatRange(min=0), "Weight of R1; 0 turns it off.")
 @_option("r1_interval", COUNT, "Iterations between R1 steps.")
@@ -265,6 +281,7 @@ COUNT = click.IntRange(min=1)
 @_option("threads", COUNT, "CPU threads.")
 @_option("tick_kimg", POSITIVE, "Kimg between lines of stats.jsonl.")
 @_option("snap_kimg", POSITIVE, "Kimg between snapshots.")
+@_option("keep_kimg", str, "Also keep the averaged generator at these kimg: 10,20.")
 def main(outdir: Path, data: Path, **settings: Any) -> None:
     """Train the compact StyleGAN2-style generator, with or without the MTM. Run again to resume."""
     train(outdir, data, **settings)

@@ -24,10 +24,14 @@ class Options:
     resolution: int
     mtm: str = "none"
     mtm_head: str = "offset"
+    mtm_sees: str = "xw"
+    mtm_start_kimg: float = 0.0  # until then a plain network
     kimg: float = 38.0
     batch: int = 8
     channels: int = 16
+    g_channels: int = 0  # of the generator alone, where it is not as wide as the discriminator
     latent: int = 64  # z_dim and w_dim
+    noise: bool = True  # per pixel, of learned strength, below the full resolution
     lr: float = 0.004
     r1_gamma: float = 10.0
     r1_interval: int = 16
@@ -39,6 +43,14 @@ class Options:
     threads: int = 1
     tick_kimg: float = 0.5
     snap_kimg: float = 1.0
+    keep_kimg: str = ""  # where an averaged generator is kept on the way: "10,20"
+
+    def kept_nimg(self) -> list[int]:
+        """Where generators are kept, in images. Raises ValueError for a text that is no such list."""
+        try:
+            return [round(float(word) * 1000) for word in self.keep_kimg.split(",") if word]
+        except ValueError:
+            raise ValueError(f"train: keep_kimg must be kimg such as 10,20; got {self.keep_kimg!r}.") from None
 
     def differences(self, stored: dict[str, Any]) -> list[str]:
         """`name: stored -> wanted` for every option that differs from a stored run's."""
@@ -46,7 +58,7 @@ class Options:
         return [
             f"{f.name}: {stored.get(f.name)!r} -> {wanted[f.name]!r}"
             for f in fields(self)
-            if stored.get(f.name) != wanted[f.name]
+            if stored.get(f.name, f.default) != wanted[f.name]  # an older run has not all of today's options
         ]
 
 
@@ -69,7 +81,8 @@ def _lazy_adam(network: nn.Module, lr: float, interval: int) -> torch.optim.Adam
 
 def build_generator(options: Options) -> Generator:
     o = options
-    return _channels_last(Generator(o.latent, o.latent, o.resolution, o.channels, o.mtm, o.mtm_head))
+    width = o.g_channels or o.channels
+    return _channels_last(Generator(o.latent, o.latent, o.resolution, width, o.mtm, o.mtm_head, o.mtm_sees, o.noise))
 
 
 def _channels_last(network: Network) -> Network:
@@ -94,7 +107,7 @@ class Trainer:
         self.D_optimizer = _lazy_adam(self.D, options.lr, options.r1_interval)
         self.pl_mean = torch.zeros([])
         self.iteration = 0
-        self.elapsed_s = 0.0
+        self.elapsed_s = self.cpu_s = 0.0
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of losses, since the last tick
 
     @property
@@ -104,6 +117,8 @@ class Trainer:
 
     def iterate(self) -> None:
         o = self.options
+        for network in (self.G, self.G_ema):
+            network.set_deforming(self.nimg >= o.mtm_start_kimg * 1000)
         real = self.images.batch(self.nimg, o.batch, o.seed)
         fake = self.G.synthesis(loss.mix_styles(self.G, torch.randn(o.batch, o.latent), o.mixing))
         self.D.requires_grad_(True)
@@ -164,6 +179,7 @@ class Trainer:
             "pl_mean": self.pl_mean,
             "iteration": self.iteration,
             "elapsed_s": self.elapsed_s,
+            "cpu_s": self.cpu_s,
             "sums": dict(self.sums),
             "rng": torch.get_rng_state(),
         }
@@ -173,6 +189,7 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.pl_mean.copy_(state["pl_mean"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
+        self.cpu_s = state.get("cpu_s", 0.0)  # an older snapshot has none
         self.sums.update(state["sums"])
         torch.set_rng_state(state["rng"])
 

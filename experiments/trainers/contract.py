@@ -105,6 +105,7 @@ class Run(Checked):
     dataset: str
     metrics: list[str]
     samples_nimg: int  # to generate for each metric that leaves the number open
+    real_nimg: int = 0  # real images of such a metric, drawn from a fixed seed; all of them where 0
     identity: dict[str, Any] = {}  # what makes it another run where it changes; see experiments.folder
     made_by: str = ""  # the command that made the data
     stand_ins: bool = False  # its metrics take stand-in weights, from the folder STAND_INS beside the data
@@ -201,11 +202,8 @@ class Trainer(ABC):
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
         """The commands that compute the metrics in `missing`."""
-        words = [",".join(missing), str(run.data), snapshot, f"--outdir={run.folder / METRICS}", "--seed=0"]
-        words += [f"--nimg={run.samples_nimg}", f"--nclips={run.nclips}"]
-        words += [f"--real-nimg={FEW_REAL_NIMG}"] if run.stand_ins else []
         if missing:
-            yield Step(name="metrics", argv=["python", "-m", "experiments.metrics", *words], env=run.environment)
+            yield measuring(run, "metrics", snapshot, missing, run.folder / METRICS)
 
     @abstractmethod
     def planned_snapshot(self, run: Run) -> str:
@@ -227,6 +225,15 @@ class Trainer(ABC):
         if not finished or not (run.folder / IMAGES / "samples.png").exists():
             steps += self.image_steps(run, snapshot)
         return steps
+
+
+def measuring(run: Run, name: str, snapshot: str, metrics: list[str], outdir: Path) -> Step:
+    """The step of that name that computes these metrics of a snapshot into `outdir`."""
+    words = [",".join(metrics), str(run.data), snapshot, f"--outdir={outdir}", "--seed=0"]
+    words += [f"--nimg={run.samples_nimg}", f"--nclips={run.nclips}"]
+    real_nimg = FEW_REAL_NIMG if run.stand_ins else run.real_nimg
+    words += [f"--real-nimg={real_nimg}"] if real_nimg else []
+    return Step(name=name, argv=["python", "-m", "experiments.metrics", *words], env=run.environment)
 
 
 def _from_root(path: Path) -> Path:

@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checked import Value, check, read_object
-from experiments.mini import VERSION
-from experiments.trainers.contract import Progress, Run, Step, Tick, Trainer, in_order, last_line, read_lines
+from experiments.mini import KEPT, VERSION
+from experiments.trainers.contract import (
+    METRICS,
+    Progress,
+    Run,
+    Step,
+    Tick,
+    Trainer,
+    in_order,
+    last_line,
+    measuring,
+    read_lines,
+)
 
 SNAPSHOT = "final.pt"  # the averaged generator, written at the end; snapshot.pt holds the whole state before
 STATS = "stats.jsonl"
-NOT_CURVES = ("kimg", "elapsed_s", "s_per_kimg", "peak_memory_mb")
+NOT_CURVES = ("kimg", "elapsed_s", "cpu_s", "s_per_kimg", "peak_memory_mb")
 
 
 class Mini(Trainer):
@@ -43,11 +54,31 @@ class Mini(Trainer):
     def planned_snapshot(self, run: Run) -> str:
         return str(run.train / SNAPSHOT)
 
+    def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
+        """Also those of the generators that were kept on the way (its option keep-kimg)."""
+        yield from super().metric_steps(run, snapshot, missing)
+        for kimg in kept_kimg(run):
+            outdir = run.folder / METRICS / kept_name(kimg)
+            absent = [name for name in run.metrics if not (outdir / f"{name}.json").exists()]
+            if absent:
+                kept = str(run.train / KEPT.format(kimg=kimg))
+                yield measuring(run, f"metrics at {kimg:g} kimg", kept, absent, outdir)
+
     def facts(self, run: Run) -> dict[str, Any]:
         return read_object(run.train / "training_options.json")
 
 
 TRAINER = Mini()
+
+
+def kept_kimg(run: Run) -> list[float]:
+    """Where the run keeps a generator on the way."""
+    return [float(word) for word in str(run.options.get("keep-kimg", "")).split(",") if word]
+
+
+def kept_name(kimg: float) -> str:
+    """The folder of that generator's metrics, in the run's METRICS."""
+    return f"kept-{kimg:g}"
 
 
 def spell(value: Value) -> str:

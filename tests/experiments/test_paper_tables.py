@@ -9,6 +9,7 @@ from experiments.data import Data
 from experiments.files import UserError
 from experiments.paper_tables import ALL, FILES, load_paper, merged, names
 from experiments.run import Call
+from experiments.study import TABLES as STUDY
 from experiments.table import TABLES, load_table
 from experiments.table_model import Section, Table
 
@@ -84,7 +85,7 @@ def test_every_number_is_the_papers(name: str) -> None:
 def test_every_table_and_figure_is_there_and_nothing_else() -> None:
     assert list(sections()) == [*PAPER, "fig4", "fig2", "fig3", "figA1", "figA2"]
     assert {name: section.figure for name, section in sections().items() if section.figure} == FIGURES
-    assert {path.stem for path in TABLES.glob("*.toml")} == {*FILES, "smoke", "quickstart"}
+    assert {path.stem for path in TABLES.glob("*.toml")} == {*FILES, *STUDY, "smoke", "quickstart"}
 
 
 def test_what_the_paper_cites_from_others_is_no_row() -> None:
@@ -208,7 +209,7 @@ entries = [{ title = "StyleGAN2", row = "imagenet-stylegan2", paper = { fid = 1.
         (
             'base = "paper"',
             'base = "papers"',
-            "base must name something that exists; expected one of paper, got 'papers'",
+            "base must name something that exists; expected one of paper, study, got 'papers'",
         ),
         ('row = "imagenet-', 'row = "imagnet-', "sections.t.entries.row must name something that exists"),
         ("fid = 1.0", "fvd16 = 1.0", "sections.t.entries.paper must name something that exists; expected one of fid"),

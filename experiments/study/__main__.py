@@ -1,0 +1,129 @@
+"""The study's commands: run, merge, report, limbs (experiments.study)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from experiments.files import UserError
+from experiments.jobs import AGAIN
+from experiments.run import check_paths
+from experiments.study import DOCS, PAGE, RESULTS, TABLES
+
+OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="The study's folder.")
+
+
+@click.group()
+def main() -> None:
+    """Does the MTM do here what the paper says it does? The rules: docs/study.md."""
+
+
+@main.command()
+@OUT
+@click.option("--preset", default="full", show_default=True, help="full, or smoke: a test of the path, in minutes.")
+@click.option("--table", "only", multiple=True, help=f"Only this table of {', '.join(TABLES)}; may be repeated.")
+@click.option("--data", "given", multiple=True, help="DATASET=PATH: a zip of that data set, made elsewhere.")
+@click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time, of one thread each.  [2]")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
+@click.option("--dry-run", is_flag=True, help="Print what is left and what it costs; write nothing.")
+@click.option("--commands", is_flag=True, help="With --dry-run: every command, too.")
+def run(
+    out: Path,
+    preset: str,
+    only: tuple[str, ...],
+    given: tuple[str, ...],
+    parallel: int | None,
+    cache: Path,
+    dry_run: bool,
+    commands: bool,
+) -> None:
+    """Train and measure what is left of the study, the first tables first. Run it again to resume."""
+    from experiments.study.run import chosen, execute, make_call, plan
+
+    try:
+        check_paths(str(out), *given)
+        calls = [make_call(name, preset, out, cache, given, parallel) for name in chosen(only)]
+        if dry_run:
+            click.echo("\n".join(plan(calls, brief=not commands)))
+            return
+        code = execute(calls)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
+        raise SystemExit(130) from None
+    raise SystemExit(code)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--into", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="The file of all runs."
+)
+def merge(folders: tuple[Path, ...], into: Path) -> None:
+    """Add the runs of FOLDERS, of this machine or copied from others, to the file of all runs; each counts once."""
+    from experiments.study.gather import merge as merged
+    from experiments.study.gather import read_results, write_results
+
+    try:
+        content, said = merged(read_results(into), folders)
+        write_results(into, content)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    for line in said:
+        click.echo(f"note: {line}", err=True)
+    done = sum(one["status"] == "done" for one in content["runs"])
+    click.echo(f"{into}: {len(content['runs'])} runs, {done} done")
+
+
+@main.command()
+@OUT
+@click.option("--again", is_flag=True, help="Also where it was done.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Also write a sweep of one seed's offsets to this PNG."
+)
+def limbs(out: Path, again: bool, picture: Path | None) -> None:
+    """Ask the finished runs of people-low in OUT what their offsets do: 1 minute a run; merge takes it along."""
+    from experiments.study.finished import look_at_all
+    from experiments.study.sweep import sweep
+
+    try:
+        finals = look_at_all(out, again, say=click.echo)
+        if picture is not None and finals:
+            sweep(finals[0]).save(picture)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True, help="Where the tables go.")
+def report(results: Path, page: Path) -> None:
+    """Write tables and figures from the file of all runs into docs/study.md and docs/study/."""
+    from experiments.study import figures
+    from experiments.study.compare import Study
+    from experiments.study.gather import read_results
+    from experiments.study.page import write_page
+
+    try:
+        study = Study(read_results(results))
+        folder = page.parent / DOCS.joinpath("study").name
+        folder.mkdir(parents=True, exist_ok=True)
+        names = []
+        if study.rows:
+            for name in ("paired", "curves", "controls"):
+                getattr(figures, name)(study, folder / f"{name}.png")
+                names.append(name)
+            if figures.offsets(study, folder / "offsets.png"):
+                names.append("offsets")
+        write_page(page, study, names)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{page}: {sum(map(len, study.rows.values()))} runs, figures {', '.join(names) or 'none'}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(prog_name="python -m experiments.study")

@@ -1,0 +1,110 @@
+"""What the study compares, as docs/study.md fixes it: claims, their comparisons, and when one is upheld or refuted.
+
+Changed after the first run, a line here is a change of the rules: say so in docs/study.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIMG = 40  # of a run at 32 px
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of `row` against those of `baseline` with the same seed, by one metric.
+
+    `least` is the smallest gain that matters: in the metric's own unit, or with `relative` as a share of the baseline.
+    `equal_time`: the row where it has taken the baseline's time, rather than the same number of images.
+    """
+
+    row: str
+    baseline: str
+    metric: str
+    least: float
+    relative: bool = True
+    equal_time: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.row}:{self.baseline}:{self.metric}" + (":time" if self.equal_time else "")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, and the comparisons that decide it. `family`: primary, secondary or exploratory; p values are
+    corrected within a family, exploratory ones not at all."""
+
+    id: str
+    text: str
+    family: str
+    comparisons: tuple[Comparison, ...]
+
+
+def _people(row: str, baseline: str, *metrics: str, equal_time: bool = False) -> tuple[Comparison, ...]:
+    names = metrics or ("person_rate", "joint_distance")
+    return tuple(
+        Comparison(row, baseline, name, 0.03, relative=False, equal_time=equal_time)
+        if name == "person_rate"
+        else Comparison(row, baseline, name, 0.05, equal_time=equal_time)
+        for name in names
+    )
+
+
+LOW, PLAIN = "people-low", "people-plain"
+
+CLAIMS = (
+    Claim("people", "MTM gains on people", "primary", _people(LOW, PLAIN)),
+    Claim(
+        "openmoji",
+        "MTM gains on OpenMoji",
+        "primary",
+        (Comparison("openmoji-low", "openmoji-plain", "frechet", 0.05),),
+    ),
+    Claim("time-people", "it gains on people at equal time", "secondary", _people(LOW, PLAIN, equal_time=True)),
+    Claim(
+        "time-openmoji",
+        "it gains on OpenMoji at equal time",
+        "secondary",
+        (Comparison("openmoji-low", "openmoji-plain", "frechet", 0.05, equal_time=True),),
+    ),
+    Claim(
+        "parameters",
+        "the gain is more than its parameters' (Low against wide)",
+        "secondary",
+        _people(LOW, "people-wide"),
+    ),
+    Claim(
+        "sees-w",
+        "offsets have to see the latent (Low against offsets of x)",
+        "secondary",
+        _people(LOW, "people-sees-x"),
+    ),
+    Claim(
+        "sees-x", "offsets have to see the input (Low against offsets of w)", "secondary", _people(LOW, "people-sees-w")
+    ),
+    Claim("late", "a trained plain network gains from the MTM", "secondary", _people("people-late", PLAIN)),
+    Claim("mid", "a Mid layer adds to Low", "secondary", _people("people-low-mid", LOW)),
+    Claim("mask", "the head with masks adds to the paper's", "secondary", _people("people-mask", LOW)),
+    Claim(
+        "beside-people",
+        "other figures agree on people",
+        "exploratory",
+        _people(LOW, PLAIN, "frechet", "frechet_mobilenet"),
+    ),
+    Claim(
+        "beside-openmoji",
+        "another figure agrees on OpenMoji",
+        "exploratory",
+        (Comparison("openmoji-low", "openmoji-plain", "frechet_mobilenet", 0.05),),
+    ),
+    Claim(
+        "beside-aligned",
+        "MTM on aligned people",
+        "exploratory",
+        tuple(Comparison("aligned-low", "aligned-plain", name, 0.05) for name in ("frechet", "frechet_mobilenet")),
+    ),
+)
+
+# MTM helps where geometry varies: the gain on people is larger than that on aligned, both as a share of plain's value.
+CONTRAST = (Comparison(LOW, PLAIN, "frechet", 0.05), Comparison("aligned-low", "aligned-plain", "frechet", 0.05))

@@ -1,0 +1,133 @@
+"""The runs of results.json by row and seed, and the pairs that a comparison takes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.metrics import METRICS
+from experiments.study import TABLES
+from experiments.study.claims import CLAIMS, Claim, Comparison
+from experiments.study.statistics import Summary, holm, joint_verdict, summarise, verdict
+from experiments.table import load_table
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The values of the seeds that both rows have, and their gains, in the unit in which `least` is."""
+
+    comparison: Comparison
+    seeds: tuple[int, ...]
+    row: tuple[float, ...]
+    baseline: tuple[float, ...]
+    at_kimg: float | None = None  # of the row
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        sign = -1 if METRICS[self.comparison.metric].lower_is_better else 1
+        pairs = zip(self.row, self.baseline, strict=True)
+        return tuple(sign * (a - b) / (b if self.comparison.relative else 1) for a, b in pairs)
+
+
+class Study:
+    """The runs of results.json by row: those that are done, with the options that the tables have now."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+        self.planned = {row.id: row for name in TABLES for row in load_table(name, content["preset"] or "full").rows}
+        self.rows: dict[str, dict[int, dict[str, Any]]] = {}
+        for run in content["runs"]:
+            if run["status"] == "done" and self.is_planned(run):
+                self.rows.setdefault(run["row"], {}).setdefault(run["seed"], run)
+
+    def is_planned(self, run: dict[str, Any]) -> bool:
+        """Whether the tables have this run; one of other options stays in the file, and is not compared."""
+        row = self.planned.get(run["row"])
+        return row is not None and run["options"] == row.options and run["seed"] in row.seeds
+
+    def value(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> float | None:
+        """A metric at the end, or of the generator that was kept at `kimg`."""
+        found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
+        return found[metric][0] if metric in found else None
+
+    def fingerprint(self, run: dict[str, Any], metric: str) -> str:
+        return run["metrics"].get(metric, [None, ""])[1]
+
+    def cpu_s(self, run: dict[str, Any]) -> float:
+        """Of the whole training."""
+        return list(run["times"].values())[-1][1]
+
+    def time_ratio(self, row: str, baseline: str) -> float | None:
+        """Processor time of a kimg relative to the baseline's: the median over the seeds that both have."""
+        both = self._both(row, baseline)
+        ratios = [
+            self.cpu_s(a) / a["kimg"] / (self.cpu_s(b) / b["kimg"])
+            for a, b in both.values()
+            if a["times"] and b["times"]
+        ]
+        return float(np.median(ratios)) if ratios else None
+
+    def _both(self, row: str, baseline: str) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+        first, second = self.rows.get(row, {}), self.rows.get(baseline, {})
+        return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
+
+    def at_equal_time(self, row: str, baseline: str) -> float | None:
+        """The last kimg at which the row was kept and had taken no more time than the baseline's whole run."""
+        ratio, both = self.time_ratio(row, baseline), self._both(row, baseline)
+        if ratio is None:
+            return None
+        run, other = next(iter(both.values()))
+        allowed = other["kimg"] / ratio
+        found = [kimg for kimg in [*map(float, run["kept"]), float(run["kimg"])] if kimg <= allowed]
+        return max(found, default=None)
+
+    def pairs(self, comparison: Comparison) -> Pairs:
+        """Values of the seeds that both rows have, taken in the same way; none where fingerprints differ."""
+        at = self.at_equal_time(comparison.row, comparison.baseline) if comparison.equal_time else None
+        found = []
+        for seed, (a, b) in self._both(comparison.row, comparison.baseline).items():
+            if comparison.equal_time and at is None:
+                continue
+            values = self.value(a, comparison.metric, at), self.value(b, comparison.metric)
+            alike = self.fingerprint(a, comparison.metric) == self.fingerprint(b, comparison.metric)
+            if None not in values and alike:
+                found.append((seed, *values))
+        seeds, row, baseline = zip(*found, strict=True) if found else ((), (), ())
+        return Pairs(comparison, seeds, row, baseline, at)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison with what came of it. `p` is corrected within the claim's family, except for exploratory ones."""
+
+    claim: Claim
+    pairs: Pairs
+    summary: Summary
+    p: float | None
+    verdict: str
+
+
+def compare_all(study: Study) -> list[Compared]:
+    """Every comparison of every claim, in order. Within a family all are counted for the correction, also those that
+    have not been run: what is not run yet cannot make the others significant."""
+    found = []
+    for family in dict.fromkeys(claim.family for claim in CLAIMS):
+        claims = [claim for claim in CLAIMS if claim.family == family]
+        asked = [(claim, comparison) for claim in claims for comparison in claim.comparisons]
+        pairs = [study.pairs(comparison) for _, comparison in asked]
+        summaries = [summarise(one.gains) for one in pairs]
+        known = [one.p_t for one in summaries]
+        corrected = known if family == "exploratory" else holm(known, len(asked))
+        for (claim, comparison), pair, summary, p in zip(asked, pairs, summaries, corrected, strict=True):
+            found.append(Compared(claim, pair, summary, p, verdict(summary, comparison.least, p)))
+    return found
+
+
+def claim_verdicts(compared: list[Compared]) -> dict[str, str]:
+    """The verdict of each claim by its id."""
+    return {
+        claim.id: joint_verdict([one.verdict for one in compared if one.claim.id == claim.id])
+        for claim in dict.fromkeys(one.claim for one in compared)
+    }

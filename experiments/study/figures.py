@@ -1,0 +1,137 @@
+"""The study's figures: every run a point, seeds joined; curves against kimg; the offsets' size over training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.charts import GRID, MUTED, ROW_COLOURS, STYLE, TEXT
+from experiments.metrics import METRICS
+from experiments.study.compare import Study
+
+# Panels of paired.png and curves.png: a title, the metric, and the rows side by side.
+PANELS = (
+    ("People", "person_rate", ("people-plain", "people-low")),
+    ("People", "joint_distance", ("people-plain", "people-low")),
+    ("People", "frechet", ("people-plain", "people-low")),
+    ("OpenMoji", "frechet", ("openmoji-plain", "openmoji-low")),
+    ("Aligned", "frechet", ("aligned-plain", "aligned-low")),
+)
+SHORT = {"frechet": "Fréchet, random", "frechet_mobilenet": "Fréchet, MobileNetV2"}  # above a narrow panel
+CONTROLS = (
+    *("people-plain", "people-wide", "people-sees-x", "people-sees-w"),
+    *("people-late", "people-low", "people-low-mid", "people-mask"),
+)
+
+
+def paired(study: Study, path: Path) -> None:
+    """Plain beside Low: a point a run, a line a seed."""
+    with rc_context(STYLE):
+        figure, panels = _figure(len(PANELS), 2.3)
+        for axes, (title, metric, rows) in zip(panels, PANELS, strict=True):
+            columns = [study.rows.get(row, {}) for row in rows]
+            for seed in sorted(columns[0].keys() | columns[1].keys()):
+                places = [
+                    (x, value)
+                    for x, runs in enumerate(columns)
+                    if seed in runs and (value := study.value(runs[seed], metric)) is not None
+                ]
+                if places:
+                    axes.plot(*zip(*places, strict=True), color=MUTED, linewidth=0.8, zorder=2)
+                for x, value in places:
+                    axes.plot(x, value, "o", color=ROW_COLOURS[x], markersize=5, zorder=3)
+            axes.set_xticks((0, 1), ("plain", "Low"))
+            axes.set_xlim(-0.4, 1.4)
+            _dress(axes, f"{title}: {named(metric)}")
+        _save(figure, path)
+
+
+def controls(study: Study, path: Path) -> None:
+    """Every row on people at 32 px: a point a run, a bar their mean."""
+    with rc_context(STYLE):
+        figure, panels = _figure(2, 4.2, height=3.0)
+        for axes, metric in zip(panels, ("person_rate", "joint_distance"), strict=True):
+            for y, row in enumerate(reversed(CONTROLS)):
+                runs = study.rows.get(row, {}).values()
+                values = [value for run in runs if (value := study.value(run, metric)) is not None]
+                colour = ROW_COLOURS[0] if row in ("people-plain", "people-wide") else ROW_COLOURS[1]
+                axes.plot(values, [y] * len(values), "o", color=colour, markersize=4.5, alpha=0.7)
+                if values:
+                    axes.plot([float(np.mean(values))] * 2, (y - 0.3, y + 0.3), color=colour, linewidth=2)
+            axes.set_yticks(range(len(CONTROLS)), [row.removeprefix("people-") for row in reversed(CONTROLS)])
+            _dress(axes, METRICS[metric].title, across=True)
+        _save(figure, path)
+
+
+def curves(study: Study, path: Path) -> None:
+    """Each panel's metric against kimg: a thin line a seed, a thick one their mean."""
+    with rc_context(STYLE):
+        kept = [panel for panel in PANELS if panel[0] != "Aligned"]  # whose generators are not kept on the way
+        figure, panels = _figure(len(kept), 2.8)
+        for axes, (title, metric, rows) in zip(panels, kept, strict=True):
+            for row, colour in zip(rows, ROW_COLOURS, strict=False):
+                lines = [curve(study, run, metric) for run in study.rows.get(row, {}).values()]
+                for line in lines:
+                    axes.plot(*zip(*line, strict=True), color=colour, linewidth=0.7, alpha=0.5)
+                shared = sorted(set.intersection(*[{x for x, _ in line} for line in lines])) if lines else []
+                means = [float(np.mean([dict(line)[x] for line in lines])) for x in shared]
+                axes.plot(shared, means, "o-", color=colour, linewidth=1.8, markersize=3, label=row.split("-")[1])
+            axes.set_xlabel("kimg", color=MUTED)
+            _dress(axes, f"{title}: {named(metric)}")
+        panels[0].legend(frameon=False, labelcolor=TEXT)
+        _save(figure, path)
+
+
+def named(metric: str) -> str:
+    return SHORT.get(metric, METRICS[metric].title)
+
+
+def curve(study: Study, run: dict[str, Any], metric: str) -> list[tuple[float, float]]:
+    """(kimg, value) of the generators that were kept, and of the last."""
+    at = [*map(float, run["kept"]), float(run["kimg"])]
+    return [(kimg, value) for kimg in at if (value := study.value(run, metric, kimg)) is not None]
+
+
+def offsets(study: Study, path: Path) -> bool:
+    """The root mean square of the offsets of each layer over the training of people-low, in px of the layer; False,
+    and no file, where no run was looked at."""
+    looked = [
+        run["analysis"]["limbs"] for run in study.rows.get("people-low", {}).values() if run["analysis"].get("limbs")
+    ]
+    if not looked:
+        return False
+    with rc_context(STYLE):
+        figure, (axes,) = _figure(1, 3.6, height=2.6)
+        layers = list(looked[0]["offset_rms_px"][0]["layers"])
+        for layer, colour in zip(layers, ROW_COLOURS, strict=False):
+            for i, found in enumerate(looked):
+                line = [(one["kimg"], one["layers"][layer]) for one in found["offset_rms_px"]]
+                axes.plot(*zip(*line, strict=True), "o-", color=colour, markersize=3, label=None if i else layer)
+        axes.set_xlabel("kimg", color=MUTED)
+        axes.legend(frameon=False, labelcolor=TEXT)
+        _dress(axes, "Offsets, root mean square, px")
+        _save(figure, path)
+    return True
+
+
+def _figure(count: int, width: float, height: float = 2.4) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width * count, height), dpi=110, facecolor="white", layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def _dress(axes: Axes, title: str, across: bool = False) -> None:
+    axes.set_title(title, loc="left", color=TEXT, fontsize=8.5, fontweight="bold")
+    axes.grid(axis="x" if across else "y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, length=0)
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", metadata={"Software": None})

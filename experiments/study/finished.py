@@ -1,0 +1,45 @@
+"""Goes through the finished runs of people-low in a folder and keeps in each what experiments.study.limbs says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.files import atomic_output
+from experiments.mini import KEPT
+from experiments.results import RunResult, load_results
+from experiments.study.gather import ANALYSIS
+from experiments.study.limbs import look
+from experiments.trainers.contract import TRAIN, load_run
+from experiments.trainers.mini import SNAPSHOT, kept_kimg
+
+ROW, BASELINE = "people-low", "people-plain"
+
+
+def look_at_all(out: Path, again: bool, say: Callable[[str], None]) -> list[Path]:
+    """Writes analysis/limbs.json where it is not there yet; returns the last generators of those runs. Raises UserError
+    where the weights of BlazePose are missing."""
+    rows = {row.row.id: row for row in load_results(out).rows}
+    done = {name: {run.seed: run for run in rows[name].runs if run.status == "done"} for name in rows}
+    finals = []
+    for seed, run in sorted(done.get(ROW, {}).items()):
+        assert run.folder is not None
+        finals.append(final_of(run))
+        path = run.folder / ANALYSIS / "limbs.json"
+        if path.exists() and not again:
+            say(f"{ROW}/{seed}: done already")
+            continue
+        other = done.get(BASELINE, {}).get(seed)
+        options = load_run(run.folder)
+        kept = {kimg: run.folder / TRAIN / KEPT.format(kimg=kimg) for kimg in kept_kimg(options)}
+        found = look(final_of(run), final_of(other) if other else None, kept | {run.kimg: final_of(run)})
+        with atomic_output(path) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        say(f"{ROW}/{seed}: R² of joints from offsets {found['displacement']['r2_offsets']}, {path}")
+    return finals
+
+
+def final_of(run: RunResult) -> Path:
+    assert run.folder is not None
+    return run.folder / TRAIN / SNAPSHOT

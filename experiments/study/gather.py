@@ -1,0 +1,167 @@
+"""Reads finished runs out of the folders of one or more machines, each run once, as plain values.
+
+A run is known by its row, its seed and the hash of what decides its training. Where several machines have the same one,
+the one that was done first counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments import ledger
+from experiments.checked import read_json, read_object
+from experiments.files import UserError, atomic_output
+from experiments.results import Results, RowResult, RunResult, load_results
+from experiments.trainers.contract import METRICS, TRAIN, Measured, read_lines
+from experiments.trainers.mini import STATS
+
+SCHEMA = 1
+ANALYSIS = "analysis"  # a run's folder of NAME.json, what experiments.study.limbs and others found in its snapshots
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The file that `write_results` wrote; an empty study where there is none. Raises UserError for a newer schema."""
+    content = read_object(path)
+    if content.get("schema", SCHEMA) > SCHEMA:
+        raise UserError(f"study: {path} must be of schema {SCHEMA}; got {content['schema']}. Update this checkout.")
+    return {"schema": SCHEMA, "preset": content.get("preset", ""), "fingerprints": {}, "runs": []} | content
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """As JSON with a run a line, so that a diff shows which runs came."""
+    head = {key: value for key, value in content.items() if key != "runs"}
+    lines = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in content["runs"])
+    text = json.dumps(head, indent=1, sort_keys=True).rstrip("}\n") + f',\n "runs": [\n{lines}\n ]\n}}\n'
+    with atomic_output(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def merge(before: dict[str, Any], folders: Iterable[Path]) -> tuple[dict[str, Any], list[str]]:
+    """`before` with the runs of these folders, and what there is to say: runs that came twice, problems of files.
+
+    Raises UserError for a folder that is no table's, of another base than the study's, or of another preset.
+    """
+    runs = {key_of(run): run for run in before["runs"]}
+    prints: dict[str, Any] = dict(before["fingerprints"])
+    preset, said = before["preset"], list[str]()
+    for folder in folders:
+        results = load_results(folder)
+        if results.table.family != "study":
+            raise UserError(f"study: {folder} must be a folder of the study; got {results.table.name}'s. Leave it out.")
+        preset = preset or results.table.preset
+        if results.table.preset != preset:
+            raise UserError(
+                f"study: all runs must be of one preset; got {results.table.preset} in {folder} beside {preset}. "
+                "Give another file: --into."
+            )
+        said += results.problems
+        for run in runs_of(results, prints):
+            there = runs.get(key_of(run))
+            if there is not None and rank(there) <= rank(run):
+                same = there["time_utc"] == run["time_utc"]
+                said += [] if same else [f"{name_of(run)} of {folder} is counted once: it was done before"]
+                if same:
+                    runs[key_of(run)] = both(there, run)
+                continue
+            runs[key_of(run)] = run
+    ordered = sorted(runs.values(), key=lambda run: (run["row"], run["seed"], run["identity"]))
+    return {"schema": SCHEMA, "preset": preset, "fingerprints": prints, "runs": ordered}, said
+
+
+def both(there: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """The same run, read twice: what was measured or looked at in either place."""
+    return there | run | {name: there[name] | run[name] for name in ("metrics", "kept", "analysis")}
+
+
+def key_of(run: dict[str, Any]) -> tuple[str, int, str]:
+    return run["row"], run["seed"], run["identity"]
+
+
+def name_of(run: dict[str, Any]) -> str:
+    return f"{run['row']}/{run['seed']}-{run['identity']}"
+
+
+def rank(run: dict[str, Any]) -> tuple[bool, str]:
+    """Done before not done; then the earlier one."""
+    return run["status"] != "done", run["time_utc"]
+
+
+def runs_of(results: Results, prints: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The runs of a folder that ended, with their metrics; fingerprints go to `prints` by their hash."""
+    for row in results.rows:
+        for run in row.runs:
+            if run.entry is not None and run.folder is not None:
+                yield _run(results.out, row, run, run.entry, prints)
+
+
+def _run(out: Path, row: RowResult, run: RunResult, entry: ledger.Attempt, prints: dict[str, Any]) -> dict[str, Any]:
+    assert run.folder is not None
+    done = run.status == "done"
+    problems: list[str] = []
+    stats = read_lines(run.folder / TRAIN / STATS, problems)
+    return {
+        "row": row.row.id,
+        "title": row.row.title,
+        "seed": run.seed,
+        "identity": run.folder.name.partition("-")[2],
+        "status": run.status,
+        "message": entry.message,
+        "mtm": row.row.mtm,
+        "options": row.row.options,
+        "dataset": row.row.dataset,
+        "data_sha256": entry.dataset.get("content_sha256", ""),
+        "kimg": entry.kimg,
+        "times": times_at(stats),
+        "wall_s": round(run.wall_s, 1),
+        "parameters": entry.trainer.get("generator_parameters"),
+        "metrics": noted(entry.metrics, prints) if done else {},
+        "kept": kept(run.folder, prints) if done else {},
+        "analysis": analyses(run.folder) if done else {},
+        "commit": entry.git.get("commit", ""),
+        "dirty": entry.git.get("dirty"),
+        "versions": entry.versions,
+        "machine": entry.machine,
+        "made_by": entry.commands[:1],
+        "time_utc": entry.time_utc,
+    }
+
+
+def times_at(stats: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """By whole kimg: seconds since the start, and of the processor."""
+    found: dict[str, list[float]] = {}
+    for line in stats:
+        kimg = line.get("kimg")
+        if isinstance(kimg, int | float) and line.get("elapsed_s") is not None:
+            found[f"{kimg:.0f}" if kimg >= 1 else f"{kimg:g}"] = [
+                round(line["elapsed_s"], 1),
+                round(line.get("cpu_s") or line["elapsed_s"], 1),
+            ]
+    return found
+
+
+def noted(metrics: dict[str, Measured], prints: dict[str, Any]) -> dict[str, list[Any]]:
+    """By name: the value, and the hash under which its fingerprint lies in `prints`."""
+    found: dict[str, list[Any]] = {}
+    for name, measured in metrics.items():
+        digest = hashlib.sha256(json.dumps(measured.fingerprint, sort_keys=True).encode()).hexdigest()[:8]
+        prints[digest] = measured.fingerprint
+        found[name] = [measured.value, digest]
+    return found
+
+
+def kept(folder: Path, prints: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """By kimg: the metrics of the generators that were kept on the way."""
+    found = {}
+    for at in sorted((folder / METRICS).glob("kept-*"), key=lambda path: float(path.name.partition("-")[2])):
+        measured = {path.stem: read_json(Measured, path) for path in sorted(at.glob("*.json"))}
+        found[at.name.partition("-")[2]] = noted(measured, prints)
+    return found
+
+
+def analyses(folder: Path) -> dict[str, Any]:
+    """By name: what was found in the run's snapshots afterwards."""
+    return {path.stem: read_object(path) for path in sorted((folder / ANALYSIS).glob("*.json"))}

@@ -1,0 +1,187 @@
+"""The part of docs/study.md that follows from results.json, between two marks; nobody edits it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.files import UserError, atomic_output
+from experiments.metrics import METRICS
+from experiments.study import TABLES
+from experiments.study.claims import CONTRAST
+from experiments.study.compare import Compared, Study, claim_verdicts, compare_all
+from experiments.study.statistics import LEVEL, NOT_RUN, REFUTED, UNDECIDED, UPHELD, Summary, welch
+from experiments.table import load_table
+
+BEGIN, END = "<!-- results: written by make study-report -->", "<!-- results end -->"
+METRIC_NAMES = ("person_rate", "joint_distance", "frechet", "frechet_mobilenet")
+SO_FAR = ", so far: not all seeds are there"
+RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Pose"
+
+
+def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
+    """Puts the results into the page. Raises UserError where it lacks the marks."""
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"study: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    lines = "\n".join(results_lines(study, figures))
+    with atomic_output(page) as partial:
+        partial.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+
+
+def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
+    """The results as Markdown."""
+    compared = compare_all(study)
+    if study.content["preset"] not in ("", "full"):
+        yield f"**These are runs of the preset {study.content['preset']}: a smoke test. Its numbers mean nothing.**\n"
+    yield from status_lines(study)
+    yield "\n### Verdicts\n"
+    yield from verdict_lines(study, compared)
+    yield "\n### Comparisons\n"
+    yield from comparison_lines(compared)
+    for name in figures:
+        yield f"\n![{name}](study/{name}.png)"
+    yield "\n### Offsets\n"
+    yield from offset_lines(study)
+    yield "\n### Every run\n"
+    yield from run_lines(study)
+
+
+def planned_seeds(study: Study) -> dict[str, set[int]]:
+    """The seeds that each row of the study is to have."""
+    return {row_id: set(row.seeds) for row_id, row in study.planned.items()}
+
+
+def most_pairs(one: Compared, seeds: dict[str, set[int]]) -> int:
+    """How many pairs the comparison has once all is run."""
+    return len(seeds[one.pairs.comparison.row] & seeds[one.pairs.comparison.baseline])
+
+
+def status_lines(study: Study) -> Iterator[str]:
+    """What was planned, and how much of it is done."""
+    preset = study.content["preset"] or "full"
+    yield "| table | row | planned | done |"
+    yield "|---|---|---|---|"
+    for name in TABLES:
+        for row in load_table(name, preset).rows:
+            done = len(study.rows.get(row.id, {}).keys() & set(row.seeds))
+            yield f"| {name} | `{row.id}` | {len(row.seeds)} | {done or NOT_RUN} |"
+
+
+def verdict_lines(study: Study, compared: list[Compared]) -> Iterator[str]:
+    """A line for each claim."""
+    yield "| claim | family | verdict |"
+    yield "|---|---|---|"
+    verdicts, seeds = claim_verdicts(compared), planned_seeds(study)
+    for claim in dict.fromkeys(one.claim for one in compared):
+        mine = [one for one in compared if one.claim == claim]
+        early = any(one.summary.n < most_pairs(one, seeds) for one in mine) and verdicts[claim.id] != NOT_RUN
+        yield f"| {claim.text} | {claim.family} | {verdicts[claim.id]}{SO_FAR if early else ''} |"
+    contrast = contrast_of(study)
+    for text, one, count, row in (
+        ("MTM gains less on aligned than on people", contrast_verdict(contrast), contrast.n, CONTRAST[0].row),
+        ("offsets off: pose collapses", collapse_verdict(study), len(switched(study)), "people-low"),
+    ):
+        yield f"| {text} | primary | {one}{SO_FAR if 0 < count < len(seeds[row]) else ''} |"
+    if contrast.mean is not None:
+        low, high = number(contrast.low), number(contrast.high)
+        yield (
+            f"\nThe gain in `{CONTRAST[0].metric}` on people less that on aligned, as shares of plain's value: "
+            f"{contrast.mean:+.3f}, 95 % interval {low} to {high}, Welch's p {number(contrast.p_t)}."
+        )
+
+
+def contrast_of(study: Study) -> Summary:
+    return welch(*[study.pairs(comparison).gains for comparison in CONTRAST])
+
+
+def contrast_verdict(summary: Summary) -> str:
+    if summary.mean is None:
+        return NOT_RUN
+    if summary.p_t is None or summary.p_t >= LEVEL:
+        return UNDECIDED
+    return UPHELD if summary.mean > 0 else REFUTED
+
+
+def switched(study: Study) -> list[dict[str, Any]]:
+    """What experiments.study.limbs found of the switch in each run of people-low."""
+    found = [run["analysis"].get("limbs") for run in study.rows.get("people-low", {}).values()]
+    return [one["switch"] for one in found if one]
+
+
+def collapse_verdict(study: Study) -> str:
+    """Upheld where in every run the person rate or the spread of poses falls to half or less; refuted where in none."""
+    ratios = [min(one["person_rate_ratio"], one["pose_spread_ratio"]) for one in switched(study)]
+    if not ratios:
+        return NOT_RUN
+    fell = [ratio <= RATIO_LIMIT for ratio in ratios]
+    return UPHELD if all(fell) else REFUTED if not any(fell) else UNDECIDED
+
+
+def comparison_lines(compared: list[Compared]) -> Iterator[str]:
+    """A line for each comparison, with its numbers."""
+    yield "A gain is positive where the first row is better. p: paired t, Holm within the family, none for exploratory."
+    yield ""
+    yield "| rows | metric | n | mean | baseline | gain | 95 % interval | least | p | sign-flip p | verdict |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for one in compared:
+        comparison, pairs, s = one.pairs.comparison, one.pairs, one.summary
+        at = f" (at {pairs.at_kimg:g} kimg, equal time)" if comparison.equal_time and pairs.at_kimg else ""
+        means = [number(float(np.mean(values))) if values else "–" for values in (pairs.row, pairs.baseline)]
+        interval = f"{number(s.low, '+')} to {number(s.high, '+')}" if s.low is not None else "–"
+        unit = " of baseline" if comparison.relative else ""
+        yield (
+            f"| `{comparison.row}`{at} – `{comparison.baseline}` | {METRICS[comparison.metric].title} | {s.n} | "
+            f"{means[0]} | {means[1]} | {number(s.mean, '+')}{unit} | {interval} | {comparison.least:g} | "
+            f"{number(one.p)} | {number(s.p_flip)} | {one.verdict} |"
+        )
+
+
+def offset_lines(study: Study) -> Iterator[str]:
+    """What experiments.study.limbs found, run by run."""
+    runs = [(seed, run["analysis"]["limbs"]) for seed, run in sorted(study.rows.get("people-low", {}).items())
+            if run["analysis"].get("limbs")]  # fmt: skip
+    if not runs:
+        yield "Not run: `python -m experiments.study limbs`."
+        return
+    yield (
+        "| seed | person rate, on / off | pose spread, on / off | R² of joints from offsets | from the same layers' "
+        "inputs | from the plain network's | layers |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for seed, found in runs:
+        s, fit = found["switch"], found["displacement"]
+        plain = number(fit["r2_plain"]) if fit.get("r2_plain") is not None else NOT_RUN
+        yield (
+            f"| {seed} | {number(s['person_rate_on'])} / {number(s['person_rate_off'])} | "
+            f"{number(s['pose_spread_on'])} / {number(s['pose_spread_off'])} | {number(fit['r2_offsets'])} | "
+            f"{number(fit['r2_inputs'])} | {plain} | "
+            f"{', '.join(fit['layers'])} |"
+        )
+
+
+def run_lines(study: Study) -> Iterator[str]:
+    """Every run that ended, whatever came of it."""
+    names = " | ".join(METRICS[name].title for name in METRIC_NAMES)
+    yield f"| run | parameters | kimg | processor time, s | {names} |"
+    yield "|---|---|---|---|" + "---|" * len(METRIC_NAMES)
+    for run in study.content["runs"]:
+        name = f"`{run['row']}/{run['seed']}-{run['identity']}`"
+        if run["status"] != "done":
+            yield f"| {name} | {run['status']}: {run['message'].splitlines()[0] if run['message'] else ''} |"
+            continue
+        if not study.is_planned(run):
+            name += " (of other options or seeds than the tables have now: not compared)"
+        values = " | ".join(number(study.value(run, metric)) for metric in METRIC_NAMES)
+        cpu_s = f"{study.cpu_s(run):.0f}" if run["times"] else "–"
+        yield f"| {name} | {run['parameters'] or '–'} | {run['kimg']:g} | {cpu_s} | {values} |"
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three significant digits; a dash for none."""
+    return "–" if value is None else f"{value:{sign}.3g}"

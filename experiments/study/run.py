@@ -1,0 +1,68 @@
+"""Runs the tables of the study one after the other, in one folder; run it again and it resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from experiments.data import Data
+from experiments.files import UserError
+from experiments.needs import fetch
+from experiments.plan import describe
+from experiments.progress import duration_text
+from experiments.run import Call, choose_rows, own_data
+from experiments.study import TABLES
+from experiments.table import load_table
+
+BRIEFLY = ("  ", "# row", "# cost", "cost of", "# cannot", "#   ")  # lines of a plan without its commands
+
+
+def chosen(only: Iterable[str]) -> list[str]:
+    """The tables named in `only` ("people" or "study-people"), or all, in the study's order. Raises UserError."""
+    names = {name if name.startswith("study-") else f"study-{name}" for name in only}
+    if unknown := names - set(TABLES):
+        raise UserError(f"study: --table must be one of {', '.join(TABLES)}; got {', '.join(sorted(unknown))}.")
+    return [name for name in TABLES if not names or name in names]
+
+
+def make_call(name: str, preset: str, out: Path, cache: Path, given: tuple[str, ...], parallel: int | None) -> Call:
+    """The runner's call for a table of the study. Raises UserError as it does."""
+    table = load_table(name, preset)
+    used = {row.dataset for row in table.rows}
+    own = own_data(table, tuple(word for word in given if word.partition("=")[0] in used or "=" not in word))
+    table = table.with_data(own)
+    if parallel is not None:
+        table = table.model_copy(update={"parallel": parallel})
+    return Call(table, choose_rows(table, ()), out, Data(table, own, cache))
+
+
+def execute(calls: Iterable[Call]) -> int:
+    """Does the tables in order; a run that fails does not stop the next table, an interruption does. The exit code."""
+    code = 0
+    for call in calls:
+        if not call.table.applied.stand_ins:
+            fetch(call)  # weights; where that fails the call says what is missing
+        call.data.check_sources(call.dataset_names)
+        ended = call.execute()
+        if ended >= 128:
+            return ended
+        code = code or ended
+    return code
+
+
+def plan(calls: Iterable[Call], brief: bool) -> Iterator[str]:
+    """What would be done, line by line, and the whole cost; `brief`: without the commands."""
+    left: dict[Path, float] = {}
+    parallel = 1
+    for call in calls:
+        title, *lines = [line for text in describe(call) for line in text.split("\n")]
+        yield title
+        yield from [line for line in lines if line.startswith(BRIEFLY)] if brief else lines
+        yield ""
+        runs = call.make_runs({name: info for name in call.dataset_names if (info := call.data.known(name))})
+        finished = call.finished(runs)
+        costs = call.costs(runs)
+        left |= {folder: cost.device_s for folder, cost in costs.items() if folder not in finished}
+        parallel = call.table.parallel
+    hours_s = sum(left.values()) / parallel
+    yield f"the study: {len(left)} runs are left, about {duration_text(hours_s)} with {parallel} at a time"
