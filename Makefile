@@ -25,7 +25,7 @@ WEIGHTS ?=
 HOST   ?=
 CONCERN ?=
 TORCH  ?= 2.11.0
-WORKERS ?= 3
+WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
 	demodulation.py precision.py)
@@ -134,11 +134,11 @@ patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=
 count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
-# Three processes share out the test files, for some wait much; fixtures of a file are made once. A file's
+# Two processes share out the test files, so that fixtures of a file or a session are made once or twice at most. A file's
 # tests run in order, the slow folders first, and processes that tests start take one thread each unless they ask for more.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(READY_DEV)  ## Run the tests (WORKERS=3 processes)
+test: $(READY_DEV)  ## Run the tests (WORKERS=2 processes)
 	$(PYTEST)
 
 test-fast: $(READY_DEV)  ## Run the tests that are not marked slow

@@ -1,4 +1,4 @@
-"""make smoke's table: every official codebase, plain and with MTM; killed in its training and gone on with."""
+"""make smoke's table: every official codebase, plain and with MTM; all but StyleSV killed in training and gone on with."""
 
 import json
 import os
@@ -18,7 +18,8 @@ from experiments.snapshots import open_snapshot
 from experiments.table import load_table
 from mtm_hosts.hosts import HOSTS
 
-ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none"]
+# StyleSV alone would take as long as the other four: tests/hosts/test_stylesv_resume.py stops it and goes on.
+ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none" and row.trainer != "stylesv"]
 WORDS = ("-m", "experiments.run", "smoke", "--out", "out", *(word for row in ROWS for word in ("--row", row)))
 LESS = {
     "parallel = 2": "parallel = 1",  # a kill ends all rows that are running
@@ -27,7 +28,6 @@ LESS = {
     "samples_nimg = 24": "samples_nimg = 4",
     "kimg = 0.4": "kimg = 0.1",
     "kimg = 0.008": "kimg = 0.004",
-    "kimg = 0.012": "kimg = 0.004",
     "kimg = 0.032": "kimg = 0.012",
     "kimg = 0.048": "kimg = 0.012",
 }
@@ -92,9 +92,9 @@ def entries(out: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_killed_in_each_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
+def test_killed_in_a_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "copy")
-    for host in HOSTS:
+    for host in ("stylegan3", "eg3d", "stylegan-v"):
         repository.patch(host)
     table = repository.root / "experiments/tables/smoke.toml"
     for whole, less in LESS.items():
