@@ -14,6 +14,10 @@ SLOW_FILES = (
     "tools/test_export.py",
     "experiments/test_run.py",  # these start runners, and kill them
     "experiments/test_seams.py",
+    "experiments/test_slurm.py",
+    "experiments/test_report_browser.py",  # these drive a browser, or read data sets with the official codebases
+    "experiments/datasets/test_people_hosts.py",
+    "experiments/datasets/test_host_readers.py",
     "overlay/test_engine_crash.py",
     "ops/test_build.py",  # these compile, or measure memory
     "ops/test_cuda_on_host.py",
