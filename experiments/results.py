@@ -16,7 +16,7 @@ from experiments.metrics.base import STAND_IN_MARK, is_stand_in
 from experiments.progress import duration_text
 from experiments.table import Row, Table, table_from_dict
 from experiments.trainers import TRAINERS
-from experiments.trainers.contract import IMAGES, Tick, load_run
+from experiments.trainers.contract import IMAGES, Tick, load_run, mean_s_per_kimg
 
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
 SMOKE = "a smoke test: its numbers say nothing of any method"
@@ -53,8 +53,7 @@ class RunResult:
     @property
     def s_per_kimg(self) -> float | None:
         """Training time per thousand images, seconds, over the whole run."""
-        elapsed_s = self.ticks[-1].elapsed_s if self.ticks else None
-        return elapsed_s / self.kimg if elapsed_s is not None and self.kimg else None
+        return mean_s_per_kimg(self.ticks)
 
     def image(self, name: str) -> Path | None:
         """The path of one of the run's images, such as 'samples', if it is there."""

@@ -29,7 +29,7 @@ from experiments.folder import LOCK
 from experiments.metrics import METRICS
 from experiments.provenance import portable_command, portable_values, provenance
 from experiments.trainers import TRAINERS
-from experiments.trainers.contract import INTERRUPTED, LOG, ROOT, STATE, Run, Step, Trainer, load_run
+from experiments.trainers.contract import INTERRUPTED, LOG, ROOT, STATE, Run, Step, Trainer, load_run, mean_s_per_kimg
 from experiments.trainers.nodes import nodes
 
 TAIL_LINES = 15
@@ -226,6 +226,7 @@ def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
         "exit_code": work.exit_code,
         "resumed_from_kimg": work.begun_kimg or None,
         "kimg": tried(lambda: trainer.progress(run).kimg, None),
+        "s_per_kimg": tried(lambda: mean_s_per_kimg(trainer.ticks(run, [])), None),
         "peak_rss_bytes": work.peak_rss_bytes,
         "metrics": {n: m.model_dump() for n, m in metrics.items() if n in METRICS} if status == "done" else {},
         "message": "\n".join(dict.fromkeys(problems)),

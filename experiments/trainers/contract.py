@@ -242,6 +242,12 @@ def _from_root(path: Path) -> Path:
     return absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else absolute
 
 
+def mean_s_per_kimg(ticks: list[Tick]) -> float | None:
+    """Training time per thousand images, seconds, over the whole run; None where nothing told it."""
+    last = ticks[-1] if ticks else None
+    return last.elapsed_s / last.kimg if last and last.elapsed_s is not None and last.kimg else None
+
+
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The JSON objects of a .jsonl file, in order, with None for NaN; a damaged line is added to `problems`."""
     if not path.exists():

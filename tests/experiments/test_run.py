@@ -204,6 +204,7 @@ def test_a_run_makes_rows_ledger_and_report_and_is_not_repeated(table):
     assert "MTM, Low against Plain, Fréchet distance, random embedding: higher by 1 (25%): worse" in result.output
     first = attempts(table)
     assert [entry.status for entry in first] == ["done", "done"]
+    assert [extra(entry, "s_per_kimg") for entry in first] == [2.0, 2.0]
     entries, _ = read_entries(out / "ledger.jsonl")
     (whole,) = [entry for entry in entries if isinstance(entry, Call)]
     assert whole.model_extra is not None

@@ -1,4 +1,4 @@
-"""make smoke's table: every official codebase, plain and with MTM; all but StyleSV killed in training and gone on with."""
+"""make smoke's table: every official codebase, plain and with MTM; all but StyleSV killed in training and resumed."""
 
 import json
 import os
