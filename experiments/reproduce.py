@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from experiments.checked import Value
+from experiments.commands import check_paths, told
 from experiments.data import Data
 from experiments.files import UserError
 from experiments.needs import fetch, find_sources, listed, needs, ready_rows
 from experiments.paper_tables import load_paper
 from experiments.plan import describe
-from experiments.run import AGAIN, Call, check_paths, choose_rows
+from experiments.run import Call, choose_rows
 from experiments.slurm import chosen_slurm, slurm_options
 from experiments.table_model import Row, Table
 from experiments.trainers.nodes import NNODES, RDZV, check_nodes
@@ -97,7 +98,7 @@ def main(
 ) -> None:
     """Reproduce the table or figure NAME of the paper: all, table1, table1b, tableA2, fig4, ..."""
     target = f"reproduce-{name}"
-    try:
+    with told():
         check_paths(str(out), *given)
         more["slurm"] = slurm = chosen_slurm(more.pop("cluster"), more.pop("partition"), more.pop("slurm_args"))
         call = make_call(name, preset, out, given, cache, only, **more)
@@ -115,11 +116,6 @@ def main(
             raise UserError(f"{target}: cannot run yet.\n{listed(missing)}{some}")
         call.data.check_sources(call.dataset_names)
         raise SystemExit(call.execute())
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Run it again and it resumes: finished runs are not repeated, an interrupted one 
 that still works, because only the runner had ended, is followed.
 """
 
-import os
 import re
 import shlex
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import click
 
 from experiments import ledger
+from experiments.commands import check_paths, told
 from experiments.costs import RunCost, bench_of, disk_needed_gb, run_cost, training_ratios
 from experiments.data import Data
 from experiments.datasets.zips import DatasetInfo
@@ -236,17 +236,6 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
     return sources
 
 
-def check_paths(*paths: str) -> None:
-    """Raises UserError for a path that is not UTF-8: JSON, reports and other machines could not hold it."""
-    for path in paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"run: out and --data must be UTF-8; got {os.fsencode(path)!r}. Rename it, or link to it (ln -s)."
-            ) from None
-
-
 @click.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder; the same one resumes.")
@@ -273,7 +262,7 @@ def main(
     **cluster: Any,
 ) -> None:
     """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
-    try:
+    with told():
         check_paths(str(out), *sources)
         table = load_table(name, preset)
         own = own_data(table, sources)
@@ -287,11 +276,6 @@ def main(
             return
         data.check_sources(call.dataset_names)
         raise SystemExit(call.execute(prepare))
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:  # while data is made or the report drawn; training stops by itself, with its snapshot
-        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
+from experiments.commands import check_paths, told
 from experiments.files import UserError
-from experiments.jobs import AGAIN
-from experiments.run import check_paths
 from experiments.study import DOCS, PAGE, RESULTS, TABLES
 
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="The study's folder.")
@@ -42,19 +41,13 @@ def run(
     """Train and measure what is left of the study, the first tables first. Run it again to resume."""
     from experiments.study.run import chosen, execute, make_call, plan
 
-    try:
+    with told():
         check_paths(str(out), *given)
         calls = [make_call(name, preset, out, cache, given, parallel) for name in chosen(only)]
         if dry_run:
             click.echo("\n".join(plan(calls, brief=not commands)))
             return
-        code = execute(calls)
-    except UserError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
-        raise SystemExit(130) from None
-    raise SystemExit(code)
+        raise SystemExit(execute(calls))
 
 
 @main.command()

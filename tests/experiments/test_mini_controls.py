@@ -1,12 +1,11 @@
 """Controls of the MTM on the compact host: what each sees, that all start equal, and the late start."""
 
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from mini_lab import write_dots
 
 from experiments.mini import KEPT, train
 from experiments.mini.controls import SEES, make_module
@@ -21,14 +20,7 @@ SIZE = {"z_dim": 8, "w_dim": 8, "resolution": 16, "channels": 4}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "dots.zip"
-    generator = torch.Generator().manual_seed(0)
-    with zipfile.ZipFile(path, "w") as archive:
-        for i in range(32):
-            pixels = torch.randint(0, 256, (4, 4, 3), dtype=torch.uint8, generator=generator)
-            with archive.open(f"img{i:08d}.png", "w") as file:
-                Image.fromarray(pixels.numpy()).resize((16, 16), Image.Resampling.BILINEAR).save(file, "png")
-    return path
+    return write_dots(tmp_path_factory.mktemp("data") / "dots.zip", 32, dots=4, resolution=16)
 
 
 @pytest.fixture(autouse=True)

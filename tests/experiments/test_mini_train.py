@@ -12,6 +12,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from mini_lab import write_dots
 from PIL import Image
 
 from experiments.mini import loss, train
@@ -25,14 +26,7 @@ TIMES = ("elapsed_s", "cpu_s", "s_per_kimg", "peak_memory_mb")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "dots.zip"
-    generator = torch.Generator().manual_seed(0)
-    with zipfile.ZipFile(path, "w") as archive:
-        for i in range(200):
-            pixels = torch.randint(0, 256, (2, 2, 3), dtype=torch.uint8, generator=generator)
-            with archive.open(f"00000/img{i:08d}.png", "w") as file:
-                Image.fromarray(pixels.numpy()).resize((8, 8), Image.Resampling.BILINEAR).save(file, "png")
-    return path
+    return write_dots(tmp_path_factory.mktemp("data") / "dots.zip", 200, dots=2, resolution=8)
 
 
 @pytest.fixture(autouse=True)
