@@ -112,9 +112,9 @@ def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     costs = call.costs(runs)
     seconds, disk_gb = totals(costs.values())
     data_gb = call.data_gb()
-    times = " and ".join(device_hours(device, each) for device, each in seconds.items())
+    times = " and ".join(device_hours(device, each) for device, each in seconds.items()) or "time not known"
     needed = disk_needed_gb(call.table, costs, data_gb)
-    what = "" if call.table.meaningless else " of training, metrics and images not counted"
+    what = "" if call.table.meaningless or not seconds else " of training, metrics and images not counted"
     yield (
         f"\ncost of {len(runs)} runs: {times}{what}; {disk_gb:,.1f} GB of disk for runs and "
         f"{data_gb:,.1f} GB for data that is not made yet. Still needed: {needed:,.1f} GB ({free} free); "

@@ -188,13 +188,16 @@ def _resolve_row(row: Row, table: Table) -> Row:
     shown = [name for section in table.sections if row.id in section.row_ids for name in section.metrics]
     metrics = row.metrics or list(dict.fromkeys(shown)) or last([s.metrics for s in settings]) or table.metrics
     without = {name for setting in settings for name in setting.without}
+    estimate = row.estimate or last([s.estimate for s in settings])
+    if preset.meaningless and estimate and not estimate.s_per_kimg:
+        estimate = None  # of the whole run, which is not this one
     return row.model_copy(
         update={
             "trainer": row.trainer or last([s.trainer for s in settings]) or table.trainer,
             "dataset": preset.datasets.get(dataset, dataset),
             "metrics": [name for name in metrics if name not in without],
             "seeds": row.seeds or preset.seeds or table.seeds,
-            "estimate": row.estimate or last([s.estimate for s in settings]),
+            "estimate": estimate,
             "options": options,
         }
     )

@@ -1,4 +1,4 @@
-"""The module of a deformable layer, and two controls that each take away one of the things that it sees.
+"""The module of a deformable layer, two controls that each take away one of the things that it sees, and a bound.
 
 A control answers what of the MTM does the work. Each keeps the offset convolution, its zero start and its learning
 rate, and the random stream of the rest of the network.
@@ -39,16 +39,29 @@ class SeesW(nn.Module):
         return self.module(self.constant.expand(len(x), -1, -1, -1), w)
 
 
-def make_module(channels: int, w_dim: int, size: int, head: str, sees: str = "xw") -> nn.Module:
+class Bounded(nn.Module):
+    """Offsets of another module, none longer than `bound_px` in either direction: bound * tanh(offset / bound). Near 0,
+    where training starts, they are the module's."""
+
+    def __init__(self, module: nn.Module, bound_px: float) -> None:
+        super().__init__()
+        self.module, self.bound_px = module, bound_px
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        offset, mask = self.module(x, w)
+        return self.bound_px * torch.tanh(offset / self.bound_px), mask
+
+
+def make_module(channels: int, w_dim: int, size: int, head: str, sees: str = "xw", bound_px: float = 0.0) -> nn.Module:
     """(x [B, channels, size, size], w [B, w_dim]) -> (offset, mask or None), of both, of x alone, or of w alone.
 
-    Raises ValueError for an unknown `sees` or head.
+    `bound_px`: the longest offset, in px of the layer; 0 for none. Raises ValueError for an unknown `sees` or head.
     """
     from mtm_ops import ModulatedTransformation
 
     if sees not in SEES:
         raise ValueError(f"make_module: sees must be one of {', '.join(SEES)}; got {sees!r}.")
-    module = ModulatedTransformation(channels, w_dim, kernel_size=3, head=head)
-    if sees == "x":
-        return SeesX(module)
-    return SeesW(module, channels, size) if sees == "w" else module
+    module: nn.Module = ModulatedTransformation(channels, w_dim, kernel_size=3, head=head)
+    if sees != "xw":
+        module = SeesX(module) if sees == "x" else SeesW(module, channels, size)
+    return Bounded(module, bound_px) if bound_px else module

@@ -189,6 +189,7 @@ class Synthesis(nn.Module):
         mtm_head: str,
         mtm_sees: str = "xw",
         noise: bool = True,
+        mtm_bound_px: float = 0.0,
     ) -> None:
         super().__init__()
         _check_resolution("Synthesis", resolution)
@@ -208,7 +209,7 @@ class Synthesis(nn.Module):
             if r in mtm_at:
                 from experiments.mini.controls import make_module
 
-                mtm = make_module(width[r], w_dim, r, mtm_head, mtm_sees)
+                mtm = make_module(width[r], w_dim, r, mtm_head, mtm_sees, mtm_bound_px)
             self.convs.append(StyledConv(width[r], width[r], w_dim, noisy=noisy, mtm=mtm))
             self.to_rgbs.append(ToRGB(width[r], w_dim))
         self.num_latents = len(self.ups) + len(self.convs)
@@ -237,6 +238,7 @@ class Generator(nn.Module):
         mtm_head: "offset" or "offset+mask".
         mtm_sees: what the offsets are computed from: "xw", or for a control "x" or "w" (experiments.mini.controls).
         noise: whether layers below the full resolution have noise; without it an image follows from its latent alone.
+        mtm_bound_px: the longest offset, px of the layer; 0 for no bound.
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
     """
@@ -251,6 +253,7 @@ class Generator(nn.Module):
         mtm_head: str = "offset",
         mtm_sees: str = "xw",
         noise: bool = True,
+        mtm_bound_px: float = 0.0,
     ) -> None:
         super().__init__()
         mtm_at: tuple[int, ...] = ()
@@ -260,7 +263,7 @@ class Generator(nn.Module):
             mtm_at = parse_layers(mtm)
         self.z_dim, self.w_dim, self.resolution = z_dim, w_dim, resolution
         self.mapping = Mapping(z_dim, w_dim)
-        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head, mtm_sees, noise)
+        self.synthesis = Synthesis(resolution, channels, w_dim, mtm_at, mtm_head, mtm_sees, noise, mtm_bound_px)
         self.num_latents = self.synthesis.num_latents
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:

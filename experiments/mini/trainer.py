@@ -26,6 +26,8 @@ class Options:
     mtm_head: str = "offset"
     mtm_sees: str = "xw"
     mtm_start_kimg: float = 0.0  # until then a plain network
+    mtm_lr: float = 1.0  # of the module's parameters, relative to the rest
+    mtm_bound_px: float = 0.0  # the longest offset; 0: any
     kimg: float = 38.0
     batch: int = 8
     channels: int = 16
@@ -69,20 +71,24 @@ class NonFiniteLossError(RuntimeError):
     """A loss is NaN or infinite; the networks were not updated with it."""
 
 
-def _lazy_adam(network: nn.Module, lr: float, interval: int) -> torch.optim.Adam:
+def _lazy_adam(network: nn.Module, lr: float, interval: int, mtm_lr: float = 1.0) -> torch.optim.Adam:
     """Adam whose rate and decay allow for the extra steps of lazy regularisation (Karras et al. 2020, appendix B)."""
     share = interval / (interval + 1)
-    # The mapping network learns a tenth as fast: one step of it moves every layer's style at once.
-    mapping = [p for name, p in network.named_parameters() if name.startswith("mapping.")]
-    rest = [p for name, p in network.named_parameters() if not name.startswith("mapping.")]
-    groups = [{"params": rest, "lr": lr * share}] + ([{"params": mapping, "lr": lr * share / 10}] if mapping else [])
+    base = lr * share
+    by_lr: dict[float, list[nn.Parameter]] = {base: []}
+    for name, parameter in network.named_parameters():
+        # The mapping network learns a tenth as fast: one step of it moves every layer's style at once.
+        own = base / 10 if name.startswith("mapping.") else base * mtm_lr if ".mtm." in name else base
+        by_lr.setdefault(own, []).append(parameter)
+    groups = [{"params": parameters, "lr": own} for own, parameters in by_lr.items()]
     return torch.optim.Adam(groups, betas=(0.0, 0.99**share), eps=1e-8, fused=True)
 
 
 def build_generator(options: Options) -> Generator:
     o = options
     width = o.g_channels or o.channels
-    return _channels_last(Generator(o.latent, o.latent, o.resolution, width, o.mtm, o.mtm_head, o.mtm_sees, o.noise))
+    network = Generator(o.latent, o.latent, o.resolution, width, o.mtm, o.mtm_head, o.mtm_sees, o.noise, o.mtm_bound_px)
+    return _channels_last(network)
 
 
 def _channels_last(network: Network) -> Network:
@@ -103,7 +109,7 @@ class Trainer:
         self.G = build_generator(options)
         self.D = _channels_last(Discriminator(options.resolution, options.channels))
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
-        self.G_optimizer = _lazy_adam(self.G, options.lr, options.pl_interval)
+        self.G_optimizer = _lazy_adam(self.G, options.lr, options.pl_interval, options.mtm_lr)
         self.D_optimizer = _lazy_adam(self.D, options.lr, options.r1_interval)
         self.pl_mean = torch.zeros([])
         self.iteration = 0

@@ -8,7 +8,7 @@ python -m experiments.study report                      tables and figures of do
 from pathlib import Path
 
 # In this order when hours run short.
-TABLES = ("study-people", "study-sets", "study-controls", "study-layers")
+TABLES = ("study-people", "study-sets", "study-controls", "study-layers", "study-stability", "study-official")
 DOCS = Path("docs")
 RESULTS = DOCS / "study" / "results.json"
 PAGE = DOCS / "study.md"

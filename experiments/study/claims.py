@@ -99,6 +99,12 @@ CLAIMS = (
         (Comparison("openmoji-low", "openmoji-plain", "frechet_mobilenet", 0.05),),
     ),
     Claim(
+        "official",
+        "the official StyleGAN2 gains on people",
+        "exploratory",
+        _people("official-low", "official-plain", "person_rate", "joint_distance", "frechet", "frechet_mobilenet"),
+    ),
+    Claim(
         "beside-aligned",
         "MTM on aligned people",
         "exploratory",

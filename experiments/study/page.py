@@ -13,6 +13,7 @@ from experiments.metrics import METRICS
 from experiments.study import TABLES
 from experiments.study.claims import CONTRAST
 from experiments.study.compare import Compared, Study, claim_verdicts, compare_all
+from experiments.study.stability import stability_lines
 from experiments.study.statistics import LEVEL, NOT_RUN, REFUTED, UNDECIDED, UPHELD, Summary, welch
 from experiments.table import load_table
 
@@ -48,6 +49,8 @@ def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
         yield f"\n![{name}](study/{name}.png)"
     yield "\n### Offsets\n"
     yield from offset_lines(study)
+    yield "\n### Stability\n"
+    yield from stability_lines(study)
     yield "\n### Every run\n"
     yield from run_lines(study)
 

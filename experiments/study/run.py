@@ -52,7 +52,7 @@ def execute(calls: Iterable[Call]) -> int:
 
 def plan(calls: Iterable[Call], brief: bool) -> Iterator[str]:
     """What would be done, line by line, and the whole cost; `brief`: without the commands."""
-    left: dict[Path, float] = {}
+    left: dict[Path, float] = {}  # seconds, of every run that is left
     parallel = 1
     for call in calls:
         title, *lines = [line for text in describe(call) for line in text.split("\n")]
@@ -62,7 +62,9 @@ def plan(calls: Iterable[Call], brief: bool) -> Iterator[str]:
         runs = call.make_runs({name: info for name in call.dataset_names if (info := call.data.known(name))})
         finished = call.finished(runs)
         costs = call.costs(runs)
-        left |= {folder: cost.device_s for folder, cost in costs.items() if folder not in finished}
+        folders = {run.folder for run in runs} - finished
+        left |= {folder: costs[folder].device_s if folder in costs else 0.0 for folder in folders}
         parallel = call.table.parallel
     hours_s = sum(left.values()) / parallel
-    yield f"the study: {len(left)} runs are left, about {duration_text(hours_s)} with {parallel} at a time"
+    about = f", about {duration_text(hours_s)}" if hours_s else ""
+    yield f"the study: {len(left)} runs are left{about} with {parallel} at a time"

@@ -99,6 +99,36 @@ def test_an_unknown_control_is_refused():
         make_module(4, 8, 6, "offset", "y")
 
 
+def test_bounded_offsets_stay_within_the_bound_and_are_the_modules_near_zero():
+    torch.manual_seed(0)
+    free, bound = (Generator(**SIZE, mtm="8", mtm_bound_px=px).mtm_layers()[8].mtm for px in (0, 2.0))
+    bound.module.load_state_dict(free.state_dict())
+    x, w = torch.randn(1, 8, 8, 8), torch.randn(1, 8)
+    for size, near in ((1e-3, True), (100.0, False)):
+        for module in (free, bound.module):
+            torch.nn.init.constant_(module.weight, size)
+        offset, wanted = bound(x, w)[0], free(x, w)[0]
+        assert offset.abs().max() <= 2
+        assert torch.allclose(offset, wanted, atol=1e-4) == near
+    with offsets_disabled(bound):
+        assert not bound(x, w)[0].any()
+
+
+def test_the_modules_learning_rate_is_relative_to_the_others(data, tmp_path):
+    moved = {}
+    for rate in (1.0, 0.1):
+        train.train(
+            tmp_path / str(rate), data, **(TINY | {"mtm": "8", "mtm_lr": rate, "kimg": 0.004, "pl_weight": 0.0})
+        )
+        state = torch.load(tmp_path / str(rate) / "snapshot.pt", weights_only=True)["G"]
+        moved[rate] = state["synthesis.convs.1.mtm.weight"].abs().max()
+        others = state["synthesis.convs.1.weight"]
+    assert moved[1.0] > 0
+    torch.testing.assert_close(moved[0.1] * 10, moved[1.0])  # Adam's first step is as long as the learning rate
+    plain = torch.load(tmp_path / "1.0" / "snapshot.pt", weights_only=True)["G"]["synthesis.convs.1.weight"]
+    assert torch.equal(others, plain)
+
+
 def test_a_wider_generator_leaves_the_discriminator_as_it_is():
     narrow = Options("", 16, channels=4, latent=8)
     wide = Options("", 16, channels=4, latent=8, g_channels=5)
@@ -163,9 +193,10 @@ def test_a_late_start_resumes_to_the_bit(data, tmp_path):
     assert all(torch.equal(parts[key], value) for key, value in whole.items())
 
 
-@pytest.mark.parametrize("sees", SEES)
-def test_a_snapshot_of_a_control_is_opened_with_its_layers(data, tmp_path, sees):
-    train.train(tmp_path / sees, data, **(TINY | {"mtm": "8", "mtm_sees": sees, "keep_kimg": "0.016"}))
+@pytest.mark.parametrize(("sees", "bound_px"), [*[(sees, 0.0) for sees in SEES], ("w", 2.0)])
+def test_a_snapshot_of_a_control_is_opened_with_its_layers(data, tmp_path, sees, bound_px):
+    control = {"mtm_sees": sees, "mtm_bound_px": bound_px}
+    train.train(tmp_path / sees, data, **(TINY | {"mtm": "8", "keep_kimg": "0.016"} | control))
     for name in ("final.pt", KEPT.format(kimg=0.016)):
         with open_snapshot(tmp_path / sees / name) as snapshot:
             assert [layer.resolution for layer in snapshot.facts.layers] == [8]

@@ -160,6 +160,8 @@ def test_a_failed_run_is_listed_with_its_reason(tmp_path):
 def test_a_dry_run_writes_nothing_and_says_what_the_whole_costs(tmp_path):
     done = command("run", "--out", tmp_path / "out", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "the study: 52 runs are left, about " in done.output
+    assert "the study: 80 runs are left, about " in done.output
     assert not (tmp_path / "out").exists()
+    done = command("run", "--out", tmp_path / "out", "--dry-run", "--preset", "smoke")
+    assert "the study: 52 runs are left with 2 at a time" in done.output  # what the whole costs says nothing of these
     assert command("run", "--out", tmp_path, "--table", "nothing").exit_code == 1
