@@ -19,17 +19,15 @@ from torch import Tensor
 from experiments.datasets.images import decode_rgb, open_source
 from experiments.files import UserError, atomic_output
 from experiments.generators import Layer
+from experiments.sheets import FEW_STRENGTHS, FILM_FRAMES, GAP_COLOUR, GAP_PX, STRENGTHS
 from experiments.snapshots import Snapshot
 
-GAP_PX = 2
 LABEL_PX = 84
 CELL_PX = (96, 256)  # an image in a grid is enlarged by whole factors towards the first, reduced to the second
 MOST_NIMG = 96  # samples in a grid
 COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
 STRIP_NIMG = 4  # images of a strip, or frames of one video
-FILMS, FILM_FRAMES, FILM_STEP = 4, 8, 2  # videos, the frames shown of each, and how far they are apart
-STRENGTHS = tuple(i / 10 for i in range(16))
-FEW_STRENGTHS = STRENGTHS[::5]
+FILMS, FILM_STEP = 4, 2  # videos, and how far the frames shown of each are apart
 MAX_MPX = 25.0  # of a real image
 
 Save = Callable[..., None]
@@ -130,7 +128,7 @@ def grid(pixels: Tensor, columns: int, labels: tuple[str, ...] = ()) -> Image.Im
     columns, side = min(columns, len(pixels)), cell_px + GAP_PX
     margin = LABEL_PX if labels else 0
     size = margin + columns * side + GAP_PX, math.ceil(len(pixels) / columns) * side + GAP_PX
-    sheet = Image.new("RGB", size, "#ddd")
+    sheet = Image.new("RGB", size, GAP_COLOUR)
     for i, array in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(array).resize((cell_px, cell_px), resample)
         sheet.paste(image, (margin + GAP_PX + i % columns * side, GAP_PX + i // columns * side))
@@ -186,7 +184,7 @@ def field_strip(images: Tensor, layer: Layer, offset: Tensor) -> Figure:
     cell_px = _cell_px(images.shape[-1])
     side = cell_px + GAP_PX
     size = len(images) * side + GAP_PX, side + GAP_PX
-    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, facecolor="#ddd")
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, facecolor=GAP_COLOUR)
     means = _without_margin(offset.mean(dim=1), layer.resolution).numpy()
     stretch = _readable_stretch(np.quantile(np.sqrt((means**2).sum(axis=1)), 0.9), layer.resolution)
     for i, (image, mean) in enumerate(zip(images, means, strict=True)):

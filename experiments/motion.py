@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.images import FILM_FRAMES, GAP_PX
+from experiments.sheets import FILM_FRAMES, GAP_COLOUR, GAP_PX
 from experiments.thumbnails import Thumbnail, read_rgb
 
 FRAME_MS, LAST_MS = 160, 700  # how long a frame shows; the last one longer, so that a video is seen to begin
@@ -56,7 +56,7 @@ def film_frames(sheet: Image.Image) -> list[Image.Image]:
     cell = side - GAP_PX
     frames = []
     for i in range(FILM_FRAMES):
-        frame = Image.new("RGB", (count * side - GAP_PX, cell), "#ddd")
+        frame = Image.new("RGB", (count * side - GAP_PX, cell), GAP_COLOUR)
         for video in range(count):
             left, top = GAP_PX + i * side, GAP_PX + video * side
             frame.paste(sheet.crop((left, top, left + cell, top + cell)), (video * side, 0))

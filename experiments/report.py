@@ -17,12 +17,12 @@ from experiments.charts import summary_png
 from experiments.contact import write_contact_sheet
 from experiments.curves import HEIGHT, LEFT, RIGHT, WIDTH, panels
 from experiments.files import UserError, atomic_output
-from experiments.images import STRENGTHS
 from experiments.motion import animations
 from experiments.report_markdown import aligned, cell
 from experiments.report_table import counts_text, tables_text
 from experiments.report_text import cautions, commands, facts, fingerprints
 from experiments.results import Results, RowResult, load_results, verdicts
+from experiments.sheets import STRENGTHS
 from experiments.summary import paper_png
 from experiments.thumbnails import Thumbnail, thumbnails
 

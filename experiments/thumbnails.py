@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.sheets import GAP_GREY
+
 BUDGET_BYTES = 3_000_000  # of all images of a report together; base64 adds a third
 LARGEST_BYTES = 150_000  # of one image, where there are few
 WIDEST_PX = 1600
@@ -20,7 +22,6 @@ FIRST_SHARES = 6
 QUALITY = 75
 BITS_PER_PX = 1.2  # a guess of what WebP needs at that quality, to begin with
 WORKERS = 4
-GAP_GREY = 0xDD  # all three channels, between the images of a grid
 UNIFORM_SPREAD = 3.0  # grey levels: below this a screen shows one colour
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from experiments import ledger
 from experiments.folder import claim
-from experiments.images import FILM_FRAMES, STRENGTHS, grid
+from experiments.images import grid
 from experiments.provenance import provenance
+from experiments.sheets import FILM_FRAMES, STRENGTHS
 from experiments.table import Cost, Dataset, Preset, Row, Table
 from experiments.table_model import Entry, Section
 from experiments.trainers.contract import IMAGES, Run

@@ -13,10 +13,10 @@ from report_lab import CREDIT, TITLE, draw, fill_many, finish, make_row, make_ru
 
 from experiments import ledger, report
 from experiments.curves import MOST_POINTS, curve_names, panels
-from experiments.images import STRENGTHS
 from experiments.metrics.base import Metric
 from experiments.report import render
 from experiments.results import RowResult, RunResult, compare, load_results, number_text
+from experiments.sheets import STRENGTHS
 from experiments.table import Table
 from experiments.thumbnails import thumbnails
 from experiments.trainers.contract import IMAGES, Tick

@@ -13,8 +13,9 @@ from PIL import Image
 
 from experiments.files import UserError
 from experiments.generators import Layer, StyleGANV
-from experiments.images import FEW_STRENGTHS, make_images, offset_fields
+from experiments.images import make_images, offset_fields
 from experiments.mini.trainer import Options, build_generator
+from experiments.sheets import FEW_STRENGTHS
 from experiments.snapshots import LocalSnapshot, open_snapshot
 from mtm_ops import offsets_scaled
 from tools.images import main
