@@ -1,23 +1,16 @@
-"""A trainer (with a host of its own), a metric and a data set are each added with one module and one line."""
+"""A trainer (with a host of its own), a metric and a data set are each added with one module and one line. The metric,
+the data set and the table are those of docs/recipes.md."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from documents import block
 from repository_lab import Repository
 
-METRIC = """
-from experiments.metrics.base import Images, Metric
-
-def compute(real: Images, generated: Images):
-    facts = real.facts | generated.facts | {"generated_nimg": generated.nimg}
-    return abs(mean(real) - mean(generated)), {"brightness": "mean of 0..255"} | facts
-
-def mean(images: Images) -> float:
-    return float(sum(b.float().sum() for b in images.batches()) / sum(b.numel() for b in images.batches()))
-
-METRIC = Metric("brightness", "Difference in brightness", compute)
-"""
+METRIC, RECIPE = (block("docs/recipes.md", f"Add a {what}", "python") for what in ("metric", "data set"))
+TABLE = block("docs/recipes.md", "Add a table", "toml")
 
 TRAINER = """
 from experiments.trainers.contract import IMAGES, METRICS, Step
@@ -72,53 +65,6 @@ Image.new("RGB", (8, 8)).save(os.path.join(sys.argv[2], "samples.png"))
 ''',
 }  # fmt: skip
 
-RECIPE = """
-import zipfile, io
-import click
-from PIL import Image
-from experiments.datasets.recipe import Recipe
-from experiments.datasets.zips import describe
-
-def make(source, file, count):
-    with zipfile.ZipFile(file, "w") as archive:
-        for i in range(count):
-            buffer = io.BytesIO()
-            Image.new("RGB", (8, 8), (i, 2 * i, 0)).save(buffer, "png")
-            archive.writestr(f"00000/img{i:08d}.png", buffer.getvalue())
-        archive.writestr("dataset.json", '{"labels": null}')
-    return describe(file)
-
-RECIPE = Recipe(name="ramps", title="Ramps.", make=make, obtain="Nothing to obtain.", licence="public domain",
-                takes_source=False, options=(click.Option(["--count"], type=int, default=70),))
-"""
-
-TABLE = """
-name = "new"
-title = "New"
-about = "For a test."
-trainer = "{trainer}"
-dataset = "ramps"
-metrics = {metrics}
-samples_nimg = 8
-
-[datasets.ramps]
-options = {{ count = 70 }}
-
-[options]
-{options}
-
-[presets.full.cost]
-hours = 0.1
-machine = "2 CPU cores"
-memory_gb = 1
-disk_gb = 0.001
-
-[[rows]]
-id = "only"
-title = "Only"
-mtm = "none"
-"""
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
@@ -129,17 +75,20 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-def run(repository: Repository, trainer: str, metrics: list[str], options: str, ok: bool = True) -> str:
-    (repository.root / "new.toml").write_text(TABLE.format(trainer=trainer, metrics=metrics, options=options))
+def run(repository: Repository, ok: bool = True, **changes: str) -> str:
+    """The documentation's table, with other values of some keys."""
+    table = TABLE
+    for key, value in changes.items():
+        table, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", table, flags=re.MULTILINE)
+        assert count == 1, key
+    (repository.root / "new.toml").write_text(table)
     return repository.python("-m", "experiments.run", "new.toml", "--out", "out", ok=ok)
 
 
-def test_a_metric_and_a_data_set(repository):
+def test_a_metric_a_data_set_and_a_table(repository):
     repository.add("experiments/metrics/brightness.py", METRIC)
     repository.insert("experiments/metrics/__init__.py", '    "random_frechet",', '    "brightness",')
-    small = "kimg = 0.024\nbatch = 8\nchannels = 4\nlatent = 8\n"
-    output = run(repository, "mini", ["frechet", "brightness"], small)
-    assert "Difference in brightness" in output
+    assert "Difference in brightness" in run(repository)
     (written,) = repository.root.glob("out/runs/only/*/metrics/brightness.json")
     assert json.loads(written.read_text())["value"] > 0
     assert "Difference in brightness" in (repository.root / "out/report.md").read_text()
@@ -153,8 +102,9 @@ def test_a_host(repository):
         file.write(facts.format("0" * 40))
     for name, text in TOY.items():
         repository.add(f"vendor/toy/{name}", text)
-    assert "train ended with exit code 1" in run(repository, "toy", ["frechet"], "kimg = 5", ok=False)
-    output = run(repository, "toy", ["frechet"], "kimg = 5")
+    changes = {"trainer": '"toy"', "metrics": '["frechet"]', "kimg": "5"}
+    assert "train ended with exit code 1" in run(repository, **changes, ok=False)
+    output = run(repository, **changes)
     assert "Only  done         Fréchet distance, random embedding 5.000, 5 kimg" in output
     (part,) = repository.root.glob("out/runs/only/*/train/00001-toy")
     assert len(list(part.glob("*.pkl"))) == 3

@@ -11,7 +11,7 @@ import pytest
 from overlay.catalog import load_hosts
 from overlay.git import open_checkout
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("experiments", "overlay", "tools", "mtm_ops", "mtm_hosts", "patches")
 
 
