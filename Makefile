@@ -13,6 +13,7 @@ GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
 GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
+DOCS_VENV := .venv-docs
 
 PRESET ?= full
 TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
@@ -51,7 +52,7 @@ REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OU
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-.PHONY: help setup quickstart smoke table report study study-results study-report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint bench \
+.PHONY: help setup quickstart smoke table report study study-results study-report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint docs bench \
 	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
 
 help:  ## List every target
@@ -153,6 +154,16 @@ lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; a link that leads nowhere fails it
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# An environment of its own: it reads docstrings without importing torch.
+$(DOCS_VENV)/.ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
+
 $(BENCH_READY): requirements-bench.txt $(READY)
 	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-bench.txt
 	@touch $@
@@ -181,4 +192,4 @@ doctor: $(READY)  ## Tell what the op will use on this machine, and what would m
 	$(PY) -m mtm_ops.doctor
 
 clean:  ## Remove .venv, .torch and caches; runs/, data/ and weights/ stay
-	rm -rf $(VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -144,12 +144,13 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     Args:
         disable: False leaves everything as it is, so that an option can be passed on.
 
-    >>> x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
-    >>> y = deform_conv2d(x, weight, torch.zeros(1, 18, 2, 2), None, (1, 1), (0, 0), (1, 1))
-    >>> with no_weight_gradients():
-    ...     y.sum().backward()
-    >>> weight.grad is None, x.grad is None
-    (True, False)
+    Examples:
+        >>> x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+        >>> y = deform_conv2d(x, weight, torch.zeros(1, 18, 2, 2), None, (1, 1), (0, 0), (1, 1))
+        >>> with no_weight_gradients():
+        ...     y.sum().backward()
+        >>> weight.grad is None, x.grad is None
+        (True, False)
     """
     global _weight_gradients_disabled
     before = _weight_gradients_disabled

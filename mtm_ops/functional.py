@@ -39,15 +39,17 @@ def modulated_deform_conv2d(
     Args:
         x: [B, C, H, W].
         weight: [O, C/n, kh, kw], of x's dtype. n, the number of weight groups (a grouped convolution: output channels
-            O/n*i to O/n*(i+1) see input channels C/n*i to C/n*(i+1) alone), is inferred and must divide C and O.
-        offset: [B, 2*G*kh*kw, Ho, Wo] in input pixels, (dy, dx) per tap, taps row-major: torchvision's order. G, the
-            number of offset groups (channel ranges with offsets of their own), is inferred and must divide C. Offset
-            groups and weight groups are independent of each other.
+            `O/n*i` to `O/n*(i+1)` see input channels `C/n*i` to `C/n*(i+1)` alone), is inferred and divides C and O.
+        offset: `[B, 2*G*kh*kw, Ho, Wo]` in input pixels, (dy, dx) per tap, taps row-major: torchvision's order. G,
+            the number of offset groups (channel ranges with offsets of their own), is inferred and must divide C.
+            Offset groups and weight groups are independent of each other.
         style: [B, C] factors of the input channels, or None: neither modulation nor demodulation. With weight groups,
             an output channel's norm is over its own C/n input channels. StyleGAN's batch folded into groups, x
-            [1, B*C, H, W] with a modulated weight [B*O, C, kh, kw] per sample, is n = G = B without a style.
-        mask: [B, G*kh*kw, Ho, Wo] factors of the taps, or None.
-        stride, padding, dilation: of the convolution, int or (y, x).
+            `[1, B*C, H, W]` with a modulated weight `[B*O, C, kh, kw]` per sample, is n = G = B without a style.
+        mask: `[B, G*kh*kw, Ho, Wo]` factors of the taps, or None.
+        stride: of the convolution, int or (y, x).
+        padding: the same; zeros around the image.
+        dilation: the same.
         demodulate: divide by the norm of the modulated weight; only with a style.
         impl: "native" (the compiled kernel), "reference" (plain torch), or "auto": native where it can be built,
             else the reference, with one warning that says why. torch.export records the registered op for both
@@ -76,10 +78,11 @@ def modulated_deform_conv2d(
     Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
         was expected and what came.
 
-    >>> x, weight = torch.randn(2, 8, 16, 16), torch.randn(4, 8, 3, 3)
-    >>> offset, style = torch.randn(2, 18, 16, 16), torch.randn(2, 8)
-    >>> modulated_deform_conv2d(x, weight, offset, style, padding=1, impl="reference").shape
-    torch.Size([2, 4, 16, 16])
+    Examples:
+        >>> x, weight = torch.randn(2, 8, 16, 16), torch.randn(4, 8, 3, 3)
+        >>> offset, style = torch.randn(2, 18, 16, 16), torch.randn(2, 8)
+        >>> modulated_deform_conv2d(x, weight, offset, style, padding=1, impl="reference").shape
+        torch.Size([2, 4, 16, 16])
     """
     given = zip(Geometry._fields, (stride, padding, dilation), LEAST, strict=True)
     geometry = Geometry(*(_pair(name, value, least[0]) for name, value, least in given))

@@ -39,16 +39,17 @@ class ModulatedTransformation(nn.Module):
         padding: of the convolution that is steered; kernel_size // 2 when None.
 
     Shapes:
-        x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset [B, 2*k*k, Ho, Wo] in input pixels,
-        (dy, dx) per tap, taps row-major, and mask [B, k*k, Ho, Wo] or None. Both are float32 (float64 for float64
+        x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset `[B, 2*k*k, Ho, Wo]` in input pixels,
+        (dy, dx) per tap, taps row-major, and mask `[B, k*k, Ho, Wo]` or None. Both are float32 (float64 for float64
         x), also under autocast: a half has steps of 1/32 px at x = 32.
 
     Errors: ValueError for an unknown head and for shapes that do not fit.
 
-    >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
-    >>> offset, mask = head(torch.randn(2, 8, 5, 5), torch.randn(2, 4))
-    >>> offset.shape, mask
-    (torch.Size([2, 18, 5, 5]), None)
+    Examples:
+        >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
+        >>> offset, mask = head(torch.randn(2, 8, 5, 5), torch.randn(2, 4))
+        >>> offset.shape, mask
+        (torch.Size([2, 18, 5, 5]), None)
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class ModulatedTransformation(nn.Module):
 
         Errors: ValueError where the call resamples, or its padding is not the module's.
 
-        >>> mtm, x = ModulatedTransformation(8, 4), torch.randn(2, 8, 5, 5)
-        >>> modulated_conv2d = mtm.at(torch.randn(2, 4))
-        >>> modulated_conv2d(x=x, weight=torch.randn(6, 8, 3, 3), styles=torch.ones(2, 8), padding=1).shape
-        torch.Size([2, 6, 5, 5])
+        Examples:
+            >>> mtm, x = ModulatedTransformation(8, 4), torch.randn(2, 8, 5, 5)
+            >>> modulated_conv2d = mtm.at(torch.randn(2, 4))
+            >>> modulated_conv2d(x=x, weight=torch.randn(6, 8, 3, 3), styles=torch.ones(2, 8), padding=1).shape
+            torch.Size([2, 6, 5, 5])
         """
         return functools.partial(self._convolve, w)
 
@@ -234,9 +236,10 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
         ValueError: for another factor; if `module` holds no ModulatedTransformation, so that a comparison cannot
             silently compare nothing; or if one is of a version that cannot be scaled.
 
-    >>> head = ModulatedTransformation(8, 4)
-    >>> with offsets_scaled(head, 0.5):
-    ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
+    Examples:
+        >>> head = ModulatedTransformation(8, 4)
+        >>> with offsets_scaled(head, 0.5):
+        ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
     """
     if not isinstance(factor, numbers.Real) or not 0 <= factor <= sys.float_info.max:
         raise ValueError(
@@ -259,9 +262,10 @@ def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[Non
 
     The switch of the paper's Fig. 4. Errors: those of `offsets_scaled`.
 
-    >>> head = ModulatedTransformation(8, 4)
-    >>> with offsets_disabled(head):
-    ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
+    Examples:
+        >>> head = ModulatedTransformation(8, 4)
+        >>> with offsets_disabled(head):
+        ...     offset, mask = head(torch.randn(1, 8, 5, 5), torch.randn(1, 4))
     """
     return offsets_scaled(module, 0)
 

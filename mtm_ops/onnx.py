@@ -32,14 +32,17 @@ def translation_table() -> dict[Callable, Callable]:
     Raised by the exporter, as the cause of its own error:
         ValueError: for an opset before 19.
 
-    >>> class Layer(torch.nn.Module):
-    ...     def forward(self, x, weight, offset):
-    ...         return modulated_deform_conv2d(x, weight, offset, padding=1)
-    >>> inputs = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3), torch.randn(1, 18, 8, 8)
-    >>> table = translation_table()
-    >>> program = torch.onnx.export(Layer().eval(), inputs, dynamo=True, custom_translation_table=table, verbose=False)
-    >>> [node.op_type for node in program.model.graph]
-    ['DeformConv']
+    Examples:
+        >>> class Layer(torch.nn.Module):
+        ...     def forward(self, x, weight, offset):
+        ...         return modulated_deform_conv2d(x, weight, offset, padding=1)
+        >>> inputs = torch.randn(1, 4, 8, 8), torch.randn(6, 4, 3, 3), torch.randn(1, 18, 8, 8)
+        >>> table = translation_table()
+        >>> program = torch.onnx.export(
+        ...     Layer().eval(), inputs, dynamo=True, custom_translation_table=table, verbose=False
+        ... )
+        >>> [node.op_type for node in program.model.graph]
+        ['DeformConv']
     """
     try:
         import onnxscript  # noqa: F401

@@ -63,11 +63,11 @@ def sample_columns(
 
     Args:
         x: [B, C, H, W]. Outside of it everything is 0, so a corner outside contributes nothing.
-        offset: [B, 2*G*kh*kw, Ho, Wo], (dy, dx) per tap in input pixels, in the accumulation dtype.
-        mask: [B, G*kh*kw, Ho, Wo] or None, factor of each tap.
+        offset: `[B, 2*G*kh*kw, Ho, Wo]`, (dy, dx) per tap in input pixels, in the accumulation dtype.
+        mask: `[B, G*kh*kw, Ho, Wo]` or None, factor of each tap.
 
     Returns:
-        [B, C, kh*kw, Ho*Wo] in x's dtype. A tap at a non-finite place, or a pixel or more outside, sees 0 and
+        `[B, C, kh*kw, Ho*Wo]` in x's dtype. A tap at a non-finite place, or a pixel or more outside, sees 0 and
         passes no gradient. At whole pixels the offset's gradient is that of the side towards larger coordinates.
     """
     B, C, H, W = x.shape
