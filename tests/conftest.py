@@ -27,8 +27,19 @@ SLOW_FILES = (
 )
 
 
+# The longest files come first: two processes take one file after the other, and at the end neither should wait.
+FIRST = ("experiments/test_smoke.py", "experiments/test_slurm.py", "experiments/test_run.py", "hosts/test_networks.py",
+         "hosts/*_resume.py", "hosts/*_train.py", "ops/test_build.py", "ops/test_cuda_*.py", "hosts/*.py")  # fmt: skip
+
+
+def matches(item, patterns):
+    path = item.path.relative_to(Path(__file__).parent)
+    return next((i for i, pattern in enumerate(patterns) if path.match(pattern)), None)
+
+
 def pytest_collection_modifyitems(items):
-    here = Path(__file__).parent
     for item in items:
-        if any(item.path.relative_to(here).match(pattern) for pattern in SLOW_FILES):
+        if matches(item, SLOW_FILES) is not None:
             item.add_marker(pytest.mark.slow)
+    places = {item: place for item in items if (place := matches(item, FIRST)) is not None}
+    items.sort(key=lambda item: places.get(item, len(FIRST)))

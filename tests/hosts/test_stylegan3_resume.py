@@ -1,6 +1,6 @@
-"""--resume continues exactly where a training state lies beside the pickle, and does what upstream does elsewhere."""
+"""--resume continues exactly where a training state lies beside the pickle, and does what upstream does elsewhere.
+tests/experiments/test_smoke.py kills one of two ranks."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,24 +28,6 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan3, pictures, tmp_path, cf
     straight, stopped = train("straight"), train("stopped", stop=3)
     assert torch.load(Path(stopped, STATE), weights_only=True)["counters"]["batch_idx"] == 3
     assert_same_training(stylegan3["patched"], straight, train("stopped", "--resume", f"{stopped}/{PKL}"))
-
-
-def test_two_ranks_go_on_to_the_bit(stylegan3, pictures, tmp_path):
-    checkout = stylegan3["patched"]
-
-    def train(name, *also, **part):
-        words = arguments("stylegan2", pictures, tmp_path / name, "--gpus", "2", "--mbstd-group", "2", *also)
-        told = {"arguments": [*words, "--aug", "ada"], **WHOLE, **ADA, **part}
-        probe = checkout.command("train_part", tmp_path / f"{name}-RANK.pt", told)
-        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
-        checkout.run(*launcher, sys.executable, *probe)
-        return torch.load(tmp_path / f"{name}-1.pt")
-
-    straight, stopped = train("straight"), train("stopped", stop=3)
-    states = (STATE, "training-state-000000-rank1.pt")
-    buffers = [torch.load(Path(stopped, name), weights_only=True)["buffers"]["G"] for name in states]
-    assert not torch.equal(*(b["mapping.w_avg"] for b in buffers)), "ranks differ in what no pickle holds"
-    assert_same_training(stylegan3["patched"], straight, train("stopped", "--resume", f"{stopped}/{PKL}"), states)
 
 
 def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, pictures, tmp_path):
