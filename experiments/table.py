@@ -188,16 +188,17 @@ def _resolve_row(row: Row, table: Table) -> Row:
     shown = [name for section in table.sections if row.id in section.row_ids for name in section.metrics]
     metrics = row.metrics or list(dict.fromkeys(shown)) or last([s.metrics for s in settings]) or table.metrics
     without = {name for setting in settings for name in setting.without}
-    estimate = row.estimate or last([s.estimate for s in settings])
-    if preset.meaningless and estimate and not estimate.s_per_kimg:
-        estimate = None  # of the whole run, which is not this one
+    estimates = [*[s.estimate for s in settings], row.estimate]
+    if preset.meaningless:  # seconds of the whole run say nothing of a smoke test
+        ours = [s.estimate for s in preset.settings.values()]
+        estimates = [one for one in estimates if one and (one.s_per_kimg or one in ours)]
     return row.model_copy(
         update={
             "trainer": row.trainer or last([s.trainer for s in settings]) or table.trainer,
             "dataset": preset.datasets.get(dataset, dataset),
             "metrics": [name for name in metrics if name not in without],
             "seeds": row.seeds or preset.seeds or table.seeds,
-            "estimate": estimate,
+            "estimate": last(estimates),
             "options": options,
         }
     )
