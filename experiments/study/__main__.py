@@ -74,18 +74,18 @@ def merge(folders: tuple[Path, ...], into: Path) -> None:
 @main.command()
 @OUT
 @click.option("--again", is_flag=True, help="Also where it was done.")
-@click.option(
-    "--picture", type=click.Path(path_type=Path), help="Also write a sweep of one seed's offsets to this PNG."
-)
-def limbs(out: Path, again: bool, picture: Path | None) -> None:
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
+@click.option("--images", type=click.Path(path_type=Path), help="Also write images of the first seed to this folder.")
+def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
     """Ask the finished runs of people-low in OUT what their offsets do: 1 minute a run; merge takes it along."""
-    from experiments.study.finished import look_at_all
-    from experiments.study.sweep import sweep
+    from experiments.study.finished import data_of, look_at_all
+    from experiments.study.show import write_all
 
     try:
-        finals = look_at_all(out, again, say=click.echo)
-        if picture is not None and finals:
-            sweep(finals[0]).save(picture)
+        pairs = look_at_all(out, again, say=click.echo)
+        if images is not None and pairs:
+            for path in write_all(images, *pairs[0], data_of(out, cache)):
+                click.echo(path)
     except UserError as error:
         raise click.ClickException(str(error)) from None
 
@@ -111,6 +111,7 @@ def report(results: Path, page: Path) -> None:
                 names.append(name)
             if figures.offsets(study, folder / "offsets.png"):
                 names.append("offsets")
+            names += [name for name in ("people", "sweep") if (folder / f"{name}.png").exists()]
         write_page(page, study, names)
     except UserError as error:
         raise click.ClickException(str(error)) from None

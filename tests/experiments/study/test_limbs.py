@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from experiments.files import UserError
+from experiments.images import LABEL_PX
 from experiments.metrics.blazepose import POSE
 from experiments.mini import KEPT, train
-from experiments.study import limbs
-from experiments.study.sweep import PAIRS, STEPS, STRENGTHS, sweep
+from experiments.study import limbs, show
 
 TINY = {"kimg": 0.032, "batch": 4, "channels": 4, "latent": 8, "tick_kimg": 0.016, "snap_kimg": 0.016}
 
@@ -109,6 +109,21 @@ def test_a_plain_run_is_refused(runs):
 
 
 def test_a_sweep_has_a_strip_for_each_strength(runs):
-    sheet = sweep(runs / "8" / "final.pt")
-    cell = (sheet.width - 2) // STEPS
-    assert sheet.height == cell * len(STRENGTHS) * PAIRS + 2
+    sheet = show.sweep(runs / "8" / "final.pt")
+    cell = (sheet.height - 2) // (len(show.STRENGTHS) * show.WAYS)
+    assert sheet.width == LABEL_PX + cell * show.STEPS + 2
+
+
+def test_an_animation_comes_back_and_differs_by_strength(runs, tmp_path):
+    written = show.write_all(tmp_path, runs / "8" / "final.pt", None, None)
+    assert [path.name for path in written] == ["sweep.png", "sweep.webp"]
+    with Image.open(tmp_path / "sweep.webp") as film:
+        assert film.n_frames == show.FRAMES
+    ends = show.between(torch.ones(3), -torch.ones(3) * 2, 5)
+    torch.testing.assert_close(ends[[0, -1]], torch.stack([torch.ones(3), -torch.ones(3) * 2]))
+
+
+def test_plain_low_and_off_stand_below_each_other(runs):
+    sheet = show.side_by_side(runs / "8" / "final.pt", runs / "none" / "final.pt", runs / "dots.zip")
+    side = (sheet.height - 2) // len(show.ROWS)
+    assert sheet.width == LABEL_PX + side * show.SHOWN_NIMG + 2
