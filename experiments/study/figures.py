@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from experiments.metrics import METRICS
 from experiments.study.compare import Study
 
 # Panels of paired.png and curves.png: a title, the metric, and the rows side by side.
-PANELS = (
+Panel = tuple[str, str, tuple[str, str]]
+PANELS: tuple[Panel, ...] = (
     ("People", "person_rate", ("people-plain", "people-low")),
     ("People", "joint_distance", ("people-plain", "people-low")),
     ("People", "frechet", ("people-plain", "people-low")),
@@ -30,10 +32,11 @@ CONTROLS = (
 
 
 def paired(study: Study, path: Path) -> None:
-    """Plain beside Low: a point a run, a line a seed."""
+    """Plain beside Low: a point a run, a line a seed. Panels without a run are left out, unless all are."""
+    shown = _with_runs(study, PANELS)
     with rc_context(STYLE):
-        figure, panels = _figure(len(PANELS), 2.3)
-        for axes, (title, metric, rows) in zip(panels, PANELS, strict=True):
+        figure, panels = _figure(len(shown), 2.3)
+        for axes, (title, metric, rows) in zip(panels, shown, strict=True):
             columns = [study.rows.get(row, {}) for row in rows]
             for seed in sorted(columns[0].keys() | columns[1].keys()):
                 places = [
@@ -71,7 +74,7 @@ def controls(study: Study, path: Path) -> None:
 def curves(study: Study, path: Path) -> None:
     """Each panel's metric against kimg: a thin line a seed, a thick one their mean."""
     with rc_context(STYLE):
-        kept = [panel for panel in PANELS if panel[0] != "Aligned"]  # whose generators are not kept on the way
+        kept = _with_runs(study, [panel for panel in PANELS if panel[0] != "Aligned"])  # not kept on the way
         figure, panels = _figure(len(kept), 2.8)
         for axes, (title, metric, rows) in zip(panels, kept, strict=True):
             for row, colour in zip(rows, ROW_COLOURS, strict=False):
@@ -85,6 +88,10 @@ def curves(study: Study, path: Path) -> None:
             _dress(axes, f"{title}: {named(metric)}")
         panels[0].legend(frameon=False, labelcolor=TEXT)
         _save(figure, path)
+
+
+def _with_runs(study: Study, panels: Sequence[Panel]) -> Sequence[Panel]:
+    return [panel for panel in panels if any(study.rows.get(row) for row in panel[2])] or panels
 
 
 def named(metric: str) -> str:

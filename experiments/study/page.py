@@ -19,6 +19,14 @@ from experiments.table import load_table
 
 BEGIN, END = "<!-- results: written by make study-report -->", "<!-- results end -->"
 METRIC_NAMES = ("person_rate", "joint_distance", "frechet", "frechet_mobilenet")
+CAPTIONS = {
+    "paired": "Plain and Low: a point a run, a line a seed",
+    "curves": "The same figures over training: a thin line a seed, a thick one their mean",
+    "controls": "Every row on people at 32 px: a point a run, a bar their mean",
+    "offsets": "Root mean square of the offsets of each layer over training, in pixels of the layer: a line a seed",
+    "people": "Seed 0. Real images; the plain generator; Low with its offsets on and off, all of the same latents, unselected",
+    "sweep": "Seed 0. Two ways between latents, each with the offsets off, half and on (animated: sweep.webp)",
+}
 SO_FAR = ", so far: not all seeds are there"
 RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Pose"
 
@@ -46,7 +54,7 @@ def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
     yield "\n### Comparisons\n"
     yield from comparison_lines(compared)
     for name in figures:
-        yield f"\n![{name}](study/{name}.png)"
+        yield f"\n![{CAPTIONS[name]}](study/{name}.png)\n\n*{CAPTIONS[name]}.*"
     yield "\n### Offsets\n"
     yield from offset_lines(study)
     yield "\n### Stability\n"
