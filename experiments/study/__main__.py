@@ -108,10 +108,10 @@ def report(results: Path, page: Path) -> None:
         if study.rows:
             for name in ("paired", "curves", "controls"):
                 getattr(figures, name)(study, folder / f"{name}.png")
-                names.append(name)
+                names.append(f"{name}.png")
             if figures.offsets(study, folder / "offsets.png"):
-                names.append("offsets")
-            names += [name for name in ("people", "sweep") if (folder / f"{name}.png").exists()]
+                names.append("offsets.png")
+            names += [name for name in ("people.png", "sweep.png", "film.webp") if (folder / name).exists()]
         write_page(page, study, names)
     except UserError as error:
         raise click.ClickException(str(error)) from None

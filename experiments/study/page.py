@@ -24,8 +24,9 @@ CAPTIONS = {
     "curves": "The same figures over training: a thin line a seed, a thick one their mean",
     "controls": "Every row on people at 32 px: a point a run, a bar their mean",
     "offsets": "Root mean square of the offsets of each layer over training, in pixels of the layer: a line a seed",
-    "people": "Seed 0. Real images; the plain generator; Low with its offsets on and off, all of the same latents, unselected",
-    "sweep": "Seed 0. Two ways between latents, each with the offsets off, half and on (animated: sweep.webp)",
+    "people": "Seed 0. Real images; plain; Low with its offsets on and off, of the same latents as plain, not selected",
+    "sweep": "Seed 0. Two ways between latents, each with the offsets off, half and on",
+    "film": "Seed 0. One latent on its way through four others: offsets off, half and on",
 }
 SO_FAR = ", so far: not all seeds are there"
 RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Pose"
@@ -54,7 +55,8 @@ def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
     yield "\n### Comparisons\n"
     yield from comparison_lines(compared)
     for name in figures:
-        yield f"\n![{CAPTIONS[name]}](study/{name}.png)\n\n*{CAPTIONS[name]}.*"
+        caption = CAPTIONS[name.partition(".")[0]]
+        yield f"\n![{caption}](study/{name})\n\n*{caption}.*"
     yield "\n### Offsets\n"
     yield from offset_lines(study)
     yield "\n### Stability\n"

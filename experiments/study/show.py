@@ -22,11 +22,11 @@ FRAMES, STOPS, FRAME_MS = 48, 4, 90  # of the animation, which returns to where 
 
 
 def write_all(folder: Path, low: Path, plain: Path | None, data: Path | None) -> list[Path]:
-    """Writes people.png, sweep.png and sweep.webp of a pair's last generators; the first needs `plain` and `data`."""
+    """Writes people.png, sweep.png and film.webp of a pair's last generators; the first needs `plain` and `data`."""
     images: dict[str, tuple[Image.Image, dict]] = {"sweep.png": (sweep(low), {})}
     first, *rest = animation(low)
     timing = {"save_all": True, "append_images": rest, "duration": FRAME_MS, "loop": 0, "quality": 80, "method": 6}
-    images["sweep.webp"] = first, timing
+    images["film.webp"] = first, timing
     if plain is not None and data is not None:
         images["people.png"] = side_by_side(low, plain, data), {"optimize": True}
     folder.mkdir(parents=True, exist_ok=True)

@@ -116,8 +116,8 @@ def test_a_sweep_has_a_strip_for_each_strength(runs):
 
 def test_an_animation_comes_back_and_differs_by_strength(runs, tmp_path):
     written = show.write_all(tmp_path, runs / "8" / "final.pt", None, None)
-    assert [path.name for path in written] == ["sweep.png", "sweep.webp"]
-    with Image.open(tmp_path / "sweep.webp") as film:
+    assert [path.name for path in written] == ["sweep.png", "film.webp"]
+    with Image.open(tmp_path / "film.webp") as film:
         assert film.n_frames == show.FRAMES
     ends = show.between(torch.ones(3), -torch.ones(3) * 2, 5)
     torch.testing.assert_close(ends[[0, -1]], torch.stack([torch.ones(3), -torch.ones(3) * 2]))

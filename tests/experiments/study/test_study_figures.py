@@ -24,7 +24,7 @@ def test_figures_of_no_run_are_empty_and_none_of_offsets(tmp_path):
 
 def test_the_page_of_a_whole_study_has_every_run_and_nothing_left(tmp_path):
     made = whole()
-    lines = list(results_lines(made, ["paired"]))
+    lines = list(results_lines(made, ["paired.png"]))
     assert sum(line.startswith("| `people") and "-0123abcd` |" in line for line in lines) == 10 + 18 + 4
     assert "| MTM gains on people | primary | upheld |" in lines
     assert "| offsets off: pose collapses | primary | upheld |" in lines
