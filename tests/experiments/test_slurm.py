@@ -174,12 +174,17 @@ def test_a_number_that_another_run_has_now_is_not_followed(table, start):
     edit(table, "kimg = 5", "kimg = 30\ntick-s = 0.1")
     process = start(table, "--row", "plain")
     wait_for(lambda: ticks(table, "plain", 1), 60)
+    hold = folder(table, "plain") / "train" / "hold"
+    hold.touch()
     process.kill()
     process.wait()
     other = number(table, "plain")
     run_folder = prepared(table, "low")
     (run_folder / "slurm-job").write_text(f"{other}\n")  # of an older cluster, or of a copied folder
-    printed = output(start(table))
+    process = start(table)
+    wait_for(lambda: number(table, "low") != other, 60)
+    hold.unlink()
+    printed = output(process)
     assert f"plain/7  in the queue already as job {other}; followed" in printed
     assert number(table, "low") != other
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
