@@ -62,10 +62,10 @@ def probe() -> dict[str, Any]:
     import torch
 
     facts: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__, "no_gpu": why_no_gpu()}
-    facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nvcc": nvcc_version()}
+    facts |= {"cuda": torch.version.cuda, "nvcc": nvcc_version()}
     if facts["no_gpu"] is None:
         card = torch.cuda.get_device_properties(0)
-        facts["gpu"] = card.name
+        facts |= {"gpu": card.name, "cudnn": torch.backends.cudnn.version()}
         facts |= {"capability": f"{card.major}.{card.minor}", "memory_gib": round(card.total_memory / 2**30, 1)}
         facts |= {"multiprocessors": card.multi_processor_count, "l2_mib": card.L2_cache_size / 2**20}
     facts |= {"machine": machine(), "versions": versions(), "missing": missing()}

@@ -30,9 +30,16 @@ from tools.gpu_steps import NOT_HERE, STEPS, Step, numbers_of
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE, WHEELS, HOST, DATA, NOTE = ".gpu", "wheels", "stylegan3.tar.xz", "data.tar.xz", "bundle.json"
 SOURCE = ("mtm_ops", "mtm_hosts", "overlay", "patches", "experiments", "tools", "tests/gpu", "tests/ops")
-KEPT_BYTES = 3 << 20  # of one file in files.tar.gz: no snapshots
-GRACE_S = 15.0  # for a step to save what it has
+MOST_BYTES = 14 << 20  # of files.tar.gz
+GRACE_S, KILL_S = 15.0, 5.0  # for a step to save what it has; then to end at once
 Result = dict[str, Any]
+LOOK = """
+import json, torch
+from tools.gpu import why_no_gpu
+why = why_no_gpu()
+name = None if why else torch.cuda.get_device_name()
+print(json.dumps({"why": why, "gpu": name, "torch": torch.__version__, "cuda": torch.version.cuda}))
+"""
 
 
 def source_sha256(root: Path) -> str:
@@ -60,6 +67,7 @@ class Session:
             self.results = json.loads((self.out / "session.json").read_text(encoding="utf-8"))["steps"]
         self.env = self._environment()
         self.no_gpu: str | None = None
+        self.where: Result = {}  # the GPU and torch
 
     def _environment(self) -> dict[str, str]:
         """Of the steps: our packages first, every cache in `work`, and no registry."""
@@ -101,12 +109,13 @@ class Session:
         stamp.write_text(names, encoding="utf-8")
 
     def look_for_gpu(self) -> None:
-        """Notes why there is none."""
-        words = [sys.executable, "-c", "from tools.gpu import why_no_gpu; print(why_no_gpu() or '')"]
-        done = subprocess.run(words, env=self.env, cwd=ROOT, capture_output=True, text=True)
-        self.no_gpu = done.stdout.strip() or None
+        """Notes which there is, or why there is none."""
+        done = subprocess.run([sys.executable, "-c", LOOK], env=self.env, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             self.no_gpu = (done.stderr.strip().splitlines() or ["torch cannot be imported"])[-1]
+            return
+        self.where = json.loads(done.stdout.splitlines()[-1])
+        self.no_gpu = self.where.pop("why")
 
     def do(self, step: Step, limit_s: float) -> None:
         """Runs the step, and writes what came of it."""
@@ -117,7 +126,9 @@ class Session:
             result = {"state": "not run", "seconds": 0.0, "figure": "no time was left", "numbers": {}}
         else:
             result = self._run(step, limit_s)
-        self.results[step.name] = result | {"preset": self.preset if step.row else None}
+        now = time.strftime("%Y-%m-%d", time.gmtime())
+        facts = {**self.where, "commit": self.env.get("MTM_COMMIT"), "date": now}
+        self.results[step.name] = result | {"preset": self.preset if step.row else None, "where": facts}
         self.write()
 
     def _run(self, step: Step, limit_s: float) -> Result:
@@ -152,20 +163,28 @@ class Session:
     def write(self) -> None:
         """OUT's files, each whole or as it was."""
         facts = {"schema": 1, "source": self.note.get("source"), "packages": self.note.get("packages")}
-        facts |= {"commit_checked": self.env.get("MTM_COMMIT"), "steps": self.results}
-        text = json.dumps(facts, indent=1).replace(str(self.work), "WORK").replace(str(ROOT), "REPOSITORY")
+        kept, left_out = self._kept()
+        facts |= {"left_out": [file.relative_to(self.work).as_posix() for file in left_out], "steps": self.results}
+        text = json.dumps(facts, indent=1)
+        for name, folder in (("WORK", self.work), ("REPOSITORY", ROOT), ("PYTHON", Path(sys.prefix))):
+            text = text.replace(str(folder), name)
         _replace(self.out / "session.json", f"{text}\n".encode())
         _replace(self.out / "summary.txt", f"{self.summary()}\n".encode())
         archive = self.out / ".files.tar.gz"
         with tarfile.open(archive, "w:gz", compresslevel=6) as tar:
-            for file in self._kept():
+            for file in kept:
                 tar.add(file, file.relative_to(self.work).as_posix())
         os.replace(archive, self.out / "files.tar.gz")
 
-    def _kept(self) -> list[Path]:
-        """Logs, and of the trainings all but snapshots and what one can make again."""
-        files = [file for folder in (self.logs, self.train) for file in sorted(folder.rglob("*")) if file.is_file()]
-        return [file for file in files if file.suffix not in (".pkl", ".pt") and file.stat().st_size <= KEPT_BYTES]
+    def _kept(self) -> tuple[list[Path], list[Path]]:
+        """Logs, and all of the trainings but their snapshots: the smallest files first, and those that are too much."""
+        files = [file for folder in (self.logs, self.train) for file in folder.rglob("*") if file.is_file()]
+        files = [file for file in files if file.suffix not in (".pkl", ".pt")]
+        kept, left_out, total = list[Path](), list[Path](), 0
+        for file in sorted(files, key=lambda file: (file.stat().st_size, file)):
+            total += file.stat().st_size
+            (kept if total <= MOST_BYTES else left_out).append(file)
+        return kept, left_out
 
 
 def run_for(argv: Sequence[str], limit_s: float, env: dict[str, str], log: Any) -> int | None:
@@ -173,7 +192,8 @@ def run_for(argv: Sequence[str], limit_s: float, env: dict[str, str], log: Any) 
     process = subprocess.Popen(
         argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
-    for number, patience_s in ((None, limit_s), (signal.SIGINT, GRACE_S), (signal.SIGINT, 5.0), (signal.SIGKILL, 5.0)):
+    ends = (signal.SIGINT, GRACE_S), (signal.SIGINT, KILL_S), (signal.SIGKILL, KILL_S)
+    for number, patience_s in ((None, limit_s), *ends):
         if number is not None:
             os.killpg(process.pid, number)
         try:
@@ -224,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     session.look_for_gpu()
     for step in steps:
-        left_s = end_s - time.monotonic() - GRACE_S - 10  # to end the step, and to write what came of it
+        left_s = end_s - time.monotonic() - GRACE_S - 2 * KILL_S  # to end the step, and to write what came of it
         print(f"{step.name} ...", end=" ", flush=True)
         session.do(step, min(step.limit_s, left_s))
         print(f"{session.results[step.name]['state']}, {session.results[step.name]['seconds']:.0f} s", flush=True)

@@ -65,6 +65,8 @@ def _trained(_: str, numbers: Numbers) -> str:
 
 
 def _probe(_: str, numbers: Numbers) -> str:
+    if not numbers:
+        return ""
     missing = ", ".join(numbers.get("missing", {}))
     gpu = numbers.get("gpu") or "no GPU"
     return f"{gpu}, torch {numbers.get('torch')}" + (f"; missing: {missing}" if missing else "")

@@ -65,8 +65,8 @@ def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS
 
 
 def _copy_sealed(sealed: Path, folder: Path, concerns: Collection[str], there: Collection[str]) -> None:
-    """From a checkout without git, which has the lines of all its concerns. Those of launch, metrics and resume are in
-    the training loop alone, and do nothing to the networks."""
+    """From a checkout without git, which has the lines of all its concerns. What those of launch, metrics and resume
+    bring is called by train.py and the training loop alone."""
     if missing := set(concerns) - set(there):
         raise click.ClickException(f"{sealed.name} must be sealed with {', '.join(sorted(missing))}; pack it anew.")
     for path in sealed_files(sealed):
