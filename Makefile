@@ -11,8 +11,8 @@ BENCH_READY := $(VENV)/.ready-bench
 # A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line takes it.
 GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
-GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
+GPU_READY := $(if $(GIVEN),,$(READY_DEV))
 
 PRESET ?= full
 TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
