@@ -79,7 +79,7 @@ def _training(name: str, row: str, limit_s: int) -> Step:
 
 STEPS = (
     Step("probe", ("PYTHON", "-m", "tools.gpu_probe", "--json", "JSON"), 60, _probe, needs_gpu=False),
-    Step("test", ("PYTHON", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"), 400, _tests),
+    Step("test", ("PYTHON", "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu"), 400, _tests),
     Step("bench", ("PYTHON", "-m", "tools.bench", "--device=cuda", "--seconds=1", "--json", "JSON"), 300, _bench),
     Step("plugins", ("PYTHON", "-m", "tools.gpu_plugins", "--json", "JSON"), 240, _plugins),
     _training("train-plain", "stylegan2", 560),
