@@ -78,14 +78,14 @@ def fetch_wheels(packages: dict[str, str], python: str, folder: Path) -> None:
 
 
 def pack(target: Path, folder: Path) -> None:
-    """A folder's files as a .tar.xz, without the owner's name."""
+    """A folder's files as a .tar.gz, without the owner's name."""
 
     def nameless(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = ""
         return entry
 
-    with tarfile.open(target, "w:xz", preset=6) as tar:
+    with tarfile.open(target, "w:gz", compresslevel=9) as tar:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 tar.add(file, file.relative_to(folder).as_posix(), filter=nameless)

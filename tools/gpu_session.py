@@ -28,7 +28,7 @@ from typing import Any
 from tools.gpu_steps import NOT_HERE, STEPS, Step, numbers_of
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE, WHEELS, HOST, DATA, NOTE = ".gpu", "wheels", "stylegan3.tar.xz", "data.tar.xz", "bundle.json"
+BUNDLE, WHEELS, HOST, DATA, NOTE = ".gpu", "wheels", "stylegan3.tar.gz", "data.tar.gz", "bundle.json"
 SOURCE = ("mtm_ops", "mtm_hosts", "overlay", "patches", "experiments", "tools", "tests/gpu", "tests/ops")
 MOST_BYTES = 14 << 20  # of files.tar.gz
 GRACE_S, KILL_S = 15.0, 5.0  # for a step to save what it has; then to end at once

@@ -122,7 +122,7 @@ def wheel(path, name: str) -> None:
 
 
 def archive(path, name: str) -> None:
-    with tarfile.open(path, "w:xz") as tar:
+    with tarfile.open(path, "w:gz") as tar:
         entry = tarfile.TarInfo(name)
         entry.size = 3
         tar.addfile(entry, io.BytesIO(b"abc"))
