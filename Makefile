@@ -28,7 +28,7 @@ TORCH  ?= 2.11.0
 WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
-	demodulation.py precision.py)
+	demodulation.py precision.py half_conv.py)
 
 # Where the environment forbids bytecode, every process of a new .venv would compile torch anew: 8 seconds each.
 export PYTHONDONTWRITEBYTECODE =
