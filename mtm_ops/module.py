@@ -41,7 +41,8 @@ class ModulatedTransformation(nn.Module):
     Shapes:
         x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset `[B, 2*k*k, Ho, Wo]` in input pixels,
         (dy, dx) per tap, taps row-major, and mask `[B, k*k, Ho, Wo]` or None. Both are float32 (float64 for float64
-        x), also under autocast: a half has steps of 1/32 px at x = 32.
+        x), also under autocast: a half has steps of 1/32 px at x = 32. For x in half types on CUDA, x times style and
+        the weight are rounded to 11 significant bits (TF32) before products; sums are float32.
 
     Errors: ValueError for an unknown head and for shapes that do not fit.
 
@@ -87,13 +88,17 @@ class ModulatedTransformation(nn.Module):
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         kind = x.device.type
         with torch.autocast(kind, enabled=False) if kind != "meta" else contextlib.nullcontext():
-            return self._predict(x.to(dtype), w.to(dtype))
+            return self._predict(x, w.to(dtype))
 
     def _predict(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        dtype = x.dtype
+        dtype = w.dtype
         style = F.linear(w, self.affine_weight.to(dtype) * self.affine_gain, self.affine_bias.to(dtype))
         weight = self.weight.to(dtype) * self.weight_gain
-        out = F.conv2d(x * style[:, :, None, None], weight, self.bias.to(dtype), padding=self.padding)
+        scaled = x * style[:, :, None, None]  # in the style's dtype; x in half is not copied, and is what is kept of it
+        if (conv2d := _half_conv2d(x)) is not None:
+            out = conv2d(scaled, weight, self.padding) + self.bias.to(dtype)[:, None, None]
+        else:
+            out = F.conv2d(scaled, weight, self.bias.to(dtype), padding=self.padding)
         offset, gate = out[:, : 2 * self.taps], out[:, 2 * self.taps :]
         mask = 2 * torch.sigmoid(gate) if self.head == "offset+mask" else None
         if self.strength == 0:
@@ -177,6 +182,18 @@ def _deform_conv2d() -> Callable[..., Tensor]:
         _warn_once()
         return _sampled_conv2d
     return modulated_deform_conv2d
+
+
+def _half_conv2d(x: Tensor) -> Callable[..., Tensor] | None:
+    """mtm_ops' convolution of half-precision values with float32 sums; None where x is none on CUDA, or where that is
+    not installed. Exported graphs have torch's own operators."""
+    if not (x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)) or torch.compiler.is_exporting():
+        return None
+    try:
+        from mtm_ops._half_conv import half_conv2d
+    except ImportError:
+        return None
+    return half_conv2d
 
 
 @functools.cache

@@ -5,13 +5,17 @@ the matmuls' operations at the rate that a large matmul reaches here. On a GPU, 
 that rotate so that none of them is still in the cache. tools/timing.py says how the candidates take turns.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
+from experiments.files import atomic_output
 from tools import gpu, timing
 from tools.layer import PASSES, Problem, can, why_not
 
@@ -135,6 +139,7 @@ class Bench:
     def __init__(self, device: str, suite: Suite, seconds: float, statistic: str) -> None:
         self.device, self.suite, self.seconds, self.statistic = device, suite, seconds, statistic
         self.rates = measure_rates(device, suite) if suite.copy_bytes else None
+        self.layers: list[dict[str, Any]] = []  # what was measured so far
 
     def rows(self, shape: Shape, kind: str, layout: str) -> Iterator[str]:
         """Lines of one layer, as they are measured; the targets that it misses, at the end."""
@@ -145,18 +150,29 @@ class Bench:
         size = sum(t.nbytes for t in vars(problems[0]).values() if isinstance(t, torch.Tensor))
         problems += [made(seed) for seed in range(1, max(1, min(32, self.suite.rotating_bytes // size)))]
         ms: dict[str, dict[str, float]] = {}
+        rooflines: dict[str, float | None] = {}
         for what in self.suite.passes:
             turns = {n: rotate(problems, what, n) for n in names if can(n, what)}
             ms[what] = timing.turns_ms(
                 turns, self.suite.clock, seconds=self.seconds, warm_up=self.suite.warm_up, statistic=self.statistic
             )
-            roofline = roofline_ms(shape, kind, what, self.rates) if self.rates else None
-            yield row(shape, kind, layout, what, ms[what], roofline)
+            rooflines[what] = roofline_ms(shape, kind, what, self.rates) if self.rates else None
+            yield row(shape, kind, layout, what, ms[what], rooflines[what])
         able = [n for n in names if can(n, "forward+backward")]
         peaks = {n: timing.peak_mib(partial(problems[0].forward_backward, n), self.device) for n in able}
         mib = {n: peak for n, peak in peaks.items() if peak is not None}
         yield f"{'':28}{'peak MiB above inputs':22}{_cells(mib, '.0f')}"
-        yield from (f"  MISSED: {line}" for line in verdicts(self.suite, shape, ms, mib))
+        missed = verdicts(self.suite, shape, ms, mib)
+        layer = {"batch": shape[0], "channels": shape[1], "side": shape[2], "kind": kind, "layout": layout}
+        self.layers.append(layer | {"ms": ms, "roofline_ms": rooflines, "peak_mib": mib, "missed": missed})
+        yield from (f"  MISSED: {line}" for line in missed)
+
+    def save(self, dest: Path, machine: str) -> None:
+        """What was measured so far, as JSON."""
+        rates = asdict(self.rates) if self.rates else None
+        facts = {"device": self.device, "machine": machine, "statistic": self.statistic, "rates": rates}
+        with atomic_output(dest) as temporary:
+            temporary.write_text(json.dumps(facts | {"layers": self.layers}, indent=1) + "\n", encoding="utf-8")
 
 
 def heading() -> str:
@@ -196,6 +212,7 @@ def describe(device: str, suite: Suite) -> Iterator[str]:
 @click.option("--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Of x; likewise.")
 @click.option("--statistic", type=click.Choice(list(timing.STATISTICS)), default="median", show_default=True)
 @click.option("--cpu-time", is_flag=True, help="One thread's processor time: for a CPU that other work keeps busy.")
+@click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 @click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
 def main(
     device: str,
@@ -206,6 +223,7 @@ def main(
     layouts,
     statistic: str,
     cpu_time: bool,
+    dest: Path | None,
     check: bool,
 ):
     """Time one layer, 3x3, offsets of 2 px: forward, forward+backward and, on a GPU, double backward."""
@@ -214,7 +232,8 @@ def main(
         suite, threads = replace(suite, clock=timing.cpu_ms), 1
     if threads is not None:
         torch.set_num_threads(threads)
-    click.echo("\n".join(describe(device, suite)))
+    about = list(describe(device, suite))
+    click.echo("\n".join(about))
     torch.backends.cudnn.benchmark = True  # as the hosts do
     if kinds:
         suite = replace(suite, kinds=tuple(kinds))
@@ -229,6 +248,8 @@ def main(
                 for line in bench.rows(tuple(shape), kind, layout):
                     missed += "MISSED" in line
                     click.echo(line)
+                if dest is not None:
+                    bench.save(dest, about[0])
                 if device == "cuda":
                     torch.cuda.empty_cache()
     if check and missed:

@@ -1,6 +1,7 @@
 """The patched code of a host for our tools to import: from the pinned commit, never from vendor/'s work tree."""
 
 import importlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -14,6 +15,7 @@ from mtm_hosts.hosts import HOSTS
 from overlay.catalog import load_hosts, load_patches
 from overlay.git import open_checkout, read_blobs, tree_blobs
 from overlay.inserter import insert
+from overlay.sealed import read_seal, sealed_files
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CONCERNS = ("compat", "cpu", "mtm")
@@ -41,6 +43,9 @@ def imported(name: str, concerns: Collection[str] = _CONCERNS) -> Iterator[Calla
 def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS) -> None:
     """Put the host's files with the lines of some concerns into `folder`. Raises as `imported` does."""
     host = next(h for h in load_hosts(_ROOT) if h.name == name)
+    if (sealed := read_seal(host.folder)) is not None:
+        _copy_sealed(host.folder, folder, concerns, sealed["concerns"])
+        return
     checkout = open_checkout(host.folder)
     if checkout is None:
         raise click.ClickException(
@@ -57,3 +62,14 @@ def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(insert(blobs[blob], insertions.get(path, {})))
+
+
+def _copy_sealed(sealed: Path, folder: Path, concerns: Collection[str], there: Collection[str]) -> None:
+    """From a checkout without git, which has the lines of all its concerns. What those of launch, metrics and resume
+    bring is called by train.py and the training loop alone."""
+    if missing := set(concerns) - set(there):
+        raise click.ClickException(f"{sealed.name} must be sealed with {', '.join(sorted(missing))}; pack it anew.")
+    for path in sealed_files(sealed):
+        if Path(path).suffix in _CODE:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sealed / path, folder / path)

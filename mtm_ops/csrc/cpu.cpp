@@ -114,6 +114,7 @@ void backward_kernel(const SampleParams& p) {
         for (int i = 0; i < 4; i++) weight[i] = m * tap.value[i];
     };
     if (p.grad_x) scatter_columns<T>(p, weights);
+    if (only_grad_x(p)) return;
     const std::vector<T> zeros(p.C / p.groups, T(0));
     for_each_tap<T>(p, [&p, &zeros](const TapWork<T>& work) {
         const T* x[4];
@@ -164,6 +165,7 @@ void double_backward_kernel(const SampleParams& p) {
         tangent_weights(tap, mask_of<T>(p, row, g, k), gg[0], gg[1], gg[2], weight);
     };
     if (p.grad_x) scatter_columns<T>(p, weights);
+    if (only_grad_x(p)) return;
     const std::vector<T> zeros(p.C / p.groups, T(0));
     for_each_tap<T>(p, [&p, &zeros](const TapWork<T>& work) {
         T gg[3], e[4], v[4];

@@ -68,12 +68,15 @@ void launch_gather(const SampleParams& p, void* stream) {
     });
 }
 
-// grad_x first: it needs g, which the other kernel overwrites. And it needs the index of these rows.
+// grad_x first: it needs g, which the other kernel overwrites. And it needs the index of these rows. The other kernel is
+// started for what is wanted alone: where that is no more than columns of the first order, it is gather's.
 template <class S, class T, bool Second>
 void launch_gradients(const SampleParams& p, void* stream) {
     const Chunk chunk(p, p.row_begin, p.row_end);
     if (chunk.rows == 0) return;
     if (p.grad_x) launch_grad_x<S, T, Second>(p, chunk, stream);
+    if (only_grad_x(p)) return;
+    if (!Second && !p.grad_offset && !p.grad_mask) return launch_gather<S, T>(p, stream);
     const LaunchShape shape = shape_of<S>(p, chunk);
     with_shape<S>(shape, [&](auto vector, auto team) {
         MTM_LAUNCH((tap_gradient_kernel<S, T, decltype(vector)::value, decltype(team)::value, Second>), shape.blocks,

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) gather_kernel(SampleParam
 //   columns[n, k, c] = sum_corner m * value(corner) * gg_x(corner, c) + e(corner) * x(corner, c), in g's place
 //
 // In:        x, offset, mask, columns (holding g), with Second gg_x [B, H, W, C] S, gg_offset, gg_mask T.
-// Out:       columns, grad_offset and grad_mask T: written in the first call for these rows, else added to.
+// Out:       columns if keep_columns; grad_offset and grad_mask T: written in the first call for these rows, else added to.
 // Threads:   launch.h; the lane that located a pixel's tap adds to its offset and mask gradient.
 // Reference: first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2)
                             }
                         }
                     }
-                    store<T, S, Vector>(column + c, out);
+                    if (p.keep_columns) store<T, S, Vector>(column + c, out);
                 }
             }
 #pragma unroll

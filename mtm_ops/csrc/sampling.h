@@ -32,6 +32,7 @@ struct SampleParams {
     int64_t parts;                      // CUDA: segments of the inverse index per image and group (cuda_index.h)
     int64_t first_call;                 // CUDA: the first call for these rows: gradients are written, not added to
     int64_t stored_grad_x;              // CUDA: grad_x is in the dtype of x, not in that of the sums
+    int64_t keep_columns;               // gradients: the columns are read afterwards; else they need not be written
     // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
     // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;
@@ -49,6 +50,9 @@ struct SampleParams {
     void* index_spare;
     void* index_starts;
 };
+
+// Whether a gradient kernel has nothing to do for the taps themselves.
+MTM_HD bool only_grad_x(const SampleParams& p) { return !p.grad_offset && !p.grad_mask && !p.keep_columns; }
 
 // Where one tap samples: the pixel and weight of each corner. Weights of corners outside the image are zero.
 template <class T>

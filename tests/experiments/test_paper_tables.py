@@ -85,7 +85,7 @@ def test_every_number_is_the_papers(name: str) -> None:
 def test_every_table_and_figure_is_there_and_nothing_else() -> None:
     assert list(sections()) == [*PAPER, "fig4", "fig2", "fig3", "figA1", "figA2"]
     assert {name: section.figure for name, section in sections().items() if section.figure} == FIGURES
-    assert {path.stem for path in TABLES.glob("*.toml")} == {*FILES, *STUDY, "smoke", "quickstart"}
+    assert {path.stem for path in TABLES.glob("*.toml")} == {*FILES, *STUDY, "smoke", "quickstart", "gpu"}
 
 
 def test_what_the_paper_cites_from_others_is_no_row() -> None:

@@ -17,7 +17,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = why_no_gpu()
     for item in items:
-        if "gpu" in item.keywords and reason is not None:
+        if item.get_closest_marker("gpu") and reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
 
 

@@ -282,19 +282,24 @@ def wanted(case: Case, b: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("keep", [True, False], ids=["columns", "no-columns"])
+@pytest.mark.parametrize("pass_", ["backward", "double_backward"])
 @pytest.mark.parametrize("needs", list(itertools.product((False, True), repeat=3)), ids=str)
-def test_gradients_that_are_not_wanted_are_not_formed(needs, host, on_host):
-    """x's gradient costs two launches, the index and the gather."""
+def test_gradients_that_are_not_wanted_are_not_formed(needs, pass_, keep, host, on_host):
+    """x's gradient costs two launches, the index and the gather; the columns and the taps' gradients share one."""
     case = sample_inputs(B=2, C=3, O=2)
-    everything = sampling(case)
-    everything.bind_gradients()
+    everything, s = sampling(case), sampling(case)
     g = torch.randn(12, everything.taps * 3, dtype=torch.float64)
-    columns = everything.backward(0, 12, g.clone())
-    s = sampling(case)
+    for each in (everything, s):
+        each.bind_cotangents(case.x.flip(0), case.offset.flip(0), case.mask.flip(0))
+    everything.bind_gradients()
+    columns = getattr(everything, pass_)(0, 12, g.clone())
     s.bind_gradients(needs)
+    s.params.keep_columns = int(keep)
     before = host.count_launches()
-    assert torch.equal(s.backward(0, 12, g.clone()), columns)
-    assert host.count_launches() - before == (3 if needs[0] else 1)
+    found = getattr(s, pass_)(0, 12, g.clone())
+    assert torch.equal(found, columns if keep else g)
+    assert host.count_launches() - before == 2 * needs[0] + (keep or needs[1] or needs[2])
     for name, need in zip(("grad_x", "grad_offset", "grad_mask"), needs, strict=True):
         assert (name in s.tensors) == need
         assert not need or torch.equal(s.tensors[name], everything.tensors[name])

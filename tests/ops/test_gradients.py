@@ -66,6 +66,27 @@ def test_gradgradcheck_of_the_reference():
     assert gradgradcheck(*as_function(small(), "reference"), fast_mode=True)
 
 
+GEOMETRY = ((2, 1), (1, 0), (2, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("needs", list(itertools.product((False, True), repeat=4)), ids=str)
+def test_a_gradient_is_the_same_to_the_bit_whatever_else_is_wanted(needs, dtype):
+    case = sample_inputs(C=6, style=False, dtype=dtype)
+    given = (case.x, case.weight, case.offset, case.mask, *GEOMETRY)
+    grad_y = torch.randn(2, 3, 2, 3).to(dtype)
+    together = _native.backward(grad_y, *given, [True] * 4)
+    for need, alone, value in zip(needs, _native.backward(grad_y, *given, needs), together, strict=True):
+        assert torch.equal(alone, value) if need else alone.numel() == 0
+    cotangents = [torch.randn(t.shape).to(t.dtype) for t in together]
+    for first in (True, False):
+        wanted = [first, *needs]
+        whole = _native.double_backward(*cotangents, grad_y, *given, [True] * 5)
+        found = _native.double_backward(*cotangents, grad_y, *given, wanted)
+        for need, alone, value in zip(wanted, found, whole, strict=True):
+            assert torch.equal(alone, value) if need else alone.numel() == 0
+
+
 @pytest.mark.parametrize("needs", SUBSETS, ids=lambda names: "+".join(sorted(names)))
 def test_every_subset_of_requires_grad_gives_the_same_gradients(needs):
     case = small(groups=2)

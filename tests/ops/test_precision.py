@@ -42,7 +42,7 @@ STATES = {
 LOOK = """
 import json, os, sys, warnings
 import torch
-from mtm_ops._precision import precision_of_convolutions
+from mtm_ops._precision import convolutions_in_tf32, precision_of_convolutions
 
 warnings.simplefilter("error")
 
@@ -71,6 +71,15 @@ def look(name, setup, wanted):
     assert inside == wanted, inside
     assert legacy == wanted or state() == before and before[-1] == "contradiction", legacy  # then nothing was changed
     assert state() == before, (before, state())
+    convolutions = ask(torch._C._get_cudnn_allow_tf32)
+    try:
+        with convolutions_in_tf32():
+            assert precision("conv") == "tf32"
+            torch.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2))  # torch finds no contradiction
+            raise KeyError
+    except KeyError:
+        pass
+    assert (state(), ask(torch._C._get_cudnn_allow_tf32)) == (before, convolutions), state()
     torch.backends.fp32_precision = "ieee"  # what was inherited still is
     assert precision() == (before[0] if "matmul" in name else "ieee"), precision()
 

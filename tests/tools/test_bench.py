@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, verdicts and candidates, on the CPU."""
 
 import itertools
+import json
 from functools import partial
 
 import pytest
@@ -115,10 +116,22 @@ def test_tf32_is_what_the_row_says_for_convolutions_and_matmuls_alike(kind, monk
     assert f"[2, 4, 5, 5] {kind} nchw" in result.output
 
 
-def test_the_table_of_a_small_layer_on_the_cpu():
-    options = "--shape 2 4 5 --seconds 0 --threads 1".split()
+def test_the_table_of_a_small_layer_on_the_cpu(tmp_path):
+    options = ["--json", str(tmp_path / "bench.json"), *"--shape 2 4 5 --seconds 0 --threads 1".split()]
     result = CliRunner().invoke(bench.main, options)
     assert result.exit_code == 0, result.output
     (forward,) = (line for line in result.output.splitlines() if "forward " in line and "[2, 4, 5, 5]" in line)
     assert forward.split()[-1].endswith("x")
     assert "peak MiB" in result.output
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert (written["device"], written["statistic"]) == ("cpu", "median")
+    (layer,) = written["layers"]
+    assert (layer["batch"], layer["channels"], layer["side"], layer["kind"], layer["layout"]) == (
+        2,
+        4,
+        5,
+        "fp32",
+        "nchw",
+    )
+    assert f"{layer['ms']['forward']['ours'] / layer['ms']['forward']['plain']:.2f}x" == forward.split()[-1]
+    assert layer["roofline_ms"]["forward"] is None

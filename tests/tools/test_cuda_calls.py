@@ -40,3 +40,21 @@ def test_x_gradients_that_are_not_wanted_cost_nothing():
             cuda_calls._native.backward(x, x, weight, offset, None, *cuda_calls.GEOMETRY, [wanted, True, True, False])
         ours[wanted] = calls.ours
     assert ours[True] - ours[False] == 3  # the index, the gather, and its layout
+
+
+# Of x, weight, offset: kernels of ours (all: five layouts, the index, x's gradient, the taps'), products.
+WANTED = {
+    (True, True, True): (8, 2),
+    (True, False, True): (7, 1),  # no weight gradient, and none of its layout
+    (True, False, False): (6, 1),  # nor a kernel for the taps
+    (False, True, False): (5, 1),  # no columns' gradient, and so no product for it
+}
+
+
+@pytest.mark.parametrize("needs", WANTED, ids=str)
+def test_a_gradient_alone_costs_its_own_kernels(needs):
+    x, weight = (torch.empty(shape, device="meta") for shape in ((2, 8, 5, 5), (8, 8, 3, 3)))
+    offset = torch.empty(2, 18, 5, 5, device="meta")
+    with cuda_calls.counting() as calls:
+        cuda_calls._native.backward(x, x, weight, offset, None, *cuda_calls.GEOMETRY, [*needs, False])
+    assert (calls.ours, calls.torchs) == WANTED[needs]

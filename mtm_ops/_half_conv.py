@@ -1,0 +1,113 @@
+"""A convolution of half-precision values with float32 sums and results, registered with torch, of any order.
+
+torch has none: a convolution of halves rounds its result to a half, and one in float32 runs without tensor cores where
+TF32 is off, as StyleGAN's training loop has it. TF32 holds 11 significant bits, as float16 does, and float32's range.
+So values of half types pass into it unrounded, products are exact in float32, and only what was computed in float32
+before (x times style, the weight) is rounded as a half would be.
+
+    y = x * w;  x's gradient: y's with w transposed;  w's: the correlation of y's with x;  theirs are of the same kinds
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._precision import convolutions_in_tf32
+from ._wanted import will_run
+
+_ops = torch.ops.mtm_ops
+
+
+def half_conv2d(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """float32 x [B, C, H, W], weight [O, C, kh, kw] -> float32 [B, O, Ho, Wo]; both may be rounded to 11 significant
+    bits. On a CPU they are not. Differentiable to any order."""
+    return _ops.half_conv2d(x, weight, padding)
+
+
+def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    with convolutions_in_tf32(), torch._C._DisableAutocast():
+        return torch.conv2d(x, weight, padding=padding)
+
+
+def _fake_forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    return torch.conv2d(x, weight, padding=padding)
+
+
+def _geometry(padding: int) -> tuple:
+    """Of aten.convolution_backward: stride, padding, dilation, transposed, output padding, groups."""
+    return [1, 1], [padding, padding], [1, 1], False, [0, 0], 1
+
+
+def _fake_backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, needs: list[bool]) -> tuple[Tensor, Tensor]:
+    found = torch.ops.aten.convolution_backward(grad_y, x, weight, None, *_geometry(padding), [*needs, False])
+    return tuple(x.new_empty(0) if t is None else t for t in found[:2])  # type: ignore[return-value]
+
+
+def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, needs: list[bool]) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight, empty where they are not needed."""
+    with convolutions_in_tf32(), torch._C._DisableAutocast():
+        return _fake_backward(grad_y, x, weight, padding, needs)
+
+
+def _needs(ctx, count: int) -> list[bool]:
+    nodes = [node for node, _ in ctx.next_functions[:count]]
+    return [bool(need) and will_run(node) for need, node in zip(ctx.needs_input_grad[:count], nodes, strict=True)]
+
+
+def _setup(ctx, inputs, output) -> None:
+    x, weight, ctx.padding = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _autograd(ctx, grad_y):
+    needs = _needs(ctx, 2)
+    found = _ops.half_conv2d_backward(grad_y, *ctx.saved_tensors, ctx.padding, needs)
+    return *(t if need else None for t, need in zip(found, needs, strict=True)), None
+
+
+def _setup_backward(ctx, inputs, output) -> None:
+    *tensors, ctx.padding, ctx.given = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd_backward(ctx, gg_x, gg_weight):
+    """Of <gg_x, grad_x> + <gg_weight, grad_weight>: each is <grad_y, x * w> with the cotangent in place of x or w."""
+    grad_y, x, weight = ctx.saved_tensors
+    needs, padding = _needs(ctx, 3), ctx.padding
+    to_y = to_x = to_weight = None
+    if ctx.given[0] and gg_x is not None:
+        to_y = _ops.half_conv2d(gg_x, weight, padding) if needs[0] else None
+        if needs[2]:
+            to_weight = _ops.half_conv2d_backward(grad_y, gg_x, weight, padding, [False, True])[1]
+    if ctx.given[1] and gg_weight is not None:
+        if needs[0]:
+            through = _ops.half_conv2d(x, gg_weight, padding)
+            to_y = through if to_y is None else to_y + through
+        if needs[1]:
+            to_x = _ops.half_conv2d_backward(grad_y, x, gg_weight, padding, [True, False])[0]
+    return to_y, to_x, to_weight, None, None
+
+
+def register(lib: torch.library.Library) -> None:
+    """The two operators, in `lib`."""
+    schemas = {
+        "half_conv2d": "(Tensor x, Tensor weight, int padding) -> Tensor",
+        "half_conv2d_backward": "(Tensor grad_y, Tensor x, Tensor weight, int padding, bool[] needs) "
+        "-> (Tensor, Tensor)",
+    }
+    kernels: dict[str, tuple[Callable[..., Any], ...]] = {
+        "half_conv2d": (_forward, _fake_forward),
+        "half_conv2d_backward": (_backward, _fake_backward),
+    }
+    for name, schema in schemas.items():
+        lib.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+        real, fake = kernels[name]
+        for key in ("CPU", "CUDA"):
+            lib.impl(name, real, key)
+        torch.library.register_fake(f"mtm_ops::{name}", fake, lib=lib)
+    register_autograd = torch.library.register_autograd
+    register_autograd("mtm_ops::half_conv2d", _autograd, setup_context=_setup, lib=lib)
+    register_autograd("mtm_ops::half_conv2d_backward", _autograd_backward, setup_context=_setup_backward, lib=lib)
