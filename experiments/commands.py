@@ -19,7 +19,7 @@ def told() -> Iterator[None]:
     except UserError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; nothing half-written was left. {AGAIN}", err=True)
+        click.echo(f"\nstopped; no partial file was left. {AGAIN}", err=True)
         raise SystemExit(130) from None
 
 

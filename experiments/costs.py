@@ -54,7 +54,7 @@ def run_cost(row: Row, ratios: Mapping[str, float]) -> RunCost | None:
     if estimate.s_per_kimg:
         parts.append(f"{kimg:,g} kimg × {estimate.s_per_kimg:g} s of one {estimate.device}")
         if row.mtm != "none":
-            parts.append(f"× {ratio:.2f}, as measured of StyleGAN2" if row.mtm in ratios else NOT_MEASURED)
+            parts.append(f"× {ratio:.2f}, as measured for StyleGAN2" if row.mtm in ratios else NOT_MEASURED)
     return RunCost(estimate.device, device_s, count * estimate.snapshot_gb, "; ".join([*parts, estimate.source]))
 
 

@@ -46,7 +46,7 @@ class Download:
         Raises DownloadError where the server or the network fails, or the bytes are not accepted, and UserError for
         the disk. A file that another process has fetched meanwhile is taken as it is.
         """
-        with locked(dest, waiting=lambda: tqdm.write(f"{dest.name}: another process fetches it; waiting for that.")):
+        with locked(dest, waiting=lambda: tqdm.write(f"{dest.name}: another process is fetching it; waiting for it.")):
             if dest.is_file() and self.accepts(sha256 := sha256_of(dest)):
                 return sha256
             partial = Partial.at(dest, self.url)
@@ -136,7 +136,7 @@ class _Transfer:
             self.partial.remove()
             if not (self.joined and once_more):  # else two versions of the file may have met in one
                 break
-        raise DownloadError(f"the server gave other bytes than the published ones: {got}")
+        raise DownloadError(f"the server sent other bytes than the published ones: {got}")
 
     def _complete(self) -> None:
         """Attempts until the file has come; an attempt that brings it further than ever is no failure."""
@@ -173,7 +173,7 @@ class _Transfer:
                 self.joined = True
             else:
                 self.partial.remove()
-                raise AttemptError("the server cannot continue the file where it was left")
+                raise AttemptError("the server cannot continue the file where it stopped")
             self._write(answer)
 
     def _continues(self, answer: requests.Response, offset: int) -> bool:
@@ -184,7 +184,7 @@ class _Transfer:
 
     def _write(self, answer: requests.Response) -> None:
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError("the server sent the file compressed, which was not asked for")
+            raise DownloadError("the server sent the file compressed, which was not requested")
         size, whole = self.partial.size, self.what.size_bytes
         self._need(answer, size)
         self.bar.n = size
@@ -195,7 +195,7 @@ class _Transfer:
                 size += len(data)
                 if size > whole > 0:
                     self.partial.remove()
-                    raise DownloadError(f"the server gave more than the {whole} bytes of the file")
+                    raise DownloadError(f"the server sent more than the {whole} bytes of the file")
                 file.write(data)
                 file.flush()  # if we are killed, what has come stays
                 self.bar.update(len(data))

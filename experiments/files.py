@@ -51,7 +51,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{path}: the disk is full ({free_text(path)} free); nothing half-written was left. "
+                f"{path}: the disk is full ({free_text(path)} free); no partial file was left. "
                 "Free some space, or choose another place for it."
             ) from error
         if error.errno in _NOT_WRITABLE:

@@ -77,7 +77,7 @@ class Scheduler:
     def stopped_text(self) -> str:
         """What a signal stopped, and what is kept of it."""
         stopped = [f"{job.label} at {job.kimg:.3g} kimg" for job in self._jobs if job.status == "interrupted"]
-        return f"stopped; kept: {', '.join(stopped) or 'what had finished'}. {AGAIN}"
+        return f"stopped; kept: {', '.join(stopped) or 'what has finished'}. {AGAIN}"
 
     def run(self) -> None:
         """Runs everything; returns when no run works any more, or at once after SIGHUP."""
@@ -105,7 +105,7 @@ class Scheduler:
             if needed > len(self._gpus):
                 job = self._waiting.popleft()
                 self._end(
-                    job, "failed", f"it needs {needed} GPUs; this machine shows {len(self._gpus)}. Set gpus.", note=True
+                    job, "failed", f"it needs {needed} GPUs; this machine has {len(self._gpus)}. Set gpus.", note=True
                 )
                 continue
             if needed > len(free):
@@ -141,7 +141,7 @@ class Scheduler:
         job.status, job.process = "running", None
         _take_over(job)
         job.slot = min(set(range(len(self._running) + 1)) - {other.slot for other in self._running})
-        self._progress.stage(job.label, "works already; followed")
+        self._progress.stage(job.label, "already running; following it")
         self._running.append(job)
 
     def _look(self) -> None:
@@ -185,7 +185,7 @@ class Scheduler:
             self._end(job, "interrupted", "")
         else:
             code = exit_text(job.process.returncode) if job.process is not None else "nothing"
-            message = f"its process ended with {code} without a word."
+            message = f"its process ended with {code} and gave no reason."
             self._end(job, "failed", message, note=True)
 
     def _show(self, job: Job) -> None:
@@ -233,9 +233,9 @@ class Scheduler:
             for job in [job for job in self._running if job.elsewhere]:
                 self._running.remove(job)
                 self._end(job, "interrupted", "")
-                self._progress.stage(job.label, "works on another machine, and is left to work")
+                self._progress.stage(job.label, "runs on another machine, and keeps running")
             for job in self._running:
-                self._progress.stage(job.label, "saves a snapshot and stops (Ctrl-C again: stops at once)")
+                self._progress.stage(job.label, "saving a snapshot and stopping (press Ctrl-C again to stop at once)")
                 with suppress(ProcessLookupError):
                     if _is_row(job):
                         os.kill(job.pid, number)

@@ -110,7 +110,7 @@ def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
             values = storable(json.loads(line))
             kind, schema = KINDS[values.pop("event")], int(values.pop("schema"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            torn = "torn (its writer was stopped)" if number >= len(lines) - 1 else "damaged"
+            torn = "incomplete (its writer was stopped)" if number >= len(lines) - 1 else "damaged"
             problems.append(f"{path.name}: line {number} is {torn} and was left out")
             continue
         if schema > SCHEMA:

@@ -16,9 +16,9 @@ ALL = "all"
 WORDS = {
     "paper": (
         "Learning Modulated Transformation in GANs: the paper's tables",
-        "The tables and figures of the paper that are in this folder. A run that stands in several was done once.",
+        "The tables and figures of the paper that are in this folder. A run that appears in several was done once.",
     ),
-    "study": ("The study", "Its tables that are in this folder. docs/study.md has its rules and what came of it."),
+    "study": ("The study", "Its tables that are in this folder. docs/study.md has its rules and results."),
 }
 
 

@@ -35,11 +35,11 @@ def describe(call: Call, weights: bool = True) -> Iterator[str]:
     if table.applied.about:
         yield f"  {table.applied.about}"
     if table.meaningless:
-        yield "  a smoke test: it shows that the path works, and no number of it means anything"
+        yield "  a smoke test: it checks that everything runs; its numbers are not results"
     for name in call.dataset_names:
         yield from _data(call, name)
         if name not in infos:
-            yield "# not made yet: its runs, below, get other numbers then; --prepare makes it and prints them"
+            yield "# not made yet; once it is, the runs below get other folders. --prepare makes it and prints them"
     if table.applied.stand_ins:
         yield "\n# weights of the metrics: stand-ins with random weights, made here"
         yield stand_ins_step(call.stand_ins, call.weights).text()
@@ -66,7 +66,7 @@ def _data(call: Call, name: str) -> Iterator[str]:
             yield f"\n# cannot run yet: {error}"
     made = " (made already)" if path.exists() else ""
     yield f"\n# data: {dataset.title}{made} {recipe.obtain} Licence: {recipe.licence}"
-    yield call.data.step(name).text() if path != call.data.given(name) else f"# taken as it is: {path}"
+    yield call.data.step(name).text() if path != call.data.given(name) else f"# used as it is: {path}"
 
 
 def _run(call: Call, run: Run, finished: bool) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     data_gb = call.data_gb()
     times = " and ".join(device_hours(device, each) for device, each in seconds.items()) or "time not known"
     needed = disk_needed_gb(call.table, costs, data_gb)
-    what = "" if call.table.meaningless or not seconds else " of training, metrics and images not counted"
+    what = "" if call.table.meaningless or not seconds else " for training, without metrics and images"
     yield (
         f"\ncost of {len(runs)} runs: {times}{what}; {disk_gb:,.1f} GB of disk for runs and "
         f"{data_gb:,.1f} GB for data that is not made yet. Still needed: {needed:,.1f} GB ({free} free); "

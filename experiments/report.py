@@ -32,7 +32,7 @@ OPEN_GROUPS = 2  # more are closed until they are asked for
 FIGURES = {
     "samples": (
         "Real and generated images",
-        "The generated images are the first that came; none was selected.",
+        "The generated images are the first ones; none was selected.",
     ),
     "fig4": (
         "Offsets on and off",
@@ -41,7 +41,7 @@ FIGURES = {
     ),
     "films": (
         "Generated videos",
-        "Each row is a video, every second frame of it. These are the first videos that came; none was selected.",
+        "Each row shows every second frame of a video. These are the first videos; none was selected.",
     ),
     "offsets": ("Learned offsets", "Where the convolution samples: learned offsets for a few latents."),
 }

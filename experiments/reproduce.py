@@ -82,7 +82,7 @@ def make_call(
 )
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
-@click.option("--skip-broken", is_flag=True, help="Go on without images that cannot be read.")
+@click.option("--skip-broken", is_flag=True, help="Continue without images that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Print every command, what is missing and the cost; write nothing.")
 def main(
     name: str,

@@ -19,7 +19,7 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import IMAGES, Tick, load_run, mean_s_per_kimg
 
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
-SMOKE = "a smoke test: its numbers say nothing of any method"
+SMOKE = "a smoke test: its numbers say nothing about any method"
 SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the same row differ by more
 
 
@@ -202,7 +202,7 @@ def _run_result(
     try:
         run = load_run(out / folder)
         if changed := differences(run.options, row.options, "options"):
-            problems.append(f"{folder} is of other options and is not shown: {'; '.join(changed[:4])}")
+            problems.append(f"{folder} has other options and is not shown: {'; '.join(changed[:4])}")
             return RunResult(seed)
         ticks = TRAINERS[run.trainer].ticks(run, problems)
     except UserError as error:
@@ -253,7 +253,7 @@ def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:
         if name not in one.row.metrics:
             return f"not compared, because {one.row.title} does not ask for this metric"
         if name not in one.metrics:
-            why = "its runs took it in different ways" if one.values(name) else f"{one.row.title} is {one.status}"
+            why = "its runs computed it in different ways" if one.values(name) else f"{one.row.title} is {one.status}"
             return f"not compared, because {why}"
     if baseline.mark(name) or result.mark(name):
         return "not compared, because the extractor's weights are stand-ins"

@@ -95,8 +95,8 @@ class Work:
     def _nothing_new(self, step: Step) -> str:
         if step.name == "metrics":
             absent = [name for name in self.run.metrics if name not in self.trainer.measured(self.run)]
-            return f"metrics ended with exit code 0, but did not give {', '.join(absent)}, which the row asks for."
-        return f"{step.name} ended with exit code 0, but what it should write is not there, or not whole."
+            return f"metrics ended with exit code 0, but did not write {', '.join(absent)}, which the row asks for."
+        return f"{step.name} ended with exit code 0, but its output is missing or incomplete."
 
     def _do_step(self, step: Step) -> None:
         self.step = step.name

@@ -240,11 +240,11 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder; the same one resumes.")
 @click.option("--data", "sources", multiple=True, help="Your own images, a folder or a zip: PATH, or DATASET=PATH.")
-@click.option("--preset", default="full", show_default=True, help="full, or smoke: a test of the path, in minutes.")
+@click.option("--preset", default="full", show_default=True, help="full, or smoke: a smoke test, in minutes.")
 @click.option("--row", "only", multiple=True, help="Run only this row (may be given more than once).")
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
-@click.option("--skip-broken", is_flag=True, help="Go on without images of --data that cannot be read.")
+@click.option("--skip-broken", is_flag=True, help="Continue without images of --data that cannot be read.")
 @slurm_options
 @click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command.")
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")

@@ -90,8 +90,8 @@ def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm 
     for word in words:
         if word.partition("=")[0] in TAKEN or word[:2] in TAKEN:
             raise UserError(
-                f"run: SLURM_ARGS must leave alone what the runner finds its jobs by ({', '.join(TAKEN)}); got "
-                f"{word!r}. Leave it out; another cluster: export SLURM_CLUSTERS=name."
+                f"run: SLURM_ARGS must not have the options by which the runner finds its jobs ({', '.join(TAKEN)}); "
+                f"got {word!r}. Leave it out; another cluster: export SLURM_CLUSTERS=name."
             )
     return Slurm(partition, slurm_args) if cluster else None
 
@@ -161,7 +161,7 @@ class SlurmScheduler(Scheduler):
             job = self._waiting[0]
             number, state = known.get(job_name(job.run), (job_number(job.run), "COMPLETED"))
             if state not in ENDED or in_use(job.run.folder):
-                self._progress.stage(job.label, f"in the queue already as job {number}; followed")
+                self._progress.stage(job.label, f"already in the queue as job {number}; following it")
             else:
                 (job.run.folder / STATE).unlink(missing_ok=True)  # it tells of the attempt before
                 try:
@@ -170,7 +170,7 @@ class SlurmScheduler(Scheduler):
                     if not self._running:
                         raise
                     self._held_back = len(self._running)  # a limit of jobs, perhaps
-                    self._progress.stage(job.label, f"tried again when a job has ended: {error}")
+                    self._progress.stage(job.label, f"will be tried again when a job ends: {error}")
                     break
                 self._progress.stage(job.label, f"job {number}")
             job.status = "running"
@@ -183,8 +183,8 @@ class SlurmScheduler(Scheduler):
         found = queue(names)
         if found is None:
             raise UserError(
-                "slurm: squeue must answer before jobs are submitted, or a run could be submitted twice; it did not. "
-                "Try: squeue --me"
+                "slurm: squeue gave no answer. Nothing was submitted, because a run could be submitted twice. Try: "
+                "squeue --me"
             )
         return found
 
@@ -237,7 +237,7 @@ class SlurmScheduler(Scheduler):
         elif self._states[number] == "CANCELLED":
             self._end(job, "interrupted", f"its Slurm job {number} was cancelled.")
         elif state is not None and state.status == "interrupted":
-            self._end(job, "interrupted", f"its Slurm job {number} was told to stop, and is not in the queue any more.")
+            self._end(job, "interrupted", f"its Slurm job {number} was told to stop, and is no longer in the queue.")
         else:
             what = f"its Slurm job {number} ended ({self._states[number]}) without a result."
             self._end(job, "failed", f"{what} See: sacct -j {number}", note=True)

@@ -4,7 +4,7 @@
         images = snapshot.generate(torch.randn(4, snapshot.facts.z_dim))  # uint8 [4, 3, R, R]
 
 The compact generator's final.pt and snapshot.pt hold tensors only and are opened here. The official codebases write
-pickles. A pickle runs code of its own when it is opened: only open files that you trust. It is opened by the host's
+pickles. Opening a pickle runs the code in it: only open files that you trust. It is opened by the host's
 own loader, with the host's folder on the path, in a process of its own: the codebases share module names. Patched and
 unpatched checkouts both do.
 """
@@ -34,7 +34,7 @@ from experiments.files import UserError
 from experiments.generators import Facts, Generator, Layer
 
 ROOT = Path(__file__).resolve().parents[1]
-TRUST = "A pickle runs code of its own when it is opened: only open files that you trust."
+TRUST = "Opening a pickle runs the code in it: only open files that you trust."
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class HostSnapshot(Snapshot):
             self._process.join(5)
             raise UserError(
                 f"{self.path}: the process that ran {self.host}'s network ended (exit {self._process.exitcode}). "
-                "What it printed last says why; with nothing printed, memory may have run out."
+                "Its last output says why; if there is none, it may have run out of memory."
             ) from lost
         torch.set_rng_state(stream)
         if error is not None:
@@ -187,7 +187,7 @@ def open_snapshot(
 ) -> Snapshot:
     """Open a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
 
-    A pickle runs code of its own when it is opened: only open files that you trust. No other file is opened.
+    Opening a pickle runs the code in it: only open files that you trust. No other file is opened.
 
     Args:
         path: the file.
@@ -241,7 +241,7 @@ def host_of(path: Path) -> str:
             if any(data.find(mark) >= 0 for mark in host.marks):
                 return name
     raise UserError(
-        f"{path}: no generator of {', '.join(HOSTS)} was found in this pickle. If it is one of theirs, say whose: "
+        f"{path}: no generator of {', '.join(HOSTS)} was found in this pickle. If it is from one of them, name it: "
         "--host NAME."
     )
 
@@ -262,7 +262,9 @@ def _check_whole(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != pickle.STOP:
-            raise UserError(f"{path}: is cut off: a whole pickle ends in its stop code. Give an earlier snapshot.")
+            raise UserError(
+                f"{path}: is truncated: a complete pickle ends with its stop code. Give an earlier snapshot."
+            )
 
 
 def _open_mini(path: Path, device: str) -> Generator:
@@ -273,7 +275,7 @@ def _open_mini(path: Path, device: str) -> Generator:
         content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path}: is cut off, damaged or no snapshot of experiments/mini ({_first_line(error)}). "
+            f"{path}: is truncated, damaged or not a snapshot of experiments/mini ({_first_line(error)}). "
             "Give an earlier snapshot."
         ) from error
     state = None

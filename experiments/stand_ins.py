@@ -96,7 +96,7 @@ def _refuse_to_replace(name: str, folder: Path, path: Path) -> None:
     from experiments.weights import STAND_INS, recorded
 
     if path.exists() and name not in recorded(folder / STAND_INS):
-        raise UserError(f"{path}: is there and no stand-in; it was left. Give another folder.")
+        raise UserError(f"{path}: exists and is not a stand-in, so it was not replaced. Give another folder.")
 
 
 def scale_weights(module: nn.Module) -> None:
@@ -233,7 +233,7 @@ def main(folder: Path, only: tuple[str, ...], small: bool) -> None:
         make_stand_ins(folder, list(only) or None, small)
     except UserError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"Stand-ins with random weights in {folder}: numbers made with them say nothing of the images.")
+    click.echo(f"Stand-ins with random weights in {folder}: numbers computed with them say nothing about the images.")
 
 
 if __name__ == "__main__":

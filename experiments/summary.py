@@ -66,10 +66,10 @@ def _heading(draw: ImageDraw.ImageDraw, results: Results) -> int:
     table = results.table
     top = _paragraph(draw, (MARGIN_PX, 24), table.title, font(29, bold=True), TEXT) + 4
     counts = counts_text(result.status for result in results.rows)
-    told = f"Rows: {counts}. Of each row its table's first metric; the report has all, with verdicts and costs."
+    told = f"Rows: {counts}. Each row shows its table's first metric; the report has all, with verdicts and costs."
     top = _paragraph(draw, (MARGIN_PX, top), told, font(18), MUTED)
     if table.meaningless:
-        told = f"Smoke test: {' '.join(table.applied.about.split())}. These numbers say nothing of any method."
+        told = f"Smoke test: {' '.join(table.applied.about.split())}. These numbers say nothing about any method."
         top = _paragraph(draw, (MARGIN_PX, top), told, font(18, bold=True), ALARM)
     elif table.preset != "full":
         told = f"Preset {table.preset}: {' '.join(table.applied.about.split())}."

@@ -85,7 +85,7 @@ def refuse_pages(answer: requests.Response, data: bytes) -> None:
     confirmation, or to say that a quota is used up."""
     if answer.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(data):
         raise DownloadError(
-            "the server sent a web page in place of the file. Fetch it in a browser, and put it there by hand"
+            "the server sent a web page in place of the file. Fetch it in a browser, and put it in place by hand"
         )
 
 

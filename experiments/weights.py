@@ -170,7 +170,7 @@ def official(url: str) -> Path | None:
 def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> str:
     """What is missing or wrong in one text: where to get each file, on which terms, and where to put it."""
     names = " ".join(entry.name for entry, _ in refused)
-    lines = [f"weights: {folder} must hold the weights that are asked for; got {len(refused)} missing or wrong:"]
+    lines = [f"weights: {folder} must hold the weights that were requested; got {len(refused)} missing or wrong:"]
     for entry, state in refused:
         lines += [
             f"  {entry.name}: {state.kind}{f' ({state.reason})' if state.reason else ''}",

@@ -110,7 +110,7 @@ def _distance(name: str, real: Any, generated: Any) -> float:
     for stats, called in ((real, "real"), (generated, "generated")):
         mean, covariance = stats.get_mean_cov()
         if not math.isfinite(mean.sum() + covariance.sum()):
-            _say(f"{name}: NaN, for features of {called} images are NaN or infinite.")
+            _say(f"{name}: NaN, because features of {called} images are NaN or infinite.")
             return math.nan
         sides.append(Moments(mean, covariance, stats.num_items, ddof=0))
     with warnings.catch_warnings(record=True) as notes:
@@ -179,7 +179,7 @@ def _missing(name: str, error: ImportError) -> str:
     package = (error.name or "").partition(".")[0]
     return (
         f"{name}: the packages of experiments.metrics must be installed; got: {error}. Run: pip install {package}, or "
-        "take metrics of the host's own, such as fid50k_full."
+        "use the codebase's own metrics, such as fid50k_full."
     )
 
 

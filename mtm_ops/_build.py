@@ -6,7 +6,7 @@ builds under a lock that the operating system drops when its holder dies (a lock
 nothing), the others wait; binaries appear by atomic rename, so a half-written one is never seen.
 
 Environment: CXX (the C++ compiler), CUDA_HOME (the CUDA toolkit), TORCH_CUDA_ARCH_LIST (architectures to build for,
-instead of the GPU at hand), MTM_CACHE_DIR (where binaries and build logs go).
+instead of this machine's GPU), MTM_CACHE_DIR (where binaries and build logs go).
 """
 
 import ctypes
@@ -34,7 +34,7 @@ COMPILE_TIMEOUT_S = 600
 
 
 class BuildError(RuntimeError):
-    """The native kernel could not be had. The message says why, what to do, and names the log where there is one."""
+    """The native kernel is not available. The message says why and what to do, and names the log if there is one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def arch_flags(arch_list: str) -> list[str]:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", arch):
             raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST must list compute capabilities such as '8.0 9.0+PTX'; got {arch!r} in "
-                f"{arch_list!r}. Correct it, or unset it to build for the GPU at hand."
+                f"{arch_list!r}. Correct it, or unset it to build for this machine's GPU."
             )
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if arch.endswith("+PTX"):

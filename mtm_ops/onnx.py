@@ -72,7 +72,8 @@ def _deform_conv(
     version = recorder.opset.version
     if version < LEAST_OPSET:
         raise ValueError(
-            f"torch.onnx.export: opset_version must be at least {LEAST_OPSET}, which brought DeformConv; got {version}."
+            f"torch.onnx.export: opset_version must be at least {LEAST_OPSET}, the first with DeformConv; got "
+            f"{version}."
         )
     opset = values.Opset("", version)
     kernel = [_static("weight", weight, 2), _static("weight", weight, 3)]

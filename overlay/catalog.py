@@ -45,7 +45,7 @@ def load_hosts(root: Path) -> list[Host]:
     except FileNotFoundError:
         raise OverlayError(f"catalog: {root.name} must hold patches/upstreams.toml; got none. Pass --root.") from None
     except tomllib.TOMLDecodeError as error:
-        raise OverlayError(f"catalog: patches/upstreams.toml must be TOML; got: {error}. Mend that line.") from None
+        raise OverlayError(f"catalog: patches/upstreams.toml must be TOML; got: {error}. Fix that line.") from None
     return [_host(root, name, entry) for name, entry in facts.items()]
 
 
@@ -58,7 +58,7 @@ def _host(root: Path, name: str, entry: object) -> Host:
     if wrong:
         raise OverlayError(
             f"catalog: patches/upstreams.toml [{name}] must have {', '.join(_FACTS)} (commit: 40 hex digits); "
-            f"got {', '.join(wrong)} missing, malformed or unknown. Mend that table."
+            f"got {', '.join(wrong)} missing, malformed or unknown. Fix that table."
         )
     return Host(name=name, root=root, series=_series(root, name), **given)
 
@@ -73,7 +73,7 @@ def _series(root: Path, name: str) -> tuple[str, ...]:
     if bad:
         raise OverlayError(
             f"catalog: patches/{name}/series must list each concern once, by its file's name without .patch; "
-            f"got {bad[0]!r}. Mend that line."
+            f"got {bad[0]!r}. Fix that line."
         )
     return tuple(concerns)
 
@@ -114,7 +114,7 @@ def load_patches(host: Host, missing_ok: str | None = None) -> dict[str, Patch]:
 
 def _not_there(host: Host, concern: str) -> str:
     return (
-        f"catalog: {host.patch_name(concern)} must exist, for patches/{host.name}/series lists it; got none. "
+        f"catalog: {host.patch_name(concern)} must exist, because patches/{host.name}/series lists it; got none. "
         f"Write it with: {COMMAND} refresh --host {host.name} --concern {concern} "
         "--why '...', or take it off the list"
     )

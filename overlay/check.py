@@ -65,7 +65,7 @@ def _hashes(host: Host, patches: dict[str, Patch]) -> tuple[str, list[Problem]]:
     checkout = git.open_checkout(host.folder)
     blobs = git.tree_blobs(checkout, host.commit) if checkout else None
     if checkout is None or blobs is None:
-        return f"hashes not checked, for {host.vendor} does not have the pinned commit (not fetched)", []
+        return f"hashes not checked, because {host.vendor} does not have the pinned commit (not fetched)", []
     problems: list[Problem] = []
     for path in dict.fromkeys(f.path for p in patches.values() for f in p.files):
         mode, blob = blobs.get(path, ("", ""))

@@ -33,7 +33,9 @@ _ROOT = Path(__file__).resolve().parents[1]
 def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         if write:
-            command = click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")(command)
+            command = click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")(
+                command
+            )
         concern = click.option("--concern", "concerns", multiple=True, help="Only this concern (repeatable).")
         host = click.option("--host", "hosts", multiple=True, help="Only this host (repeatable).")
         return host(concern(command))
@@ -179,7 +181,7 @@ def _print(parts: Iterator[str]) -> None:
 @click.option("--host", required=True, help="The host whose checkout was edited.")
 @click.option("--concern", required=True, help="The concern that the edit belongs to.")
 @click.option("--why", help="The opening comment: why the patch exists. Needed for a new patch.")
-@click.option("--drop", multiple=True, metavar="FILE", help="This file's lines are meant to go (repeatable).")
+@click.option("--drop", multiple=True, metavar="FILE", help="Remove this file's lines from the patch (repeatable).")
 @click.option("--dry-run", is_flag=True, help="Print the patch; write nothing.")
 @click.pass_obj
 def refresh(root: Path, host: str, concern: str, why: str | None, drop: tuple[str, ...], dry_run: bool) -> None:
@@ -230,7 +232,5 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(problem.text, err=True)
         sys.exit(refusal.code)
     except OSError as error:
-        click.echo(
-            f"apply_patches: the disk must answer; got: {error}. Mend the cause, then run the same again.", err=True
-        )
+        click.echo(f"apply_patches: I/O error: {error}. Fix the cause, then run the same command again.", err=True)
         sys.exit(FAILED)

@@ -82,4 +82,4 @@ def _what_is_there(folder: Path) -> str:
         return "missing"
     if not any(folder.iterdir()):
         return "an empty folder"
-    return "a folder that is no finished checkout (move it away if it holds your own files)"
+    return "a folder without a finished checkout (move it away if it holds your own files)"

@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str, data: bytes | None = None) -> subprocess
         return subprocess.run(command, input=data, capture_output=True, env=environment())
     except FileNotFoundError:
         raise OverlayError(
-            "git: the command must be on PATH; got none. Install git, then run the same again."
+            "Failed to run git: it is not on PATH. Install git, then run the same command again."
         ) from None
 
 
@@ -44,9 +44,7 @@ def _output(folder: Path, *arguments: str, data: bytes | None = None, good: Coll
     done = _git(folder, *arguments, data=data)
     if done.returncode not in good:
         said = done.stderr.decode(errors="replace").strip()
-        raise OverlayError(
-            f"git: {arguments[0]} must succeed in {folder.name}; got exit {done.returncode}. git says: {said}"
-        )
+        raise OverlayError(f"git {arguments[0]} failed in {folder.name} (exit {done.returncode}). git says: {said}")
     return done.stdout
 
 

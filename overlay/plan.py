@@ -66,8 +66,8 @@ def committed_message(tree: Tree, verb: str) -> str:
     host, head = tree.host, tree.checkout.head
     files = ", ".join(f"{host.vendor}/{p}" for p in tree.committed)
     return (
-        f"{verb}: {host.vendor} must have our lines beside its commits, not in them; commit {head[:10]} has them in "
-        f"{files}. Keep a name for that commit, and go back to upstream's with every file as it is now:\n"
+        f"{verb}: {host.vendor} must not have our lines in its commits; commit {head[:10]} has them in {files}. Keep "
+        f"that commit under another branch name, and go back to upstream's commit without changing any file:\n"
         f"    git -C {host.vendor} branch mine-{head[:10]} && git -C {host.vendor} reset {host.commit}\n"
         f"  Then: {COMMAND} {verb} --host {host.name}"
     )
@@ -145,7 +145,7 @@ def _unknown_file(host: Host, view: FileView, verb: str) -> Problem:
     if view.raw is None:
         text = f"{verb}: {name} must be a regular file; got none. Run: git -C {host.vendor} checkout -- {view.path}"
         return Problem(text, MODIFIED)
-    rule = f"hold the lines of {', '.join(view.damaged)} whole and in their places; got them edited"
+    rule = f"contain the lines of {', '.join(view.damaged)} complete and in place; got them edited"
     return Problem(f"{verb}: {name} must {rule}. Nothing was written. {_ways_out(host, view)}", MODIFIED)
 
 
@@ -157,7 +157,7 @@ def _ways_out(host: Host, view: FileView) -> str:
     return (
         f"This is what was edited:\n{yours}"
         f"  Save it, then take it out: {COMMAND} edits --host {host.name} > mine.diff && git apply -R mine.diff\n"
-        f"  Or undo your edits to these lines in an editor. Then run the same again.\n"
+        f"  Or undo your edits to these lines in an editor. Then run the same command again.\n"
         f"  Or make it part of a patch: {COMMAND} refresh --host {host.name} --concern <the patch it belongs to>"
     )
 

@@ -100,5 +100,5 @@ def _lock(handle: int, checkout: Checkout) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         name = checkout.folder.name
-        text = f"lock: {name} must have one writing run at a time; got another at work. Wait for it, then repeat."
-        raise OverlayError(text) from None
+        text = f"lock: {name} must be written by one run at a time; got another run at work."
+        raise OverlayError(f"{text} Wait for it, then run the same command again.") from None

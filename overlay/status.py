@@ -46,7 +46,7 @@ def _concerns(tree: Tree, concerns: list[str]) -> tuple[int, list[str]]:
         have = sum(concern in (v.current or ()) and not v.interrupted for v in files)
         interrupted = any(v.interrupted for v in files)
         state = "applied" if have == len(files) else f"in {have} of {len(files)} files" if have else "not applied"
-        hint = " (a run was cut short: apply finishes it, revert undoes it)" if interrupted else ""
+        hint = " (a run was interrupted: apply finishes it, revert undoes it)" if interrupted else ""
         lines.append(f"  {concern}: {state}{hint}")
         code = code if have == len(files) else NOT_APPLIED
     return code, lines

@@ -81,7 +81,7 @@ def _check_unchanged(change: Change, verb: str) -> None:
         name = f"{change.tree.host.vendor}/{change.path}"
         raise OverlayError(
             Problem(
-                f"{verb}: {name} must stay as it is during the run; got an edit meanwhile. "
+                f"{verb}: {name} must not change during the run; got an edit meanwhile. "
                 f"Run: {COMMAND} status --host {change.tree.host.name}",
                 MODIFIED,
             )
@@ -98,8 +98,8 @@ def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: st
                 fs.write_atomic(change.target, change.before, change.mode)
     except OSError as second:
         raise OverlayError(
-            f"{verb}: the disk must take the files; got: {error}; and then, undoing: {second}. "
-            f"Nothing of yours is lost. Mend the cause, then finish with {COMMAND} apply, or undo with {COMMAND} revert"
+            f"{verb}: I/O error while writing: {error}; and while undoing it: {second}. Nothing of yours is lost. Fix "
+            f"the cause, then finish with {COMMAND} apply, or undo with {COMMAND} revert"
         ) from error
     with suppress(OSError):  # a record of a run that changed nothing does no harm: every file has its old hash
         for tree in _touched(trees, changes):
@@ -107,6 +107,6 @@ def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: st
     if isinstance(error, OSError):
         at = f" ({error.filename})" if error.filename else ""
         raise OverlayError(
-            f"{verb}: the disk must take the files; got: {error.strerror}{at}. Every file is as it was. "
-            "Mend the cause, then run the same again."
+            f"{verb}: I/O error while writing: {error.strerror}{at}. Every file is as it was. Fix the cause, then run "
+            "the same command again."
         ) from error

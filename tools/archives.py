@@ -48,7 +48,7 @@ def _write_member(package: Path, member: str, dest: Path) -> None:
     with tarfile.open(package) as opened:
         found = opened.extractfile(member)
         if found is None:
-            raise KeyError(f"{member} is no file")
+            raise KeyError(f"{member} is not a file")
         with found, dest.open("wb") as out:
             shutil.copyfileobj(found, out)
 
@@ -60,7 +60,7 @@ def _with_pip(package: str, folder: Path) -> Path:
 
 def _with_npm(package: str, folder: Path) -> Path:
     if shutil.which("npm") is None:
-        raise UserError(f"npm:{package}: there is no npm here")
+        raise UserError(f"npm:{package}: npm is not installed")
     return _run(["npm", "pack", "--silent", "--ignore-scripts", package], folder)
 
 

@@ -52,7 +52,7 @@ def make_command(recipe: Recipe) -> click.Command:
         except UserError as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
-            kept = "What is decoded is kept: run the same command again to resume." if recipe.resumable else ""
+            kept = "Decoded files are kept: run the same command again to resume." if recipe.resumable else ""
             raise click.ClickException(f"Stopped. {kept}") from None
         count = f"{info.clips} clips, {info.nimg} frames" if info.clips else f"{info.nimg} images"
         skipped = f", {info.skipped} broken ones skipped" if info.skipped else ""

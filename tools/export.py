@@ -61,7 +61,8 @@ def _batch_axis(value: Any) -> Any:
 def _untraceable(error: Exception) -> UserError:
     return UserError(
         f"export: torch.export cannot trace this network: {type(error).__name__}: {str(error).strip()[:600]}\n"
-        "Its Python decides by values, or calls what torch.export does not know. Nothing was written."
+        "Its Python code depends on the values of tensors, or calls something that torch.export does not support. "
+        "Nothing was written."
     )
 
 
@@ -108,7 +109,7 @@ def write_checked(
             raise UserError(
                 f"export: {path} must give torch's images within {limit:.1e}; the largest difference is "
                 f"{difference:.1e}, of images up to {scale:.2g}. It was not written. Please report this network; "
-                "--tolerance moves the limit."
+                "--tolerance changes the limit."
             )
         size_mb = partial.stat().st_size / 1e6
     click.echo(
@@ -174,8 +175,10 @@ def pt2_runner(path: Path) -> Run:
 @click.option("--noise", type=click.Choice(NOISES), help="Per-layer noise: none, the network's constants, or inputs.")
 @click.option("--batch", type=click.IntRange(min=1), help="A fixed batch size; dynamic where the network allows it.")
 @click.option("--opset", type=click.IntRange(min=LEAST_OPSET), default=20, show_default=True, help="Of ONNX.")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Of the check.")
-@click.option("--host", type=click.Choice(list(HOSTS)), help="Whose pickle it is, where the file does not tell.")
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Tolerance of the check."
+)
+@click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not say.")
 def main(
     snapshot: Path,
     onnx: Path | None,

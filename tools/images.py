@@ -23,10 +23,10 @@ from experiments.snapshots import HOSTS, TRUST, open_snapshot
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--data", type=click.Path(path_type=Path), help="Data set, for real images beside the generated ones.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the latents.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the latents.")
 @click.option("--count", type=click.IntRange(min=1), default=MOST_NIMG, show_default=True, help="Images in the grids.")
 @click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
-@click.option("--host", type=click.Choice(list(HOSTS)), help="Whose pickle it is, where the file does not tell.")
+@click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not say.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 def main(
     snapshot: Path,

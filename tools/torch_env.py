@@ -7,7 +7,7 @@ loader wants. So the wheel comes alone (0.5 GB to download, 1.4 GB installed), a
 here: functions of the wanted names that abort. It is for tests alone: CUDA does not work in it.
 
 Environment: MTM_TORCH_ENVS, a folder to keep these environments in, in place of .torch in the repository.
-Exit code 3 where the release cannot be had.
+Exit code 3 if the release is not available.
 """
 
 import os
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(environment(arguments[0]))
     except UnavailableError as error:
-        print(f"torch_env: torch {arguments[0]} cannot be had here: {error}", file=sys.stderr)
+        print(f"torch_env: torch {arguments[0]} is not available here: {error}", file=sys.stderr)
         return UNAVAILABLE
     return 0
 

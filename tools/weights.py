@@ -79,7 +79,7 @@ def _make_room(state: State, say: Callable[[str], None]) -> None:
     if state.kind != "wrong":
         return
     if not state.path.is_file():
-        raise UserError("something that is not a file has its name; rename that, then run the same command again")
+        raise UserError("something that is not a file has this name; rename it, then run the same command again")
     aside = state.path.with_name(state.path.name + REFUSED)
     with disk_errors(aside):
         os.replace(state.path, aside)
@@ -164,7 +164,7 @@ def _sha256(path: Path) -> str:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Take the files from this folder, by name or by content; no network is used.",
 )
-@click.option("--dry-run", is_flag=True, help="List every file with its state, size, licence, address and place.")
+@click.option("--dry-run", is_flag=True, help="List every file with its state, size, licence, address and path.")
 def main(names: tuple[str, ...], source: Path | None, dry_run: bool) -> None:
     """Fetch the weights of these NAMES, or all; those that are there and verify are left as they are."""
     try:

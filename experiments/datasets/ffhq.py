@@ -89,5 +89,5 @@ RECIPE = published_recipe(
     resolution_px=256,
     crop="whole",
     crop_text="EG3D's own crops of 512 x 512 px, resized with Lanczos (its dataset_tool.py with --resolution "
-    "256x256); the labels stay, for their intrinsics are in image sides.",
+    "256x256); the labels are unchanged, because their intrinsics are in units of the image side.",
 )

@@ -37,11 +37,11 @@ RECIPE = published_recipe(
     name="imagenet-128",
     title="ImageNet (ILSVRC2012, training images) at 128 x 128 px, with class labels.",
     obtain="Register at https://image-net.org/download.php and download the training images (task 1 & 2) of "
-    "ILSVRC2012; SOURCE is ILSVRC2012_img_train.tar as it is, or a folder with a folder or a tar for each class.",
+    "ILSVRC2012; SOURCE is ILSVRC2012_img_train.tar as downloaded, or a folder with a folder or a tar for each class.",
     licence="ImageNet's terms of access: non-commercial research and education (https://image-net.org/download.php).",
     expected={"images": 1_281_167, "classes": 1_000},
     resolution_px=128,
     crop="center",
-    crop_text="The middle square, its side the shorter side, resized with Lanczos (StyleGAN3's dataset_tool.py, "
-    "center-crop).",
+    crop_text="The central square, as large as the shorter side allows, resized with Lanczos (StyleGAN3's "
+    "dataset_tool.py, center-crop).",
 )

@@ -78,7 +78,7 @@ def _open_zip(path: Path) -> Source:
     if not zipfile.is_zipfile(path):
         raise UserError(
             f"open_source: source must be a folder of images or a zip; expected a zip archive, got {str(path)!r}, "
-            "which is none (or is cut short). Unpack it yourself and give the folder, or copy the zip again."
+            "which is not one (or is truncated). Unpack it yourself and give the folder, or copy the zip again."
         )
     try:
         archive = zipfile.ZipFile(path)
@@ -93,7 +93,7 @@ def _open_zip(path: Path) -> Source:
             )
     if twice := [name for name, count in Counter(files).items() if count > 1]:
         raise UserError(
-            f"open_source: a name must stand once in a zip; got {twice[0]!r} more than once in {str(path)!r} "
+            f"open_source: a name must occur once in a zip; got {twice[0]!r} more than once in {str(path)!r} "
             f"({len(twice)} such names). Unpack it, see which of them you want, and give the folder."
         )
 
@@ -247,6 +247,7 @@ def _grey_8_bits(grey: np.ndarray, values: str) -> np.ndarray:
     if not (low >= 0 and high <= white):  # also where there are NaN
         kind = "float" if values == "float" else "32-bit integer"
         raise ValueError(
-            f"{kind} values must lie in 0 to {white}, got {low:g} to {high:g}: what is white? Save it with 8 or 16 bits"
+            f"{kind} values must lie in 0 to {white}, got {low:g} to {high:g}, so its white point is not known. Save "
+            "it with 8 or 16 bits"
         )
     return (grey * (255 / white) + 0.5).astype(np.uint8)

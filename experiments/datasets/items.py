@@ -50,7 +50,7 @@ def read_item(item: Item) -> bytes:
 def _read_zipped(item: Item) -> bytes:
     signature, *lengths = _LOCAL_HEADER.unpack(_read_at(item.file, item.offset, _LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
-        raise ValueError("the zip is damaged: no member begins where its directory says")
+        raise ValueError("the zip is damaged: no member begins at the position that its directory states")
     data = _read_at(item.file, item.offset + _LOCAL_HEADER.size + sum(lengths), item.size)
     if item.kind == DEFLATED:
         try:
@@ -66,7 +66,7 @@ def _read_at(file: str, offset: int, size: int) -> bytes:
     with open(file, "rb", buffering=0) as opened:
         data = os.pread(opened.fileno(), size, offset)  # sizes are below what one call gives, 2 GB
     if len(data) != size:
-        raise ValueError(f"{Path(file).name} is cut short")
+        raise ValueError(f"{Path(file).name} is truncated")
     return data
 
 
@@ -74,7 +74,7 @@ def _read_lmdb(item: Item) -> bytes:
     with open_lmdb(item.file).begin() as transaction:
         data = transaction.get(item.name.encode("utf-8", "surrogateescape"))
     if data is None:
-        raise ValueError("the key is not there any more")
+        raise ValueError("the key no longer exists")
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"has {len(data) / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
     return data
@@ -96,7 +96,7 @@ def open_lmdb(folder: str) -> Any:
     size = (Path(folder) / "data.mdb").stat().st_size
     if size < needed:
         raise UserError(
-            f"Failed to open the LMDB {folder!r}: data.mdb is cut short ({size} of {needed} bytes). "
+            f"Failed to open the LMDB {folder!r}: data.mdb is truncated ({size} of {needed} bytes). "
             "Copy or unpack it again."
         )
     return environment

@@ -36,12 +36,12 @@ def check_source(path: Path) -> None:
     if not _is_tar(path):
         if path.name.lower().endswith(_COMPRESSED) or tarfile.is_tarfile(path):
             raise UserError(
-                f"source: a tar must not be compressed, for its files are read where they lie; got {str(path)!r}. "
+                f"source: a tar must not be compressed, because its files are read in place; got {str(path)!r}. "
                 "Decompress it (gunzip, bunzip2, unxz, zstd -d), or unpack it and give the folder."
             )
         raise UserError(
-            f"source: must be a folder, a zip, a tar, or an LMDB's folder; got {str(path)!r}, which is none, or is cut "
-            "short. Copy it again, or unpack it and give the folder."
+            f"source: must be a folder, a zip, a tar, or an LMDB's folder; got {str(path)!r}, which is none of these, "
+            "or is truncated. Copy it again, or unpack it and give the folder."
         )
 
 
@@ -59,8 +59,8 @@ def list_items(path: Path) -> list[Item]:
     items.sort(key=attrgetter("name"))
     if twice := [a.name for a, b in itertools.pairwise(items) if a.name == b.name]:
         raise UserError(
-            f"source: a name must stand once; got {printable(twice[0])!r} more than once in {str(path)!r} "
-            f"({len(twice)} such names). Remove one: perhaps an archive lies beside what was unpacked from it."
+            f"source: a name must occur once; got {printable(twice[0])!r} more than once in {str(path)!r} "
+            f"({len(twice)} such names). Remove one: perhaps an archive is beside what was unpacked from it."
         )
     return items
 
@@ -119,7 +119,7 @@ def _list_zip(path: Path, folder: str) -> Iterator[Item]:
             continue
         name = _trusted(member.filename, path)
         if member.flag_bits & 1 or member.compress_type not in _KINDS:
-            how = "encrypted" if member.flag_bits & 1 else "compressed in a way that is not read here"
+            how = "encrypted" if member.flag_bits & 1 else "compressed with a method that is not supported"
             raise UserError(
                 f"source: members of a zip must be stored or deflated; got {printable(name)!r} in {str(path)!r}, which "
                 f"is {how}. Unpack it yourself and give the folder."
@@ -153,7 +153,7 @@ def _tar_members(file: BinaryIO, path: Path, begin: int, end: int, folder: str) 
                     "or a device. Unpack it yourself, look at it, and give the folder."
                 )
             if member.offset_data + member.size > end:
-                raise tarfile.ReadError(f"{name} is cut short")
+                raise tarfile.ReadError(f"{name} is truncated")
             if suffix_of(name) == ".tar":
                 stop = member.offset_data + member.size
                 inner = f"{folder}{name.rpartition('.')[0]}/"

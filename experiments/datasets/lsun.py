@@ -28,7 +28,7 @@ def _choose(name: str, source: Path) -> list[Item]:
     items = list_items(source)
     if packed := next((item.name for item in items if PurePosixPath(item.name).name == "data.mdb"), None):
         raise UserError(
-            f"{name}: an LMDB must not lie in an archive; got {packed!r} in {str(source)!r}. Unpack it and give the "
+            f"{name}: an LMDB must not be inside an archive; got {packed!r} in {str(source)!r}. Unpack it and give the "
             "folder."
         )
     keyed = [item for item in items if item.kind == LMDB]
@@ -52,10 +52,10 @@ def lsun_recipe(name: str, title: str, archive: str, folder: str, expected: int,
         licence="none stated; the images are their owners'. See https://www.yf.io/p/lsun.",
         expected={"images": expected},
         options=(
-            click.Option(["--max-images"], type=click.IntRange(1), default=None, help="Take the first of them only."),
+            click.Option(["--max-images"], type=click.IntRange(1), default=None, help="Use only the first of them."),
         ),
         resolution_px=256,
         crop="center",
-        crop_text="The middle square, its side the shorter side, resized with Lanczos (StyleGAN3's dataset_tool.py, "
-        "center-crop; StyleGAN2-ADA's README uses it for LSUN).",
+        crop_text="The central square, as large as the shorter side allows, resized with Lanczos (StyleGAN3's "
+        "dataset_tool.py, center-crop; StyleGAN2-ADA's README uses it for LSUN).",
     )

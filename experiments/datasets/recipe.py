@@ -60,7 +60,7 @@ class Recipe:
             raise UserError(f"{self.name}: source must {rule}; got {got}. {self.obtain}")
         if self.resumable and source is not None and dest.resolve().is_relative_to(source.resolve()):
             raise UserError(
-                f"{self.name}: DEST must not lie in SOURCE, where it would count as an archive of images; got "
+                f"{self.name}: DEST must not be inside SOURCE, where it would count as an archive of images; got "
                 f"{str(dest)!r} in {str(source)!r}. Choose another folder for it."
             )
         complete = self._complete(options)
@@ -124,7 +124,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             manifest = json.loads(archive.read(present))
         if isinstance(manifest, dict):
             return manifest
-        reason = "it is no JSON object"
+        reason = "it is not a JSON object"
     except KeyError:
         reason = f"it has no {MANIFEST_NAME}"
     except (OSError, ValueError, zipfile.BadZipFile) as error:

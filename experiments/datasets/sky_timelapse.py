@@ -31,6 +31,6 @@ RECIPE = published_recipe(
     resolution_px=256,
     crop="center",
     crop_is_a_choice=True,
-    crop_text="The middle 360 x 360 px of a frame of 640 x 360 px, resized with Lanczos (what StyleGAN-V's "
-    "convert_video_to_dataset.py does with a video; its README says no more than 256 x 256 px).",
+    crop_text="The central 360 x 360 px of a 640 x 360 px frame, resized with Lanczos (as StyleGAN-V's "
+    "convert_video_to_dataset.py does; its README says only 256 x 256 px).",
 )

@@ -12,13 +12,13 @@ from experiments.datasets.zips import DatasetInfo
 FACTS: dict[str, Any] = {
     "obtain": "Run load_videos.py --metadata taichi-metadata.csv --format .png of "
     "https://github.com/AliaksandrSiarohin/video-preprocessing, which downloads and crops the videos; SOURCE is its "
-    "--out_folder (only train is used). Many videos are gone from YouTube: --partial.",
+    "--out_folder (only train is used). Many videos are no longer on YouTube: --partial.",
     "licence": "none stated; the videos are their owners', under YouTube's terms of service.",
     "expected": {"clips": 3_049},
     "resolution_px": 256,
     "crop": "center",
-    "crop_text": "The boxes of taichi-metadata.csv, which load_videos.py crops and resizes to 256 x 256 px; taken as "
-    "they are. Frames of another size: the middle square, resized with Lanczos.",
+    "crop_text": "The boxes of taichi-metadata.csv, which load_videos.py crops and resizes to 256 x 256 px; used "
+    "unchanged. Frames of another size: the central square, resized with Lanczos.",
 }
 
 

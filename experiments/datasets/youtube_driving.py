@@ -24,8 +24,8 @@ RECIPE = published_recipe(
     name="youtube-driving-256",
     title="YouTube Driving (ACO's videos) at 256 x 256 px, for the video hosts.",
     obtain="From https://github.com/metadriverse/ACO: download its frames (OneDrive) and join them, cat sega* > "
-    "frames.zip; or download the videos of its list. SOURCE is the zip, or a folder with a folder of frames "
-    "or a file for each video.",
+    "frames.zip; or download the videos of its list. SOURCE is the zip, or a folder with one folder of frames, or one "
+    "file, per video.",
     licence="none stated; the videos are their owners', under YouTube's terms of service.",
     expected={"videos": 134},
     options=(

@@ -155,7 +155,7 @@ def verify(file: Path, info: DatasetInfo) -> None:
                     wrong.append(member.filename)
     if wrong or len(frames) != info.nimg:
         raise UserError(
-            f"{file.name}: was not written as it should be: {len(frames)} of {info.nimg} frames, {len(wrong)} of them "
+            f"{file.name}: was not written correctly: {len(frames)} of {info.nimg} frames, {len(wrong)} of them "
             f"wrong ({', '.join(wrong[:3])}). Check the disk, and run the same command again."
         )
 
@@ -208,5 +208,5 @@ def broken_error(source: Source, broken: list[tuple[str, str]]) -> UserError:
     return UserError(
         f"Every image must be readable; {len(broken)} of {len(source.names)} are broken:\n"
         + "\n".join(lines)
-        + "\nFix or remove them, or go on without them: --skip-broken (SKIP_BROKEN=1 with make)."
+        + "\nFix or remove them, or continue without them: --skip-broken (SKIP_BROKEN=1 with make)."
     )

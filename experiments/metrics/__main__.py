@@ -62,7 +62,7 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
         return
     for metric in metrics:
         if metric.compute and ddof:
-            raise UserError(f"{metric.name}: --ddof must be 0 for it; got {ddof}. Take it in a command of its own.")
+            raise UserError(f"{metric.name}: --ddof must be 0 for it; got {ddof}. Compute it in a separate command.")
         keeps = metric.compute is not None or (metric.features is not None and metric.features.keep)
         for path in (real, fake):
             if keeps and holds_moments(path):
@@ -82,8 +82,8 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
 
 
 @click.command(
-    epilog=f"NAMEs: {NAMES}. What is computed: docs/metrics.md. A pickle runs code of its own when it is opened: only "
-    "give networks that you trust."
+    epilog=f"NAMEs: {NAMES}. What is computed: docs/metrics.md. Opening a pickle runs the code in it: only give "
+    "networks that you trust."
 )
 @click.argument("metrics", metavar="NAME[,NAME...]", callback=choose)
 @click.argument("real", type=click.Path(path_type=Path))
@@ -92,22 +92,26 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
     "--nimg", type=click.IntRange(min=2), help=f"Images of FAKE: to generate [{DEFAULT_NIMG}], or at most [all]."
 )
 @click.option(
-    "--real-nimg", type=click.IntRange(min=2), help="At most so many images of REAL, drawn from --seed.  [all]"
+    "--real-nimg", type=click.IntRange(min=2), help="At most this many images of REAL, drawn from --seed.  [all]"
 )
 @click.option("--nclips", type=click.IntRange(min=2), default=DEFAULT_NCLIPS, show_default=True, help="Clips for FVD.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--ddof", type=click.IntRange(0, 1), default=0, show_default=True, help="Covariances are over N - ddof.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."
+)
+@click.option("--ddof", type=click.IntRange(0, 1), default=0, show_default=True, help="Divide covariances by N - ddof.")
 @click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
 @click.option("--batch", type=click.IntRange(min=1), help="Images at once.  [16 on a CPU, 64 on a GPU; 2 clips]")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads that compute.  [default: torch's]")
-@click.option("--weights", "folder", type=click.Path(path_type=Path), help="Their folder.  [$MTM_WEIGHTS, or weights]")
+@click.option(
+    "--weights", "folder", type=click.Path(path_type=Path), help="The weights' folder.  [$MTM_WEIGHTS, or weights]"
+)
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
-@click.option("--no-cache", is_flag=True, help="Neither read nor keep statistics of REAL.")
+@click.option("--no-cache", is_flag=True, help="Do not use the cache of REAL's statistics.")
 @click.option("--save-stats", type=click.Path(path_type=Path), help="Write the moments of REAL to this .npz.")
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.json for each metric.")
 @click.option("--json", "as_json", is_flag=True, help="Print values and fingerprints as JSON.")
-@click.option("--host", help="Whose pickle FAKE is, where the file does not tell.")
+@click.option("--host", help="The codebase of FAKE's pickle, if the file does not say.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def main(
     metrics: list[Metric],
@@ -165,7 +169,7 @@ def chosen_device(name: str | None) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise click.BadParameter(f"must be cpu or cuda; got {name!r}.", param_hint="--device")
     if name.startswith("cuda") and not there:
-        raise click.BadParameter(f"must be there; got {name!r}, and torch sees no GPU.", param_hint="--device")
+        raise click.BadParameter(f"must be available; got {name!r}, but torch sees no GPU.", param_hint="--device")
     return name
 
 

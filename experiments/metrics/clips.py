@@ -75,8 +75,8 @@ class Clips(FileSamples):
             yield batch
         if taken < 2:
             raise UserError(
-                f"metrics: {self.path} must hold at least 2 videos of {self.frames} frames or more; got {taken} such, "
-                f"and {short} shorter ones. Give longer videos, or take fvd16."
+                f"metrics: {self.path} must hold at least 2 videos of {self.frames} frames or more; got {taken}, and "
+                f"{short} shorter ones. Give longer videos, or use fvd16."
             )
         self._found = {f"{self.role}_px": sizes_fact(sizes), f"{self.role}_too_short": short}
         if self.role == "real":

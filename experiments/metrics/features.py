@@ -57,7 +57,7 @@ class FeatureStats:
             bad = int((~np.isfinite(rows)).any(axis=1).sum())
             raise ValueError(
                 f"FeatureStats: features must be finite; got NaN or infinity in {bad} of {len(rows)} samples, after "
-                f"{self.n} good ones. Look at the images: a generator that has diverged makes such."
+                f"{self.n} good ones. Look at the images: a diverged generator gives such values."
             )
         if self.keep:
             self._kept.append(rows.copy())

@@ -30,7 +30,7 @@ def networks(module: str) -> Any:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
         raise UserError(
-            "metrics: torch-fidelity must be installed; got none. Run: make setup, or in an environment of your own: "
+            "metrics: torch-fidelity must be installed; got none. Run: make setup, or in your own environment: "
             "pip install --no-deps -r requirements-metrics.txt"
         )
     bare = types.ModuleType(PACKAGE)

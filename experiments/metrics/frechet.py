@@ -54,7 +54,7 @@ def statistics(features: np.ndarray, ddof: int = 0, name: str = "features") -> S
         bad = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(
             f"frechet_distance: {name} must be finite; expected no NaN or infinity, got them in {bad} of {n} samples. "
-            "Look at the images: a generator that has diverged makes such."
+            "Look at the images: a diverged generator gives such values."
         )
     if n < dimensions:
         warnings.warn(

@@ -32,7 +32,7 @@ class Generated(Samples):
         if frames and not snapshot.facts.frames:
             raise UserError(
                 f"{snapshot.path}: FVD must have a network that makes videos; got {snapshot.facts.trainer}'s, which "
-                "makes images. Take fid, clip_fd or another metric of images."
+                "makes images. Use fid, clip_fd or another metric of images."
             )
         self.snapshot, self.count, self.seed, self.frames = snapshot, count, seed, frames
         self.unit = "clip" if frames else "img"

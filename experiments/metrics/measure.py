@@ -135,8 +135,8 @@ def _note_sizes(real: dict[str, Any], generated: dict[str, Any]) -> None:
     sizes = real.get("real_px"), generated.get("generated_px")
     if None not in sizes and sizes[0] != sizes[1]:
         warnings.warn(
-            f"real images are of {sizes[0]} px and generated ones of {sizes[1]}: what resizing does to them differs, "
-            "and the value has that in it. Compare images of one size where you can.",
+            f"real images have {sizes[0]} px and generated ones {sizes[1]}: resizing affects them differently, and "
+            "the value includes that. Compare images of one size if you can.",
             stacklevel=3,
         )
 

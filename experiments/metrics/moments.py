@@ -132,7 +132,7 @@ def _float64(*arrays: Any) -> list[np.ndarray]:
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"a pickle with {module}.{name}, which is no statistics")
+            raise pickle.UnpicklingError(f"a pickle with {module}.{name}, which is not statistics")
         return super().find_class(module, name)
 
 

@@ -75,7 +75,7 @@ def load_images(path: Path) -> ImageSet:
     """
     if not path.is_file():
         raise UserError(
-            f"load_images: --data must be a zip of images; expected a file, got {str(path)!r}, which is none. "
+            f"load_images: --data must be a zip of images; expected a file, got {str(path)!r}, which is not one. "
             "Make one with python -m tools.data: openmoji DEST, or images SOURCE DEST for your own."
         )
     source = open_source(path)

@@ -68,9 +68,7 @@ def save_bytes(path: Path, data: bytes) -> None:
         with atomic_output(path) as partial:
             partial.write_bytes(data)
     except OSError as error:
-        raise UserError(
-            f"train: {path} must be writable; got: {error.strerror}. Nothing half-written is left."
-        ) from error
+        raise UserError(f"train: {path} must be writable; got: {error.strerror}. No partial file is left.") from error
 
 
 def save_tensors(path: Path, content: Any) -> None:
@@ -95,7 +93,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
     if not stored.exists():
         if found := [name for name in RESULTS if (outdir / name).exists()]:
             raise UserError(
-                f"train: --outdir must be new or hold a whole run; {outdir} has {', '.join(found)} but no "
+                f"train: --outdir must be new or hold a complete run; {outdir} has {', '.join(found)} but no "
                 f"{stored.name}. Choose another folder."
             )
         outdir.mkdir(parents=True, exist_ok=True)
@@ -128,8 +126,8 @@ def load_state(path: Path) -> dict[str, Any]:
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"train: {path} is cut off or no snapshot ({path.stat().st_size} bytes; {reason}). Put back a whole one, "
-            "or remove it to train from the beginning."
+            f"train: {path} is truncated or not a snapshot ({path.stat().st_size} bytes; {reason}). Restore a "
+            "complete one, or remove it to train from the beginning."
         ) from error
     return content
 
@@ -243,7 +241,7 @@ def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) 
     assert stop.signum is not None  # the loop ends in no other way
     click.echo(
         f"\ntrain: stopped by {signal.Signals(stop.signum).name} at {trainer.nimg / 1000:.1f} of {options.kimg:g} "
-        f"kimg, all saved in {outdir / 'snapshot.pt'}. Run the same command again to go on.",
+        f"kimg, all saved in {outdir / 'snapshot.pt'}. Run the same command again to resume.",
         err=True,
     )
     raise SystemExit(128 + stop.signum)
@@ -263,13 +261,13 @@ COUNT = click.IntRange(min=1)
 @_option("mtm", str, "Deformable layers: none, groups (low,mid,high) or resolutions (8,16).")
 @_option("mtm_head", click.Choice(["offset", "offset+mask"]), "What the module predicts.")
 @_option("mtm_sees", click.Choice(SEES), "What its offsets are computed from: input and latent, or one of them.")
-@_option("mtm_start_kimg", click.FloatRange(min=0), "Train plain until here, with the MTM from here on.")
+@_option("mtm_start_kimg", click.FloatRange(min=0), "Train plain until this kimg, and with MTM after it.")
 @_option("mtm_lr", POSITIVE, "Learning rate of the MTM's parameters, relative to the others'.")
-@_option("mtm_bound_px", click.FloatRange(min=0), "The longest offset, px of its layer; 0: any.")
+@_option("mtm_bound_px", click.FloatRange(min=0), "Longest offset along each axis, px of its layer; 0 for no bound.")
 @_option("kimg", POSITIVE, "Length of the run, thousands of real images.")
 @_option("batch", COUNT, "Images per iteration.")
 @_option("channels", COUNT, "Feature channels at the full resolution.")
-@_option("g_channels", click.IntRange(min=0), "The same of the generator alone; 0: as wide as the discriminator.")
+@_option("g_channels", click.IntRange(min=0), "The same for the generator alone; 0 for the discriminator's width.")
 @_option("latent", COUNT, "Length of z and of w.")
 @_option("noise", bool, "Noise per pixel, of learned strength, in layers below the full resolution.")
 @_option("lr", POSITIVE, "Learning rate of both networks.")

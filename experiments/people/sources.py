@@ -144,7 +144,7 @@ def _fetch_motions(missing: list[MotionFile], folder: Path) -> None:
         names = ", ".join(motion.name for motion in missing)
         raise UserError(
             f"people: Failed to fetch CMU's motions ({names}):\n  " + "\n  ".join(reasons) + "\nPut these files into "
-            f"{folder} by hand (they are in Debian's {MODELS}, and at the address above), or give motions of your own: "
+            f"{folder} by hand (they are in Debian's {MODELS}, and at the address above), or give your own motions: "
             "--motion."
         ) from error
 

@@ -45,7 +45,7 @@ class StyleSV(Hydra):
         first, both = (run.options.get(name) for name in ("stage1-kimg", "kimg"))
         if first not in (None, 0) and not 0 < _number(first) < _number(both):
             raise UserError(
-                f"run: row {run.row} must have more kimg of both stages than of the first; got stage1-kimg = {first}, "
+                f"run: row {run.row} must have more kimg in both stages than in the first; got stage1-kimg = {first}, "
                 f"kimg = {both}. Correct them, or leave stage1-kimg out for one stage."
             )
         super().check(run)

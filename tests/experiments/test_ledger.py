@@ -59,7 +59,7 @@ def test_a_torn_last_line_is_reported_and_does_not_swallow_the_next_entry(path):
         file.write('{"schema": 1, "row": "to')
     entries, problems = read_entries(path)
     assert [entry.row for entry in entries] == ["a"]
-    assert problems == ["ledger.jsonl: line 2 is torn (its writer was stopped) and was left out"]
+    assert problems == ["ledger.jsonl: line 2 is incomplete (its writer was stopped) and was left out"]
     append_entry(path, ROW | {"row": "b"})
     entries, problems = read_entries(path)
     assert [entry.row for entry in entries] == ["a", "b"]

@@ -225,7 +225,7 @@ def test_a_snapshot_that_is_cut_off_is_named_and_kept(tmp_path: Path, data: Path
         with pytest.raises(SystemExit):
             run(tmp_path / "run", data)
     (tmp_path / "run/snapshot.pt").write_bytes(content)
-    with pytest.raises(click.ClickException, match=rf"snapshot\.pt is cut off or no snapshot \({len(content)} bytes"):
+    with pytest.raises(click.ClickException, match=rf"is truncated or not a snapshot \({len(content)} bytes"):
         run(tmp_path / "run", data)
     assert (tmp_path / "run/snapshot.pt").read_bytes() == content
 

@@ -159,7 +159,7 @@ def test_seeds_that_were_measured_in_different_ways_have_no_mean(out):
         finish(out, table, "low", 3.0, seed=seed)
     markdown, _ = texts(out)
     assert "| – (seed 0: 4.000, seed 1: 5.000) |" in markdown
-    assert "not compared, because its runs took it in different ways" in markdown
+    assert "not compared, because its runs computed it in different ways" in markdown
 
 
 def test_a_smoke_test_shows_its_numbers_greyed_and_has_no_other_verdict(out):
@@ -382,7 +382,7 @@ def test_a_torn_ledger_is_mentioned_in_the_report(out):
     make_report(out, make_table(), 4.0, 3.0)
     with (out / ledger.NAME).open("a") as file:
         file.write('{"schema": 2, "ro')
-    assert "problem: ledger.jsonl: line 3 is torn" in texts(out)[0]
+    assert "problem: ledger.jsonl: line 3 is incomplete" in texts(out)[0]
 
 
 def test_a_damaged_image_is_named_and_the_others_are_shown(real_charts, out):

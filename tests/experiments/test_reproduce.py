@@ -194,7 +194,7 @@ def test_a_folder_or_a_made_zip_is_taken_as_data(tmp_path: Path) -> None:
     _made(images, "lsun-cat-256")
     output = call(tmp_path, "table1", "--data", str(given), "--dry-run").output
     assert f"tools.data imagenet-128 {given}/imagenet-128 " in output
-    assert f"# taken as it is: {images}" in output
+    assert f"# used as it is: {images}" in output
     assert f"--data={images}" in output
     assert "data set taichi-256 must come from you" in output
     assert "data set imagenet-128 must come" not in output
@@ -215,7 +215,7 @@ def test_costs_follow_from_kimg_and_a_measured_ratio() -> None:
     costs = [run_cost(row, training_ratios(bench)) for row in (plain, low, mid)]
     assert [round(cost.device_s / 3600, 1) for cost in costs if cost] == [61.9, 92.9, 61.9]
     assert costs[1] is not None
-    assert "× 1.50, as measured of StyleGAN2" in costs[1].text
+    assert "× 1.50, as measured for StyleGAN2" in costs[1].text
     assert training_ratios({**bench, "device": "cpu"}) == {}
     assert high.estimate == plain.estimate
 

@@ -183,7 +183,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(table):
 
 
 def test_a_dry_run_says_which_folders_are_not_known_yet(table, no_report):
-    note = "# not made yet: its runs, below, get other numbers then"
+    note = "# not made yet; once it is, the runs below get other folders"
     assert note in call(table, "--dry-run").output
     assert call(table).exit_code == 0
     assert note not in call(table, "--dry-run").output
@@ -316,7 +316,7 @@ def test_metrics_that_failed_are_repeated_without_training_again(table, no_repor
         ("text", "frechet.json: value must have the right type; expected a number, got 'abc'"),
         ("list", r"frechet.json: value must have the right type; expected a number, got \[1\]"),
         ("null-kimg", "low/7: stats.jsonl: kimg must have the right type; expected a number, got None"),
-        ("no-result", "train ended with exit code 0, but what it should write is not there, or not whole"),
+        ("no-result", "train ended with exit code 0, but its output is missing or incomplete"),
     ],
 )
 def test_what_a_trainer_writes_wrong_fails_its_row_alone(table, no_report, mode, message):
@@ -343,7 +343,7 @@ def test_a_metric_that_was_asked_for_and_is_absent_is_an_error_of_that_run(table
     edit(table, 'id = "low"', 'id = "low"\noptions = { mode = "no-recall" }')
     result = call(table)
     assert result.exit_code == 1
-    assert "metrics ended with exit code 0, but did not give recall, which the row asks for" in result.output
+    assert "metrics ended with exit code 0, but did not write recall, which the row asks for" in result.output
     assert "not both rows have finished" not in result.output
 
 
@@ -399,7 +399,7 @@ def test_an_interrupt_while_data_is_made_leaves_nothing_half_written(table, star
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; nothing half-written was left" in errors
+    assert "stopped; no partial file was left" in errors
     assert list((table.parent / "cache").iterdir()) == []
     assert not (table.parent / "out" / "runs").exists()
 
@@ -421,7 +421,7 @@ def test_rows_outlive_a_killed_runner_and_the_next_one_follows_them(table, start
     wait_for(lambda: ticks(table, "low", seen + 2))
     result = call(table)
     assert result.exit_code == 0, result.output
-    assert "works already; followed" in result.output
+    assert "already running; following it" in result.output
     assert sorted((entry.row, entry.status) for entry in attempts(table)) == [("low", "done"), ("plain", "done")]
     assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
 
@@ -472,7 +472,7 @@ def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(t
     os.kill(state["pid"], signal.SIGKILL)
     os.killpg(state["child_pid"], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
-    assert "row low/7 failed: its process ended with SIGKILL (was it out of memory?) without a word" in errors
+    assert "row low/7 failed: its process ended with SIGKILL (was it out of memory?) and gave no reason" in errors
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "failed", "plain": "done"}
 
 
@@ -502,7 +502,7 @@ def test_prepared_runs_can_be_started_by_hand_and_followed(table, no_report):
     wait_for(lambda: ticks(table, "low", 2))
     result = call(table)
     assert result.exit_code == 0, result.output
-    assert "low/7    works already; followed" in result.output
+    assert "low/7    already running; following it" in result.output
     assert by_hand.wait() == 0
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
@@ -520,7 +520,7 @@ def test_a_run_of_another_machine_is_followed_and_its_pids_are_left_alone(table,
     wait_for(lambda: "followed" in runner.stderr.readline())
     runner.send_signal(signal.SIGINT)
     _, errors = runner.communicate(timeout=20)
-    assert "works on another machine, and is left to work" in errors
+    assert "runs on another machine, and keeps running" in errors
     time.sleep(0.5)
     assert by_hand.poll() is None
     assert in_use(folder(table, "low"))
@@ -586,7 +586,7 @@ def test_rows_get_gpus_of_their_own_and_wait_for_them(table, no_report, monkeypa
     assert call(table).exit_code == 0
     assert [entry.trainer["gpus"] for entry in attempts(table)[2:]] == ["3,5", "3,5"]
     edit(table, "gpus = 2", "gpus = 3")
-    assert "it needs 3 GPUs; this machine shows 2" in call(table).output
+    assert "it needs 3 GPUs; this machine has 2" in call(table).output
 
 
 def test_a_run_is_worked_on_by_one_process(table, tmp_path):
@@ -631,7 +631,7 @@ def test_a_result_of_other_options_is_not_shown(table):
     assert call(table, "--row", "low").exit_code == 0
     markdown = re.sub(" +", " ", (table.parent / "out/report.md").read_text())
     assert "| Plain | none | not run |" in markdown
-    assert "is of other options and is not shown: options.kimg: there 5, here 6" in markdown
+    assert "has other options and is not shown: options.kimg: there 5, here 6" in markdown
 
 
 def test_another_preset_or_table_in_the_same_folder_is_refused(table, no_report):

@@ -117,7 +117,7 @@ def test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them(table, st
     process.wait()
     before = number(table, "low")
     printed = output(start(table))
-    assert f"in the queue already as job {before}; followed" in printed
+    assert f"already in the queue as job {before}; following it" in printed
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
     assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
 
@@ -165,7 +165,7 @@ def test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice(table
     process.wait()
     before = number(table, "low")
     (folder(table, "low") / "slurm-job").unlink()  # as if it had been killed a moment after sbatch
-    assert f"in the queue already as job {before}; followed" in output(start(table, "--row", "low"))
+    assert f"already in the queue as job {before}; following it" in output(start(table, "--row", "low"))
     assert number(table, "low") == before
     assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "done")]
 
@@ -185,7 +185,7 @@ def test_a_number_that_another_run_has_now_is_not_followed(table, start):
     wait_for(lambda: number(table, "low") != other, 60)
     hold.unlink()
     printed = output(process)
-    assert f"plain/7  in the queue already as job {other}; followed" in printed
+    assert f"plain/7  already in the queue as job {other}; following it" in printed
     assert number(table, "low") != other
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
@@ -254,7 +254,7 @@ def test_a_limit_of_jobs_keeps_the_rest_waiting(table, commands, start):
     process = start(table)
     printed = output(process)
     assert process.returncode == 0, printed
-    assert "tried again when a job has ended: slurm: sbatch refused the job: sbatch: error: QOSMax" in printed
+    assert "will be tried again when a job ends: slurm: sbatch refused the job: sbatch: error: QOSMax" in printed
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
 
 
@@ -274,5 +274,5 @@ def test_options_of_sbatch_that_no_shell_could_read_or_that_hide_the_jobs_are_re
     with pytest.raises(slurm.UserError, match=r"SLURM_ARGS must be words of a shell; .*No closing quotation"):
         slurm.chosen_slurm("slurm", "", "--comment='a")
     for word in ("--job-name=x", "-J x", "-Jx", "--array=1-3", "-Mother"):
-        with pytest.raises(slurm.UserError, match="must leave alone what the runner finds its jobs by"):
+        with pytest.raises(slurm.UserError, match="must not have the options by which the runner finds its jobs"):
             slurm.chosen_slurm("slurm", "", f"--time=1 {word}")

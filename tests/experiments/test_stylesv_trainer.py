@@ -102,7 +102,7 @@ def make_fraction(run, number, stage, kimgs, resumed=None):
 def test_stages_that_do_not_add_up_are_refused(tmp_path, first, both):
     run = make_run(tmp_path, "stylesv", **TINY)
     options = {**run.options, "stage1-kimg": first, "kimg": both}
-    with pytest.raises(UserError, match=f"must have more kimg of both .* got stage1-kimg = {first}, kimg = {both}"):
+    with pytest.raises(UserError, match=f"must have more kimg in both .* got stage1-kimg = {first}, kimg = {both}"):
         SV.check(run.model_copy(update={"options": options}))
 
 

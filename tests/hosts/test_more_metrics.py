@@ -237,7 +237,7 @@ def test_two_ranks_give_what_one_does(stylegan3, pictures, env, weights, tmp_pat
     [
         ("torch_fidelity", "metrics: torch-fidelity must be installed; got none. Run: make setup, or in an "),
         ("pydantic", "the packages of experiments.metrics must be installed; got: import of pydantic halted; None in "
-         "sys.modules. Run: pip install pydantic, or take metrics of the host's own"),
+         "sys.modules. Run: pip install pydantic, or use the codebase's own metrics"),
     ],
 )  # fmt: skip
 def test_without_their_packages_ours_say_what_is_missing_and_theirs_are_taken(

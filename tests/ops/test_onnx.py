@@ -163,7 +163,7 @@ def test_an_opset_without_deform_conv_is_refused():
     chain = [error := caught.value]
     while error := error.__cause__:
         chain.append(error)
-    assert any("opset_version must be at least 19, which brought DeformConv; got 18" in str(e) for e in chain)
+    assert any("opset_version must be at least 19, the first with DeformConv; got 18" in str(e) for e in chain)
 
 
 WITHOUT_COMPILER = """

@@ -108,7 +108,7 @@ def test_an_edit_of_our_lines_is_kept_and_nothing_written(lab, verb):
     lab.file().write_bytes(lab.file().read_bytes().replace(b"cpu last", b"mine"))
     before = lab.contents()
     done = lab.run(verb)
-    assert (done.code, "vendor/alpha/train.py must hold the lines of cpu whole" in done.err) == (6, True)
+    assert (done.code, "vendor/alpha/train.py must contain the lines of cpu complete" in done.err) == (6, True)
     assert "    -cpu last\n    +mine\n" in done.err
     assert lab.contents() == before
 

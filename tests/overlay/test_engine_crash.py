@@ -183,7 +183,7 @@ def test_an_edit_saved_during_the_run_is_kept_and_everything_undone(lab, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(fs, "step", step)
         done = lab.run("apply", "--host", "alpha")
-    assert (done.code, "vendor/alpha/net/layer.py must stay as it is" in done.err) == (6, True)
+    assert (done.code, "vendor/alpha/net/layer.py must not change during the run" in done.err) == (6, True)
     assert lab.contents() == lab.want(()) | {"alpha/net/layer.py": edited}
 
 

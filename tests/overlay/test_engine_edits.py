@@ -119,7 +119,7 @@ def test_lines_of_ours_that_were_edited_are_refused_with_what_was_edited(lab, ve
     put(lab, old, new)
     before = lab.contents()
     done = lab.run(verb)
-    assert (done.code, "vendor/alpha/train.py must hold the lines of" in done.err) == (6, True), done
+    assert (done.code, "vendor/alpha/train.py must contain the lines of" in done.err) == (6, True), done
     assert "edits --host alpha > mine.diff && git apply -R mine.diff" in done.err
     assert lab.contents() == before
     diff = lab.ok("edits", "--host", "alpha").out  # the advice, as it stands
@@ -178,7 +178,7 @@ def test_a_commit_of_a_patched_tree_is_detected_and_undone_without_a_loss(lab, v
     assert (done.code, f"commit {head[:10]} has lines of ours in it" in done.out) == (6, True), done
     assert "pristine" not in done.out
     done = lab.run(verb, "--host", "alpha")
-    assert (done.code, "must have our lines beside its commits" in done.err) == (5, True), done
+    assert (done.code, "must not have our lines in its commits" in done.err) == (5, True), done
     assert lab.contents() == before
     command = next(line.strip() for line in done.err.splitlines() if "git -C vendor/alpha branch" in line)
     for part in command.split(" && "):

@@ -37,7 +37,7 @@ def wheel(_package: str, folder: Path) -> Path:
 
 
 def absent(package: str, _folder: Path) -> Path:
-    raise UserError(f"npm:{package}: there is no npm here")
+    raise UserError(f"npm:{package}: npm is not installed")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_other_bytes_and_another_member_are_refused_and_not_left(clients, tmp_pa
 
 def test_a_missing_npm_and_a_failing_command_say_so(monkeypatch, tmp_path):
     monkeypatch.setattr(archives.shutil, "which", lambda _: None)
-    with pytest.raises(UserError, match="there is no npm here"):
+    with pytest.raises(UserError, match="npm is not installed"):
         extract("npm:net@1.0", MEMBER, tmp_path / "net.bin", SHA256.__eq__)
     with pytest.raises(UserError, match="oops: exit code 1"):
         archives._run(["python3", "-c", "import sys; sys.exit(1)", "oops"], tmp_path)
@@ -112,7 +112,7 @@ def test_where_both_fail_both_reasons_are_given_and_where_the_file_may_be_had(pa
     packed.say("/net.bin", Reply(b"", status=404))
     done = CliRunner().invoke(main, ["net"])
     assert done.exit_code == 1
-    assert "there is no npm here; " in done.output
+    assert "npm is not installed; " in done.output
     assert f"or   {MEMBER} of npm:@a/net@1.0" in done.output
 
 

@@ -110,7 +110,7 @@ def test_a_folder_in_a_files_place_is_left_alone(server, folder):
     (folder / "alpha-net.pt").mkdir(parents=True)
     done = run("alpha")
     assert done.exit_code == 1
-    assert "not a file has its name" in done.output
+    assert "not a file has this name" in done.output
     assert (folder / "alpha-net.pt").is_dir()
 
 

@@ -154,8 +154,8 @@ def broken_files(folder: Path, final: Path) -> dict[str, str]:
     whole, foreign = final.read_bytes(), pickle.dumps({"G_ema": 3, "more": "x" * 99})
     contents = {
         "empty.pkl": (b"", "is empty"),
-        "cut.pt": (whole[: len(whole) // 2], "is cut off, damaged or no snapshot"),
-        "cut.pkl": (foreign[:-9], "is cut off: a whole pickle ends in its stop code"),
+        "cut.pt": (whole[: len(whole) // 2], "is truncated, damaged or not a snapshot"),
+        "cut.pkl": (foreign[:-9], "is truncated: a complete pickle ends with its stop code"),
         "foreign.pkl": (foreign, "no generator of eg3d, stylesv, stylegan-v, stylegan3 was found"),
         "hostile.pkl": (pickle.dumps(Trap(folder / "sprung")), "no generator of"),
         "text.pkl": (b"hello", "is neither a snapshot of experiments/mini nor a pickle"),
@@ -177,9 +177,7 @@ def test_what_is_no_snapshot_is_refused_in_one_line_that_names_the_file(final, t
     for name, says in broken_files(tmp_path, final).items():
         done = CliRunner().invoke(main, [str(tmp_path / name), "--outdir", str(tmp_path / "out")])
         assert done.exit_code == 1, (name, done.output)
-        line = done.stderr.replace(
-            "A pickle runs code of its own when it is opened: only open files that you trust.\n", ""
-        )
+        line = done.stderr.replace("Opening a pickle runs the code in it: only open files that you trust.\n", "")
         assert line.count("\n") == 1, (name, line)
         assert f"{tmp_path / name}: {says}" in line
     assert not (tmp_path / "sprung").exists()

@@ -35,7 +35,7 @@ def test_a_release_that_cannot_be_had_is_told_by_the_exit_code(tmp_path, monkeyp
     monkeypatch.setattr(torch_env.venv, "create", lambda folder, with_pip: None)  # so pip cannot be run either
     assert torch_env.main(["9.9.9"]) == torch_env.UNAVAILABLE
     said = capsys.readouterr().err
-    assert "torch 9.9.9 cannot be had here" in said
+    assert "torch 9.9.9 is not available here" in said
     assert str(tmp_path / "9.9.9" / "bin" / "python") in said
 
 

@@ -26,4 +26,4 @@ def real() -> tuple[Path, list[Path]]:
     try:
         return sources.body_file(), sources.motion_files()
     except UserError as error:
-        pytest.skip(f"body or motion cannot be had here: {error}")
+        pytest.skip(f"body or motion are not available here: {error}")

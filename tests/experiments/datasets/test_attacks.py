@@ -79,7 +79,7 @@ def test_every_width_of_grey_spans_black_to_white(array, kind, options):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (RAMP.astype(np.float32) * 255, "float values must lie in 0 to 1, got 0 to 255: what is white"),
+        (RAMP.astype(np.float32) * 255, "float values must lie in 0 to 1, got 0 to 255, so its white point"),
         (RAMP.astype(np.float32) * np.nan, "float values must lie in 0 to 1, got nan to nan"),
         (RAMP.astype(np.float32) - 1, "got -1 to 0"),
         ((RAMP * 65535).astype(np.int32), "32-bit integer values must lie in 0 to 255, got 0 to 65535"),
@@ -302,7 +302,7 @@ def test_a_zip_in_a_zip_is_not_opened_and_that_is_said(tmp_path, dest, capsys):
     with pytest.raises(UserError, match=r"got 1 x \.zip .*Archives inside it are not opened: unpack them"):
         convert(write_zip(tmp_path / "outer.zip", [("inner.zip", inner)]), dest)
     convert(write_zip(tmp_path / "mixed.zip", [("a.png", png(1)), ("b.png", png(2)), ("inner.zip", inner)]), dest)
-    assert "Ignored 1 files that are no images: 1 x .zip." in capsys.readouterr().err
+    assert "Ignored 1 files that are not images: 1 x .zip." in capsys.readouterr().err
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, dest, monkeypatch):

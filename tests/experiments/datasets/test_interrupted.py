@@ -79,7 +79,7 @@ def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(slow_source, tmp_path, de
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "Stopped. What is decoded is kept: run the same command again to resume." in said
+    assert "Stopped. Decoded files are kept: run the same command again to resume." in said
     assert "Traceback" not in said
     psutil.wait_procs(workers, timeout=10)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]

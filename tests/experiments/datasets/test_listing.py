@@ -85,17 +85,17 @@ def test_a_cut_tar_and_a_cut_zip_are_named_with_the_next_step(tmp_path):
         (tmp_path / "cut.tar").write_bytes(whole[:length])
         assert "cut.tar" in refused(tmp_path / "cut.tar")
     (tmp_path / "outer.tar").write_bytes(tar_bytes({"n01.tar": whole[:9000]}))
-    assert "cut short. Copy or make it again." in refused(tmp_path / "outer.tar")
+    assert "truncated. Copy or make it again." in refused(tmp_path / "outer.tar")
     packed = packed_zip(tmp_path / "cut.zip", FILES)
     packed.write_bytes(packed.read_bytes()[:-40])
-    assert "which is none, or is cut short" in refused(packed)
+    assert "which is none of these, or is truncated" in refused(packed)
 
 
 def test_a_cut_lmdb_is_refused_rather_than_read_past_its_end(tmp_path):
     path = lmdb_folder(tmp_path / "in", {f"{i:04d}": os.urandom(9000) for i in range(50)})
     with (path / "data.mdb").open("rb+") as file:
         file.truncate(200_000)
-    assert "data.mdb is cut short (200000 of " in refused(path)
+    assert "data.mdb is truncated (200000 of " in refused(path)
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "data.mdb").write_bytes(b"no database" * 1000)
     assert "Failed to open the LMDB" in refused(tmp_path / "none")
@@ -119,7 +119,7 @@ def test_an_encrypted_zip_and_a_name_that_stands_twice_are_refused(tmp_path):
     assert "'a.png' in" in refused(packed)
     assert "encrypted" in refused(packed)
     twice = folder(tmp_path / "twice", {"n01/a.png": b"a", "n01.tar": tar_bytes({"a.png": b"a"})})
-    assert "a name must stand once; got 'n01/a.png'" in refused(twice)
+    assert "a name must occur once; got 'n01/a.png'" in refused(twice)
 
 
 def test_a_damaged_member_is_a_broken_file_not_a_wrong_one(tmp_path):
@@ -133,7 +133,7 @@ def test_a_damaged_member_is_a_broken_file_not_a_wrong_one(tmp_path):
     assert read_item(second) == image(1)
     with pytest.raises(ValueError, match="no member begins"):
         read_item(second._replace(offset=5))
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         read_item(second._replace(offset=packed.stat().st_size - 10))
 
 

@@ -122,7 +122,7 @@ def test_a_torn_or_damaged_part_is_made_again(source, tmp_path, decoded, monkeyp
 
 def test_two_builds_of_one_data_set_do_not_work_at_once(source, tmp_path):
     dest = tmp_path / "out.zip"
-    with parts.work_folder(work_of(dest)), pytest.raises(UserError, match="another process makes this data set now"):
+    with parts.work_folder(work_of(dest)), pytest.raises(UserError, match="another process is making this data set"):
         build(source, dest)
 
 

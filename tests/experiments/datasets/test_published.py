@@ -134,7 +134,7 @@ def test_lsun_is_the_same_from_its_lmdb_and_from_exported_images(name, tmp_path,
 def test_lsun_in_an_archive_must_be_unpacked_and_max_images_takes_the_first(tmp_path, dest):
     source = lmdb_folder(tmp_path / "cat", {f"{i:040x}": image(i, kind="webp") for i in range(5)})
     data = {f"cat/{path.name}": path.read_bytes() for path in source.iterdir()}
-    assert "must not lie in an archive; got 'cat/data.mdb'" in refused(
+    assert "must not be inside an archive; got 'cat/data.mdb'" in refused(
         "lsun-cat-256", packed_zip(tmp_path / "cat.zip", data), dest
     )
     assert build("lsun-cat-256", source, dest, max_images=2).nimg == 2
@@ -310,7 +310,7 @@ def test_wrong_counts_are_refused_before_anything_is_decoded(name, files, found,
 def test_a_data_set_is_not_made_inside_its_source(tmp_path):
     source = folder(tmp_path / "in", {"a.png": image(0)})
     for dest in (source / "out.zip", source / "deep" / "out.zip", tmp_path / "in" / ".." / "in" / "out.zip"):
-        assert "DEST must not lie in SOURCE" in refused("lsun-church-256", source, dest)
+        assert "DEST must not be inside SOURCE" in refused("lsun-church-256", source, dest)
     assert [path.name for path in source.iterdir()] == ["a.png"]
 
 
@@ -359,5 +359,5 @@ def test_a_zip_that_lost_a_frame_does_not_pass_as_whole(tmp_path):
         archive.writestr("a.png", image(0, 8, 8))
     verify(tmp_path / "in.zip", DatasetInfo(1, 8, ""))
     for info in (DatasetInfo(2, 8, ""), DatasetInfo(1, 16, "")):
-        with pytest.raises(UserError, match="was not written as it should be"):
+        with pytest.raises(UserError, match="was not written correctly"):
             verify(tmp_path / "in.zip", info)

@@ -103,8 +103,8 @@ def test_images_of_several_sizes_are_each_resized_and_it_is_written_down(sides, 
     assert one["fingerprint"]["generated_px"] == "3 sizes, most often 20"
     assert one["fingerprint"]["real_px"] == "24"
     note = run("clip_fd", sides[0], mixed).stderr
-    assert "real images are of 24 px and generated ones of 3 sizes, most often 20: what resizing does" in note
-    assert "what resizing does" not in run("clip_fd", *sides).stderr
+    assert "real images have 24 px and generated ones 3 sizes, most often 20: resizing affects" in note
+    assert "resizing affects" not in run("clip_fd", *sides).stderr
 
 
 def test_at_most_so_many_images_are_drawn_by_the_seed(sides):
@@ -340,7 +340,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(sides, tmp_path):
         (["clip_fd", "REAL", "FAKE", "--device", "gpu"], "must be cpu or cuda; got 'gpu'"),
         (["frechet", "REAL", "FAKE", "--ddof", 1], "frechet: --ddof must be 0 for it; got 1"),
         (["kid", "REAL", "m.pkl"], "kid: must have the images; got the moments m.pkl"),
-        (["fvd16", "REAL", "FAKE"], "at least 2 videos of 16 frames or more; got 0 such, and 1 shorter ones"),
+        (["fvd16", "REAL", "FAKE"], "at least 2 videos of 16 frames or more; got 0, and 1 shorter ones"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words, message):

@@ -44,7 +44,7 @@ def test_the_official_codebases_detectors_are_called_as_theirs(weights):
 def test_a_file_that_is_no_stand_in_is_left(tmp_path):
     path = tmp_path / WEIGHTS["clip-vit-b-32"].file
     path.write_text("mine")
-    with pytest.raises(UserError, match="is there and no stand-in; it was left"):
+    with pytest.raises(UserError, match="exists and is not a stand-in, so it was not replaced"):
         make_stand_ins(tmp_path, ["clip-vit-b-32"], small=True)
     assert path.read_text() == "mine"
 
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_stand_in_is_left(tmp_path):
 def test_the_command_line_says_what_they_are(tmp_path):
     result = CliRunner().invoke(main, [str(tmp_path), "--small", "--only", "i3d-kinetics-400"])
     assert result.exit_code == 0, result.output
-    assert "say nothing of the images" in result.output
+    assert "say nothing about the images" in result.output
     result = CliRunner().invoke(main, [str(tmp_path), "--only", "vgg"])
     assert "must be one of inception-2015-12-05" in result.output
 
