@@ -8,7 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
-# A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line takes it.
+# A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line uses it.
 GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
 READY_DEV := $(VENV)/.ready-dev
@@ -31,10 +31,10 @@ WORKERS ?= 2
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
 	demodulation.py precision.py half_conv.py)
 
-# Where the environment forbids bytecode, every process of a new .venv would compile torch anew: 8 seconds each.
+# If the environment forbids bytecode, every process in a new .venv compiles torch anew: 8 seconds each.
 export PYTHONDONTWRITEBYTECODE =
 
-# Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them are only characters.
+# Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them have no special meaning.
 export MTM_DATA := $(value DATA)
 export MTM_FROM := $(value FROM)
 export MTM_SLURM_ARGS := $(value SLURM_ARGS)
@@ -62,10 +62,10 @@ help:  ## List every target
 	@echo "           TABLE=smoke|...  TABLES='people ...' (study)  PARALLEL=2"
 	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-...; PRESET=small too)"
 	@echo "           CLUSTER=slurm  PARTITION=name  SLURM_ARGS='--account=... --time=...' (table, reproduce-...)"
-	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names the folder that they go to)"
-	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; all where not given)"
+	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names their folder)"
+	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; default: all)"
 
-setup: $(READY_DEV)  ## Make .venv and install the pinned requirements (PYTHON= chooses the interpreter)
+setup: $(READY_DEV)  ## Create .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
 # Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
 $(READY): requirements.txt pyproject.toml
@@ -81,18 +81,18 @@ $(READY_DEV): $(READY) requirements-dev.txt requirements-metrics.txt
 	$(PY) -m pip install --disable-pip-version-check --no-compile --quiet --no-deps -r requirements-metrics.txt
 	@touch $@
 
-quickstart: $(READY)  ## Train plain and MTM on real images, CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
+quickstart: $(READY)  ## Train a small generator without and with MTM on a CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
 	$(RUN)
 
-smoke: $(READY_DEV) patch  ## Train every official codebase a few iterations, plain and with MTM, on the CPU, with a contact sheet (OUT=, PARALLEL=)
+smoke: $(READY_DEV) patch  ## Smoke test: train every official codebase for a few iterations, plain and with MTM, on a CPU (OUT=, PARALLEL=)
 	$(PY) -m experiments.run smoke --out "$$MTM_OUT" $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	$(RUN)
 
-reproduce-all:  ## Every table and figure of the paper (PRESET=full, small or smoke; OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
+reproduce-all:  ## Reproduce every table and figure of the paper (PRESET=full, small or smoke; OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
 
-reproduce-table1:  ## One of them: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
+reproduce-table1:  ## Reproduce one: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
 
 # A dry run needs the small environment alone.
 reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
@@ -103,36 +103,36 @@ FORCE:
 report: $(READY)  ## Render the report of a run again (OUT=)
 	$(PY) -m experiments.report --out "$$MTM_OUT"
 
-study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Does MTM help where geometry varies? docs/study.md (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
+study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Run the study of docs/study.md: does MTM help where geometry varies? (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
 	$(PY) -m experiments.study run --out "$$MTM_OUT" --preset $(PRESET) $(addprefix --table ,$(TABLES)) \
 		$(if $(MTM_DATA),--data "$$MTM_DATA") $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
-study-results: $(READY)  ## Put the study's runs (FROM='folder ...'; runs/study) into docs/study/results.json, each once
+study-results: $(READY)  ## Collect the study's runs in docs/study/results.json (FROM='folder ...', default runs/study)
 	$(PY) -m experiments.study merge $(if $(MTM_FROM),$(value FROM),runs/study)
 
-study-report: $(READY_DEV)  ## Tables and figures of docs/study.md, from docs/study/results.json
+study-report: $(READY_DEV)  ## Write the tables and figures of docs/study.md from docs/study/results.json
 	$(PY) -m experiments.study report
 
-weights: $(READY)  ## Fetch the pretrained networks that the metrics need, verified (WEIGHTS="name ...", FROM=folder, DRY_RUN=1)
+weights: $(READY)  ## Fetch and verify the pretrained networks that the metrics need (WEIGHTS="name ...", FROM=folder, DRY_RUN=1)
 	@$(PY) -m tools.weights $(WEIGHTS) $(if $(MTM_FROM),--from "$$MTM_FROM") $(if $(DRY_RUN),--dry-run)
 
 patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-unpatch: $(READY)  ## Take them out again (HOST=, CONCERN=, DRY_RUN=1)
+unpatch: $(READY)  ## Remove our lines again (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Print all that is inserted as one diff per host; make -s audit > audit.diff for a file (HOST=, CONCERN=)
+audit: $(READY)  ## Print every inserted line in its context, one diff per host; make -s audit > audit.diff saves it (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
 
-edits: $(READY)  ## Print what is yours in the patched files, as a diff that git apply -R takes out (HOST=)
+edits: $(READY)  ## Print your own edits in the patched files, as a diff that git apply -R removes (HOST=)
 	@$(OVERLAY) edits $(CHOSEN)
 
-patch-check: $(READY)  ## Check the patch files, and tell what is applied (HOST=)
+patch-check: $(READY)  ## Check the patch files, and print what is applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
 	@$(OVERLAY) status $(CHOSEN) || test $$? = 3 -o $$? = 4
 
-count-params: $(READY)  ## Parameters with and without MTM, beside the paper's Table 4
+count-params: $(READY)  ## Print the parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
 # Two processes share out the test files, so that fixtures of a file or a session are made once or twice at most. A file's
@@ -154,7 +154,7 @@ lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; a link that leads nowhere fails it
+docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
@@ -198,7 +198,7 @@ cuda-report: $(READY)  ## Registers, spills, machine code and launches of the CU
 	$(PY) -m tools.cuda_report
 	$(PY) -m tools.cuda_calls
 
-doctor: $(READY)  ## Tell what the op will use on this machine, and what would make it faster
+doctor: $(READY)  ## Print which implementation the op uses on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
 clean:  ## Remove .venv, .torch and caches; runs/, data/ and weights/ stay
