@@ -169,7 +169,7 @@ def test_a_smoke_test_shows_its_numbers_greyed_and_has_no_other_verdict(out):
     ]
     markdown, html = make_report(out, make_table(rows=rows, meaningless=True), 4.1, 3.6)
     for text in (markdown, html):
-        assert "is a smoke test.** It shows" in text or "is a smoke test.</strong> It shows" in text
+        assert "is a smoke test.** It checks" in text or "is a smoke test.</strong> It checks" in text
         assert not re.search("meaningless|better|worse|One seed", text)
     assert f"| {TITLE} | 4.0 | 4.100 | +0.1 | smoke test |" in markdown
     assert "against the baseline" not in markdown
