@@ -18,7 +18,7 @@ DOCS_VENV := .venv-docs
 PRESET ?= full
 TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
 TABLES ?=
-# The paper's tables share a folder, and so the runs that stand in several of them.
+# The paper's tables share a folder, and so the runs that appear in several of them.
 OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(if $(filter gpu-session,$(MAKECMDGOALS)),gpu,$(TABLE)))$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 FROM   ?=

@@ -1,9 +1,9 @@
 """Builds the native kernels at first use, and loads them. Importing this builds nothing.
 
 A build is one compiler call, of a second or two for the CPU and under a minute for CUDA. Its result is cached under a
-key made of everything that it depends on, so a stale binary is never loaded. The cache is safe among processes: one
-builds under a lock that the operating system drops when its holder dies (a lock file left by a killed build means
-nothing), the others wait; binaries appear by atomic rename, so a half-written one is never seen.
+key made of everything that it depends on, so a stale binary is never loaded. The cache is safe for concurrent
+processes: one builds under a lock that the operating system releases when its holder dies (a lock file left by a killed
+build has no effect), and the others wait. Binaries appear by atomic rename, so a partial one is never seen.
 
 Environment: CXX (the C++ compiler), CUDA_HOME (the CUDA toolkit), TORCH_CUDA_ARCH_LIST (architectures to build for,
 instead of this machine's GPU), MTM_CACHE_DIR (where binaries and build logs go).
@@ -46,13 +46,13 @@ class Recipe:
     source: str
     flags: tuple[str, ...]
     choices: tuple[tuple[str, ...], ...]  # more flags: the first of these that the compiler takes
-    target: str  # what the code is for, where the flags do not say it
+    target: str  # what the code is for, if the flags do not say it
 
 
 _CPU_FLAGS = tuple(
     "-O3 -std=c++17 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 )
-# First what is fastest, then with less: not every compiler knows its own CPU, or has OpenMP.
+# The fastest flags first: not every compiler supports -march=native or OpenMP.
 _CPU_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 # No fast-math: it would change coordinates. The CUDA runtime goes into the library, and shares torch's context.
 _CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --threads 4 -cudart static".split())
@@ -99,7 +99,7 @@ def arch_flags(arch_list: str) -> list[str]:
 
 def find_compiler() -> tuple[str, ...] | None:
     """The C++ compiler as a command: $CXX if set (it may name a launcher first, "ccache g++"), else the first of c++,
-    g++ and clang++ on PATH; None if there is none. Raises BuildError for a $CXX that is no command."""
+    g++ and clang++ on PATH; None if there is none. Raises BuildError for a $CXX that is not a command."""
     try:
         named = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
@@ -127,7 +127,7 @@ def cache_dir() -> Path | None:
 
 @functools.cache
 def load_cpu() -> ctypes.CDLL:
-    """The CPU kernels, built if the cache does not hold them. Raises BuildError; a failure is remembered."""
+    """The CPU kernels, built if they are not in the cache. Raises BuildError; a failure is remembered."""
     return _remembered(None)
 
 
@@ -188,7 +188,7 @@ def _library_file(recipe: Recipe, folder: Path) -> Path:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether the file is what its build wrote. Loading a part of a library can kill the process."""
+    """Whether the file is what its build wrote. Loading a partial library can kill the process."""
     try:
         return library.with_suffix(".sha256").read_text() == _file_hash(library)
     except OSError:
@@ -245,7 +245,7 @@ def _usable_cache_dir() -> Path:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path`, saying so when another process holds it."""
+    """Holds an exclusive lock on `path`; prints a line while another process holds it."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system; the atomic rename still keeps the cache whole
@@ -306,7 +306,7 @@ def _publish(built: Path, library: Path) -> None:
 
 
 def _run(command: Sequence[str]) -> tuple[bool, str]:
-    """Whether the command ended well within the limit, and what it printed."""
+    """Whether the command succeeded within the time limit, and what it printed."""
     pipe, same = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(command, stdout=pipe, stderr=same, text=True, start_new_session=True) as process:
         try:

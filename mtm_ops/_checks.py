@@ -1,6 +1,6 @@
 """The rules on the op's arguments: one place for the public function and for the registered ops, real and fake alike.
 
-The kernels read memory by these shapes, so nothing reaches them that has not passed here.
+The kernels read memory according to these shapes, so every argument is checked here first.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Geometry(NamedTuple):
 
 
 LEAST = Geometry((1, 1), (0, 0), (1, 1))
-MOST = 2**31 - 1  # no place that a kernel computes from these leaves 64 bits
+MOST = 2**31 - 1  # no index that a kernel computes from these exceeds 64 bits
 
 
 def fail(function: str, name: str, rule: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -45,7 +45,7 @@ def check_shapes(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
-    """(Ho, Wo), or ValueError with what was expected and what came."""
+    """(Ho, Wo), or ValueError with what was expected and what was given."""
     if x.ndim != 4 or 0 in x.shape[1:]:
         fail(function, "x", "be [B, C, H, W] with C, H and W of at least 1", list(x.shape))
     B, C, H, W = x.shape

@@ -1,17 +1,17 @@
 """How a call is cut into chunks of rows (output pixels), and how much memory a chunk takes.
 
-Both kinds of kernels go over chunks one after the other, so that the columns never exist whole. On a CPU a chunk is any
-equal share of the rows. On CUDA it is a number of whole images, as equal as that goes, or an equal share of one image:
-then an image's gradient is complete after one chunk and is written once, in its own dtype.
+Both kinds of kernels go over chunks one after the other, so that the columns are never stored completely. On a CPU a
+chunk is any equal share of the rows. On CUDA it is a number of whole images, as equal as that goes, or an equal share
+of one image: then an image's gradient is complete after one chunk and is written once, in its own dtype.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-# Columns per chunk at most: rows enough for an efficient product, few enough bytes for the last cache. On a CPU, at 512
-# channels, half of this was up to a tenth slower, and twice as much no faster. CUDA: 8 images of [512, 32, 32] in half
-# types, whose products fill a GPU of 132 multiprocessors with tiles of 128x128; reckoned, not measured.
+# Columns per chunk at most: enough rows for an efficient matmul, few enough bytes for the last-level cache. On a CPU,
+# at 512 channels, half of this was up to a tenth slower, and twice as much no faster. CUDA: 8 images of [512, 32, 32]
+# in half types, whose products fill a GPU of 132 multiprocessors with tiles of 128x128; estimated, not measured.
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 80 << 20}
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 LEAST_ROWS = 64
@@ -35,7 +35,7 @@ class Rows:
 
     @cached_property
     def chunks(self) -> list[tuple[int, int]]:
-        """Row ranges [begin, end) that together cover the call; none for no rows."""
+        """Row ranges [begin, end) that together cover the call; none if there are no rows."""
         total, row_bytes = self.images * self.places, self.taps * self.C * self.itemsize
         if self.kernels == "cuda":
             row_bytes += self.taps * self.groups * INDEX_BYTES

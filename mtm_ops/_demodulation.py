@@ -1,7 +1,7 @@
 """Demodulation of a modulated convolution on CUDA: one kernel forward and one backward, registered with torch.
 
-Plain torch needs some twenty kernels for the same few sums. They are kept as `reference`: the specification, what runs
-on a CPU and in exported graphs, and what the gradient's gradient is formed with.
+Plain torch needs about twenty kernels for the same few sums. That version is kept as `reference`: it is the
+specification, runs on a CPU and in exported graphs, and computes the second derivative.
 """
 
 import ctypes

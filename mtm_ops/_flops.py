@@ -1,6 +1,6 @@
 """What torch's FlopCounterMode counts for the registered ops: their matrix products, as for its own operators.
 
-Called with shapes in the place of tensors.
+Called with shapes in place of tensors.
 """
 
 import math

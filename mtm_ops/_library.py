@@ -48,7 +48,7 @@ def constant_while_tracing(function: Function) -> Function:
 
 @constant_while_tracing
 def why_not_native(device: str, index: int | None = None) -> str | None:
-    """None where the native kernel runs on this device, else the reason. Builds the kernel if need be.
+    """None if the native kernel runs on this device, else the reason. Builds the kernel if necessary.
 
     Args:
         device, index: a torch.device's type and index; the current device where the index is None.
@@ -82,7 +82,7 @@ def deform_conv2d(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None
 
 
 def _refuse_forward_mode(*tensors: Tensor | None) -> None:
-    """torch would drop the tangents of an op that has only backward formulas, without a word."""
+    """torch would silently drop the tangents of an op that has only backward formulas."""
     if forward_ad._current_level < 0:
         return
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
@@ -135,15 +135,15 @@ _weight_gradients_disabled = False  # global, not per thread: autograd runs a ba
 
 @contextmanager
 def no_weight_gradients(disable: bool = True) -> Iterator[None]:
-    """Backward passes that run within the context leave out the weight's gradient, and its share of the cost.
+    """Backward passes within the context skip the weight's gradient, and its share of the cost.
 
-    For impl="native"; the gradient is then None, as for a weight that does not require one. The semantics of
-    StyleGAN's conv2d_gradfix.no_weight_gradients. You need it only for `backward()`: `torch.autograd.grad(y, inputs)`
-    forms no gradient that `inputs` do not ask for, with or without it. With demodulation, the weight's gradient
-    through its norm stays. A network compiled by torch.compile does not follow the switch: it forms the gradient.
+    It applies to impl="native"; the gradient is then None, as for a weight that does not require one. The semantics are
+    those of StyleGAN's conv2d_gradfix.no_weight_gradients. You need it only for `backward()`: `torch.autograd.grad(y,
+    inputs)` computes only the gradients of `inputs`, with or without it. With demodulation, the weight's gradient
+    through its norm remains. A network compiled by torch.compile ignores the switch and computes the gradient.
 
     Args:
-        disable: False leaves everything as it is, so that an option can be passed on.
+        disable: False changes nothing, so that an option can be passed on.
 
     Examples:
         >>> x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from . import _build, _launch
 from ._launch import SUFFIX
 
-# Up to so many terms a sum, torch's product into a buffer is as fast as oneDNN's, which gives new memory, and saves
-# the page faults: a sixth of a layer's forward and backward at 64 channels. At 512, torch's takes 1.4 times as long.
+# Up to this many terms per sum, torch's matmul into a buffer is as fast as oneDNN's, which allocates new memory, and
+# saves the page faults: a sixth of a layer's forward and backward at 64 channels. At 512, torch's takes 1.4 times as
+# long.
 FEW_TERMS = 128
 
 

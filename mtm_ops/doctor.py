@@ -1,4 +1,4 @@
-"""python -m mtm_ops.doctor: what will run here, and why not the faster thing.
+"""python -m mtm_ops.doctor: which implementation will run here, and why not a faster one.
 
 Exit code 0 when the CPU kernel works, 1 when the reference would be used instead.
 """

@@ -39,21 +39,21 @@ def modulated_deform_conv2d(
     Args:
         x: [B, C, H, W].
         weight: [O, C/n, kh, kw], of x's dtype. n, the number of weight groups (a grouped convolution: output channels
-            `O/n*i` to `O/n*(i+1)` see input channels `C/n*i` to `C/n*(i+1)` alone), is inferred and divides C and O.
+            `O/n*i` to `O/n*(i+1)` see only input channels `C/n*i` to `C/n*(i+1)`), is inferred and must divide C and O.
         offset: `[B, 2*G*kh*kw, Ho, Wo]` in input pixels, (dy, dx) per tap, taps row-major: torchvision's order. G,
-            the number of offset groups (channel ranges with offsets of their own), is inferred and must divide C.
+            the number of offset groups (channel ranges with separate offsets), is inferred and must divide C.
             Offset groups and weight groups are independent of each other.
         style: [B, C] factors of the input channels, or None: neither modulation nor demodulation. With weight groups,
-            an output channel's norm is over its own C/n input channels. StyleGAN's batch folded into groups, x
-            `[1, B*C, H, W]` with a modulated weight `[B*O, C, kh, kw]` per sample, is n = G = B without a style.
+            the norm of an output channel is over its own C/n input channels. To fold the batch into groups as StyleGAN
+            does, pass x `[1, B*C, H, W]`, the samples' modulated weights `[B*O, C, kh, kw]` and no style: n = G = B.
         mask: `[B, G*kh*kw, Ho, Wo]` factors of the taps, or None.
-        stride: of the convolution, int or (y, x).
-        padding: the same; zeros around the image.
-        dilation: the same.
-        demodulate: divide by the norm of the modulated weight; only with a style.
-        impl: "native" (the compiled kernel), "reference" (plain torch), or "auto": native where it can be built,
-            else the reference, with one warning that says why. torch.export records the registered op for both
-            of the first two, also where it cannot be built.
+        stride: stride of the convolution, int or (y, x).
+        padding: zeros around the image, int or (y, x).
+        dilation: int or (y, x).
+        demodulate: divide by the norm of the modulated weight; has an effect only with a style.
+        impl: "native" (the compiled kernel), "reference" (plain torch), or "auto": native if it can be built, else the
+            reference, with one warning that says why. With "native" and "auto", torch.export records the registered op
+            even if the kernel cannot be built.
 
     Returns:
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
@@ -61,22 +61,24 @@ def modulated_deform_conv2d(
     dtypes: float32, float64, float16, bfloat16. Offsets and masks may differ from x: they are used in float32
         (float64 for float64 x), and so are all sums over corners. On CUDA, float32 products use TF32 where torch's
         convolutions do (torch.backends.cudnn.allow_tf32, by default True). In float16, weight and style are scaled to
-        at most 1 before the product, which demodulation cancels, so that it cannot overflow.
-    Border: a corner outside the image is 0. A tap at a non-finite place, or a pixel or more outside, sees 0 and has
-        no gradient. A corner of weight 0 is multiplied, not skipped: NaN and infinity in x reach its neighbours.
+        at most 1 before the product, so that it cannot overflow; demodulation cancels this.
+    Border: a corner outside the image is 0. A tap at a non-finite position, or a pixel or more outside, samples 0 and
+        has no gradient. A corner of weight 0 is multiplied, not skipped, so NaN and infinity in x spread to
+        neighbouring samples.
     Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
-        forward mode NotImplementedError; torch.func's transforms do not take it. "reference" to any order.
-        torch.autograd.functional.hvp is of the third order for torch (it differentiates a double backward): use vhp,
-        which is of the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is
-        that of the side towards larger coordinates. Gradients that a pass does not ask for are not formed; see
+        forward mode NotImplementedError; torch.func's transforms do not support it. "reference" to any order.
+        torch.autograd.functional.hvp needs the third order (it differentiates a double backward). Use vhp, which
+        needs the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is the
+        one-sided gradient towards larger coordinates. Gradients that a pass does not request are not computed; see
         `no_weight_gradients`.
-    Determinism: the same bits on every call; on the CPU, sampling and its gradients for any number of threads. On
-        CUDA, torch's products ask for CUBLAS_WORKSPACE_CONFIG under torch.use_deterministic_algorithms(True).
-    Memory: "native" never holds the columns whole, forward or backward; "reference" does. On CUDA the columns take at
-        most 80 MiB (or those of 64 output pixels), and what x's gradient is formed with 48 bytes per output pixel, tap
-        and group, of 16 MiB or one chunk of columns, whichever is more, and up to 64 bytes per input pixel and group.
-    Errors: ValueError for shapes, TypeError for dtypes, RuntimeError where impl="native" cannot be had. All say what
-        was expected and what came.
+    Determinism: the same bits on every call; on the CPU, sampling and its gradients are also the same for any number
+        of threads. On CUDA, torch's matmuls require CUBLAS_WORKSPACE_CONFIG under
+        torch.use_deterministic_algorithms(True).
+    Memory: "native" never stores all columns at once, forward or backward; "reference" does. On CUDA the columns take
+        at most 80 MiB (or those of 64 output pixels). The index for x's gradient takes 48 bytes per output pixel, tap
+        and group, for 16 MiB or one chunk of columns, whichever is more, and up to 64 bytes per input pixel and group.
+    Errors: ValueError for shapes, TypeError for dtypes, RuntimeError if impl="native" is not available. All say what
+        was expected and what was given.
 
     Examples:
         >>> x, weight = torch.randn(2, 8, 16, 16), torch.randn(4, 8, 3, 3)
@@ -121,7 +123,7 @@ def _modulate(
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What the product is computed in: autocast leaves float64 alone, here as elsewhere in torch."""
+    """The dtype of the product: autocast leaves float64 unchanged, here as elsewhere in torch."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if _in_autocast(device) and x.dtype != torch.float64 else x.dtype
 
@@ -183,7 +185,7 @@ def _warn_once(device: str, reason: str) -> None:
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    """(y, x) as ints; numpy's integers are taken as well."""
+    """(y, x) as ints; NumPy's integers are accepted too."""
     values = tuple(value) if isinstance(value, list | tuple) else (value, value)
     try:
         pair = tuple(map(operator.index, values))
@@ -196,7 +198,7 @@ def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int
 def _check(
     x: Tensor, weight: Tensor, offset: Tensor, style: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> None:
-    """Every rule on the arguments, each error with what was expected and what came."""
+    """Checks every rule on the arguments; each error says what was expected and what was given."""
     check_shapes(NAME, x, weight, offset, mask, *geometry)
     if style is not None and style.shape != x.shape[:2]:
         rule = f"be {list(x.shape[:2])}, one factor per sample and input channel"

@@ -1,7 +1,7 @@
 """The Modulated Transformation Module: the offsets of a layer's convolution, from its input and the latent code.
 
-StyleGAN's persistence pickles the source of this file into every snapshot. So it imports nothing of this package at
-the top, and what it needs of the op it has itself where the op is not installed.
+StyleGAN's persistence pickles the source of this file into every snapshot. So it imports nothing of this package at the
+top, and has its own version of the op for use where the op is not installed.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ HEADS = {"offset": 2, "offset+mask": 3}  # channels per tap: (dy, dx), and DCNv2
 class ModulatedTransformation(nn.Module):
     """offset = ModConv(x, w), Eq. (4) of arXiv 2308.15472: where each tap of a convolution samples.
 
-    A modulated convolution of the layer's input `x`, without demodulation, with an affine map of its own from the
-    latent `w`. Weight and bias start at zero, so an untrained module returns offsets of exactly 0 (and masks of
-    exactly 1), and the convolution it steers equals the plain one. Demodulation is left out because it would divide
-    by the norm of that zero weight.
+    A modulated convolution of the layer's input `x`, without demodulation, with its own affine map from the latent `w`.
+    Weight and bias start at zero, so an untrained module returns offsets of exactly 0 (and masks of exactly 1), and the
+    convolution that uses them equals the plain one. Demodulation is left out because it would divide by the norm of
+    that zero weight.
 
-    Construction leaves the global random stream as it found it: with the same seed, a network has the same other
-    parameters with and without the module.
+    Construction does not change the global random stream: with the same seed, a network has the same other parameters
+    with and without the module.
 
     Args:
         in_channels: C, channels of x.
         w_dim: length of the latent w.
-        kernel_size: of the convolution that is steered, and of the offset convolution.
+        kernel_size: kernel size of the deformable convolution, and of the offset convolution.
         head: "offset" (the paper's text; 18 channels for 3x3) or "offset+mask" (27; mask = 2*sigmoid, DCNv2).
-        padding: of the convolution that is steered; kernel_size // 2 when None.
+        padding: padding of the deformable convolution; kernel_size // 2 if None.
 
     Shapes:
         x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset `[B, 2*k*k, Ho, Wo]` in input pixels,
@@ -78,7 +78,7 @@ class ModulatedTransformation(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"ModulatedTransformation: x must be [B, {self.in_channels}, H, W]; got {list(x.shape)}. "
-                "Pass the input of the convolution that the module steers."
+                "Pass the input of the layer's convolution."
             )
         if w.ndim != 2 or w.shape != (x.shape[0], self.w_dim):
             raise ValueError(
@@ -102,20 +102,20 @@ class ModulatedTransformation(nn.Module):
         offset, gate = out[:, : 2 * self.taps], out[:, 2 * self.taps :]
         mask = 2 * torch.sigmoid(gate) if self.head == "offset+mask" else None
         if self.strength == 0:
-            return torch.zeros_like(offset), None  # plain convolution, whatever the parameters are
+            return torch.zeros_like(offset), None  # plain convolution, whatever the parameters
         if self.strength != 1:
             offset = offset * self.strength
             mask = None if mask is None else 1 + (mask - 1) * self.strength
         return offset, mask
 
     def at(self, w: Tensor) -> Callable[..., Tensor]:
-        """The host's `modulated_conv2d`, bent at the latent w [B, w_dim]: assign it to that name in a layer's forward.
+        """A deformable `modulated_conv2d` for the latent w [B, w_dim]: assign it to that name in a layer's forward.
 
-        Takes the keywords of StyleGAN2's function (weight, styles, noise) and of StyleGAN3's (w, s, input_gain), and
-        computes what they do, sampling its input where the module says. The offsets see what the convolution sees:
-        x times `input_gain`.
+        It accepts the keywords of StyleGAN2's function (weight, styles, noise) and of StyleGAN3's (w, s, input_gain),
+        and computes the same, but samples its input at the module's offsets. The offsets are computed from what the
+        convolution sees: x times `input_gain`.
 
-        Errors: ValueError where the call resamples, or its padding is not the module's.
+        Errors: ValueError if the call resamples, or if its padding is not the module's.
 
         Examples:
             >>> mtm, x = ModulatedTransformation(8, 4), torch.randn(2, 8, 5, 5)
@@ -173,7 +173,7 @@ def _unit(t: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _deform_conv2d() -> Callable[..., Tensor]:
-    """mtm_ops.modulated_deform_conv2d, or what this file has where mtm_ops is not installed."""
+    """mtm_ops.modulated_deform_conv2d, or this file's version if mtm_ops is not installed."""
     try:
         from mtm_ops import modulated_deform_conv2d
     except ModuleNotFoundError as error:
@@ -238,19 +238,19 @@ def _sampled_conv2d(
 def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     """Within the context every ModulatedTransformation of `module` returns its offsets times `factor`.
 
-    Masks go the same way from 1: they are 1 + factor * (mask - 1). A factor of 0 gives offsets of exactly 0 and no mask
-    (plain convolution), 1 the module's own output to the bit, more than 1 exaggerates. Contexts nest: the innermost
-    factor counts, it is not multiplied. What was found is restored, also after an exception. A network compiled by
-    torch.compile follows the factor: it recompiles for 0, for 1, and once for all others. An exported or traced
-    program, and a copy of the module, keep the factor of the moment they were made. Not safe against another thread
-    that runs the same network.
+    Masks become 1 + factor * (mask - 1). A factor of 0 gives offsets of exactly 0 and no mask (plain convolution), 1
+    gives the module's own output to the bit, and more than 1 exaggerates. Contexts nest: the innermost factor applies;
+    factors are not multiplied. The previous factor is restored at the end, even after an exception. A network compiled
+    by torch.compile follows the factor: it recompiles for 0, for 1, and once for all others. An exported or traced
+    program, and a copy of the module, keep the factor of the time when they were made. Do not use it while another
+    thread runs the same network.
 
     Args:
-        module: a network, unpickled snapshots and compiled networks included.
-        factor: a finite number from 0 up.
+        module: a network; unpickled snapshots and compiled networks are supported.
+        factor: a finite number, at least 0.
 
     Raises:
-        ValueError: for another factor; if `module` holds no ModulatedTransformation, so that a comparison cannot
+        ValueError: for an invalid factor; if `module` contains no ModulatedTransformation, so that a comparison cannot
             silently compare nothing; or if one is of a version that cannot be scaled.
 
     Examples:
@@ -275,7 +275,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
 
 
 def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """`offsets_scaled` by 0: every ModulatedTransformation of `module` becomes plain convolution.
+    """`offsets_scaled` with factor 0: every ModulatedTransformation of `module` becomes plain convolution.
 
     The switch of the paper's Fig. 4. Errors: those of `offsets_scaled`.
 
@@ -288,7 +288,7 @@ def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[Non
 
 
 def _modules_of(network: nn.Module) -> list[Any]:
-    """Its ModulatedTransformations, found by name and not by type: unpickled snapshots carry a class of their own."""
+    """Its ModulatedTransformations, found by name and not by type: unpickled snapshots have their own class."""
     modules = [m for m in network.modules() if type(m).__name__ == ModulatedTransformation.__name__]
     if not modules:
         raise ValueError(

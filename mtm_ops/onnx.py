@@ -17,18 +17,18 @@ _NAME = f"{_library.NAMESPACE}::deform_conv2d"
 
 
 def translation_table() -> dict[Callable, Callable]:
-    """What `torch.onnx.export` takes as `custom_translation_table`, with dynamo=True.
+    """The `custom_translation_table` for `torch.onnx.export` with dynamo=True.
 
-    Any network that calls `modulated_deform_conv2d` (impl "auto" or "native") can be exported with it; no compiler
-    is needed for that. A dynamic batch, height and width are kept. Offsets have the same layout in ONNX as here.
+    Any network that calls `modulated_deform_conv2d` (impl "auto" or "native") can be exported with it, without a
+    compiler. A dynamic batch, height and width stay dynamic. Offsets have the same layout in ONNX as here.
 
-    Precision: DeformConv has one dtype for all its inputs. x and weight of half types are cast to the offsets'
-        float32, and the result back.
-    Non-finite offsets: ONNX does not say what they sample. onnxruntime 1.32 samples 0 on the CPU, as this op does.
+    Precision: DeformConv has one dtype for all its inputs. x and weight in half types are cast to the offsets'
+        float32, and the result is cast back.
+    Non-finite offsets: ONNX does not define what they sample. onnxruntime 1.32 samples 0 on the CPU, as this op does.
     Opset: 19 or later (the exporter's default is 20).
 
     Raises:
-        ModuleNotFoundError: where onnxscript is not installed.
+        ModuleNotFoundError: if onnxscript is not installed.
     Raised by the exporter, as the cause of its own error:
         ValueError: for an opset before 19.
 
@@ -67,7 +67,7 @@ def _deform_conv(
     """Records DeformConv for one call of the op; the arguments are symbolic values, but for the geometry."""
     from onnxscript import evaluator, values
 
-    # The opset that the exporter records with: an operator of a later one would make an invalid file.
+    # The opset that the exporter records with: an operator of a later opset would make an invalid file.
     recorder: Any = evaluator.default()
     version = recorder.opset.version
     if version < LEAST_OPSET:

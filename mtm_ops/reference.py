@@ -1,7 +1,7 @@
 """The specification: modulated deformable convolution in plain torch.
 
 Every other implementation is tested against this file. It runs on any device, is differentiable any number of
-times, and trades memory for clarity: it holds the columns, `kh*kw` times the input.
+times, and trades memory for clarity: it stores the columns, `kh*kw` times the input.
 """
 
 import torch
@@ -62,13 +62,13 @@ def sample_columns(
     """S(x, offset, mask): what the kernel's taps see, bilinearly interpolated.
 
     Args:
-        x: [B, C, H, W]. Outside of it everything is 0, so a corner outside contributes nothing.
+        x: [B, C, H, W]. Everything outside is 0, so a corner outside contributes nothing.
         offset: `[B, 2*G*kh*kw, Ho, Wo]`, (dy, dx) per tap in input pixels, in the accumulation dtype.
         mask: `[B, G*kh*kw, Ho, Wo]` or None, factor of each tap.
 
     Returns:
-        `[B, C, kh*kw, Ho*Wo]` in x's dtype. A tap at a non-finite place, or a pixel or more outside, sees 0 and
-        passes no gradient. At whole pixels the offset's gradient is that of the side towards larger coordinates.
+        `[B, C, kh*kw, Ho*Wo]` in x's dtype. A tap at a non-finite position, or a pixel or more outside, samples 0 and
+        has no gradient. At whole pixels the offset's gradient is the one-sided gradient towards larger coordinates.
     """
     B, C, H, W = x.shape
     Ho, Wo = offset.shape[2:]
