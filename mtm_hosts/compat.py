@@ -1,6 +1,6 @@
-"""Today's libraries: puts back, on import, what the official code needs and newer libraries dropped.
+"""Today's libraries: restores, on import, what the official code needs and newer libraries have dropped.
 
-Each function mends one breakage, where the library has it, and leaves a library alone that still does what was asked.
+Each function fixes one incompatibility where it exists, and leaves a library alone that still works.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def strtobool(value: str) -> bool:
 
 
 def copy_tree(src: Any, dst: Any) -> None:
-    """distutils.dir_util's: a folder's content into another, which may be there."""
+    """distutils.dir_util's: copies a folder's content into another, which may exist."""
     shutil.copytree(src, dst, dirs_exist_ok=True)
 
 
@@ -40,7 +40,7 @@ def _absent(name: str) -> bool:
 
 
 def provide_pkg_resources() -> None:
-    """setuptools 82 has no pkg_resources any more; the hosts compare versions with it."""
+    """setuptools 82 no longer has pkg_resources; the hosts compare versions with it."""
     if _absent("pkg_resources"):
         # pytest calls the second one wherever it finds the module.
         unused = {"fixup_namespace_packages": lambda path_item, parent=None: None}
@@ -48,10 +48,10 @@ def provide_pkg_resources() -> None:
 
 
 def provide_distutils() -> None:
-    """Python 3.12 has no distutils any more; the hosts read booleans with it."""
+    """Python 3.12 no longer has distutils; the hosts read booleans with it."""
     if _absent("distutils"):
         with contextlib.suppress(ImportError):
-            importlib.import_module("setuptools")  # brings a distutils of its own, which it needs whole
+            importlib.import_module("setuptools")  # brings its own distutils, which it needs complete
     if _absent("distutils"):
         util = provide("distutils.util", strtobool=strtobool)
         dir_util = provide("distutils.dir_util", copy_tree=copy_tree)
@@ -68,7 +68,7 @@ def provide(name: str, **members: Any) -> types.ModuleType:
 
 
 def let_samplers_take_the_data(sampler: Any = torch.utils.data.Sampler) -> None:
-    """torch's Sampler takes no argument any more; the hosts' InfiniteSampler hands it the data set."""
+    """torch's Sampler no longer takes an argument; the hosts' InfiniteSampler passes it the data set."""
     if sampler.__init__ is object.__init__:
         sampler.__init__ = lambda self, data_source=None: None
 
@@ -87,12 +87,12 @@ def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
 
 
 def operation(found: Any) -> Any:
-    """What torch._C._jit_get_operation gave: the operation, and from torch 1.12 on a list of overloads beside it."""
+    """The operation in what torch._C._jit_get_operation returned: from torch 1.12 on, overloads come with it."""
     return found[0] if isinstance(found, tuple) else found
 
 
 def let_sqrtm_estimate_its_error() -> None:
-    """scipy 1.18's sqrtm has no argument disp any more; the hosts' Fréchet distances pass disp=False."""
+    """SciPy 1.18's sqrtm no longer has the argument disp; the hosts' Fréchet distances pass disp=False."""
     if importlib.util.find_spec("scipy") is None:
         return
     import scipy.linalg
@@ -119,9 +119,9 @@ def _sqrtm_of(sqrtm: Any) -> Any:
 
 
 def one_gradient_per_input(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """Decorator of an autograd function's backward that leaves out its last inputs, which have none: torch wants all.
+    """Decorator for an autograd function's backward that returns too few gradients: adds None for the remaining inputs.
 
-    Not a hook: EG3D's second-order convolution is decorated with it where it stands.
+    torch requires one gradient per input. Not a hook: the patch decorates EG3D's second-order convolution with it.
     """
 
     @functools.wraps(backward)

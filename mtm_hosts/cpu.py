@@ -1,4 +1,4 @@
-"""Running without a GPU: on import, gives the CUDA calls of the official code a CPU meaning.
+"""Running without a GPU: on import, replaces the CUDA calls of the official code with CPU equivalents.
 
 Where CUDA is available nothing is changed. To train on the CPU of a machine that has a GPU, hide it:
 CUDA_VISIBLE_DEVICES= python train.py ...
@@ -34,8 +34,8 @@ class Event:
 
 
 def install() -> None:
-    """Replace what only a GPU has: the device, timing events, streams, memory statistics, pinned memory, NCCL."""
-    # torch takes memory in huge pages: of a run of StyleSV on a CPU, page faults were two fifths of the time.
+    """Replaces what only a GPU has: the device, timing events, streams, memory statistics, pinned memory, NCCL."""
+    # torch allocates memory in huge pages: in a run of StyleSV on a CPU, page faults took two fifths of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     redirect(lambda chosen: torch.device("cpu") if chosen.type == "cuda" else chosen)
     cuda: Any = torch.cuda
@@ -67,15 +67,14 @@ def _let_ddp_take_a_device() -> None:
     ddp.__init__ = init
 
 
-# What a training without a GPU draws to show its progress. With one the hosts draw up to a thousand images, and videos
-# of thousands of frames; the video hosts take their videos from the images' labels.
+# What a training without a GPU draws to show its progress. With a GPU the hosts draw up to a thousand images, and
+# videos of thousands of frames; the video hosts take the labels of their videos from the images.
 PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
 _grid = {"side": 6}
 
 
 def small_grid(grid: Callable[..., Any], side: int | None = None) -> Callable[..., Any]:
-    """A host's setup_snapshot_image_grid; without a GPU for `side` x `side` images, with which it returns the first of
-    whatever else it returns."""
+    """A host's setup_snapshot_image_grid; without a GPU, cut to `side` x `side` images."""
     if torch.cuda.is_available():
         return grid
     _grid["side"] = side or _grid["side"]

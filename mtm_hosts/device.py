@@ -1,6 +1,6 @@
-"""torch.device(...) as the hosts' code calls it, with another answer: no GPU here, or torchrun's local rank.
+"""torch.device(...) as the hosts' code calls it, redirected: to the CPU without a GPU, or to torchrun's local rank.
 
-The hosts write torch.device('cuda', rank) in some twenty places. One stand-in for the name is less than a line in each.
+The hosts write torch.device('cuda', rank) in about twenty places. Replacing the name once needs fewer lines.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """grid_sample that is differentiable twice with respect to its input, for the video hosts' augmentation under R1.
 
-Their own works with torch 1.9 and older, and falls back to torch's, which not every version of torch differentiates
-twice. Where torch does, this is torch's.
+Their own version works with torch 1.9 and older, and otherwise falls back to torch's, which not every version of torch
+differentiates twice. If torch does, this calls torch's.
 """
 
 import functools

@@ -39,12 +39,12 @@ def module(name: str) -> ModuleType:
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with one line, in which options are spelt as the host reads them: by click, or by Hydra."""
+    """Ends the program with one line, in which options are spelt as the host reads them: by click or by Hydra."""
     raise SystemExit(f"Error: {as_hydra(message) if package() else message}")
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line without a full stop."""
+    """The text of an error, in one line without a full stop."""
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0].rstrip('. ')}"
 
 

@@ -3,7 +3,7 @@
 The video hosts' src/infra/launch.py makes a folder for the experiment, and starts train.py there with a command line.
 
 Environment:
-    MTM_LAUNCHER: what stands before train.py in that line, such as "torchrun --nproc-per-node=8".
+    MTM_LAUNCHER: the command that starts train.py in that line, such as "torchrun --nproc-per-node=8".
 """
 
 import json
@@ -30,14 +30,14 @@ def under_torchrun() -> bool:
 
 
 def local_device(chosen: torch.device) -> torch.device:
-    """The hosts take the global rank for the GPU's number; on the second node that GPU does not exist."""
+    """The hosts use the global rank as the GPU's number; on the second node that GPU does not exist."""
     if chosen.type != "cuda" or chosen.index != int(os.environ["RANK"]):
         return chosen
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def quiet_followers() -> None:
-    """Every rank runs the whole command line; only the first shall print the options."""
+    """Every rank runs the whole command line; only the first prints the options."""
     if under_torchrun() and int(os.environ["RANK"]) > 0:
         # The host's logger sends stderr to stdout: give both streams back first.
         sys.stderr = sys.__stderr__
@@ -45,8 +45,8 @@ def quiet_followers() -> None:
 
 
 def command(line: str) -> str:
-    """The line with which launch.py starts train.py: this Python or MTM_LAUNCHER, where it finds us, in a folder
-    whose name may have spaces."""
+    """The line with which launch.py starts train.py: with this Python or MTM_LAUNCHER, with our packages on its path,
+    and in a folder whose name may have spaces."""
     launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     start = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} {launcher} src/train.py"
@@ -59,8 +59,8 @@ def command(line: str) -> str:
 
 
 def _resume_latest(config: Path) -> None:
-    """launch.py leaves the configuration of a folder that is there as it is; train.py, which reads that, would start
-    anew and fail at the folder's output."""
+    """launch.py does not change the configuration of an existing folder; train.py, which reads it, would start anew and
+    fail because of the existing output."""
     if config.is_file():
         from omegaconf import OmegaConf
 
@@ -70,7 +70,7 @@ def _resume_latest(config: Path) -> None:
 
 
 def run(line: str) -> NoReturn:
-    """Run that line, and end as it ends: launch.py alone would report success for a training that failed."""
+    """Runs that line and exits with its exit code: launch.py alone would report success for a training that failed."""
     raise SystemExit(subprocess.call(line, shell=True))
 
 
@@ -82,7 +82,7 @@ def train(subprocess_fn: Callable[..., None], c: Any) -> None:
         c: the host's options; num_gpus must be the number of processes.
 
     Raises:
-        SystemExit: where it is not, naming the option.
+        SystemExit: if it is not, naming the option.
     """
     world = int(os.environ["WORLD_SIZE"])
     if c.num_gpus != world:
@@ -100,7 +100,7 @@ def train(subprocess_fn: Callable[..., None], c: Any) -> None:
     try:
         subprocess_fn(dist.get_rank(), c, c.run_dir)
     except Exception:
-        # The host's logger has this rank's stderr; without this line only its log would tell.
+        # The host's logger has this rank's stderr; without this line the error would only be in its log.
         traceback.print_exc(file=sys.__stderr__)
         raise
     dist.destroy_process_group()
@@ -117,7 +117,7 @@ def _agree_on_folder(c: Any) -> str:
         if "cfg" not in c:  # the video hosts keep their whole configuration elsewhere
             (folder / "training_options.json").write_text(json.dumps(c, indent=2))
     dist.barrier()
-    folder.mkdir(parents=True, exist_ok=True)  # a node without the shared file system keeps its log for itself
+    folder.mkdir(parents=True, exist_ok=True)  # a node without the shared file system keeps its own log
     return c.run_dir
 
 

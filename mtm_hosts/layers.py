@@ -1,4 +1,4 @@
-"""Which layers of a generator carry the module: the one table of the paper's layer groups, and how they get it."""
+"""Which layers of a generator get the module: the only table of the paper's layer groups, and how it is attached."""
 
 import contextlib
 import sys
@@ -14,12 +14,12 @@ from mtm_ops.module import ModulatedTransformation
 
 # Table 4's parameter increments force two, one and one replaced layers; the exact resolutions are our reading.
 LAYER_GROUPS = {"low": (8, 16), "mid": (32,), "high": (64,)}
-# StyleGAN3's tensors carry margins, so its layers go by their output sampling rate; the least is 16.
+# StyleGAN3's tensors carry margins, so its layers are chosen by output sampling rate; the lowest is 16.
 RATE_GROUPS = {"low": (16, 32), "mid": (64,), "high": (128,)}
 
 
 class Place(NamedTuple):
-    """A layer that can carry the module, and its convolution's padding (px)."""
+    """A layer that can get the module, and its convolution's padding (px)."""
 
     layer: Any
     padding: int
@@ -57,12 +57,12 @@ def parse_layers(spec: str | None, groups: Mapping[str, tuple[int, ...]] = LAYER
     """Resolutions (px), or sampling rates, that carry the module, ascending.
 
     Args:
-        spec: what `--mtm` takes: "none" (or None or ""), groups ("low", "low,mid,high"), resolutions ("4,8,16"),
+        spec: the value of `--mtm`: "none" (or None or ""), groups ("low", "low,mid,high"), resolutions ("4,8,16"),
             or a mixture of both.
-        groups: what each group's name stands for: LAYER_GROUPS, or RATE_GROUPS for StyleGAN3.
+        groups: the layers of each group: LAYER_GROUPS, or RATE_GROUPS for StyleGAN3.
 
     Raises:
-        ValueError: for an unknown group, or a resolution that is no power of two from 4 up.
+        ValueError: for an unknown group, or a resolution that is not a power of two from 4 up.
 
     >>> parse_layers("low,mid"), parse_layers("16,4"), parse_layers("none"), parse_layers("low", RATE_GROUPS)
     ((8, 16, 32), (4, 16), (), (16, 32))
@@ -85,18 +85,18 @@ def parse_layers(spec: str | None, groups: Mapping[str, tuple[int, ...]] = LAYER
 
 
 def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: int = 0) -> None:
-    """Give the layers of a host's synthesis network that `spec` names a ModulatedTransformation, as `layer.mtm`.
+    """Attaches a ModulatedTransformation, as `layer.mtm`, to the layers of a synthesis network that `spec` names.
 
     The layer is the non-upsampling convolution of a resolution (StyleGAN2), or the last non-upsampling one of an
     output sampling rate (StyleGAN3). Call it at the end of the network's constructor. The host's random stream and
-    parameters stay as they are; the modules' own initial values follow from torch's seed, and differ among layers.
+    parameters do not change; the modules' initial values depend on torch's seed, and differ between layers.
 
     Args:
-        synthesis: has StyleGAN2's block_resolutions and b<resolution>.conv1, or StyleGAN3's layer_names. Where its
-            class is persistent, the modules are too, so that a snapshot holds their source.
+        synthesis: has StyleGAN2's block_resolutions and b<resolution>.conv1, or StyleGAN3's layer_names. If its class
+            is persistent, the modules are too, so that a snapshot holds their source.
         spec: see `parse_layers`; None or "none" attaches nothing.
         head: "offset" or "offset+mask".
-        extra: numbers that drive the offsets beside the layer's w, such as StyleGAN-V's motion code.
+        extra: how many numbers drive the offsets besides the layer's w, such as StyleGAN-V's motion code.
 
     Raises:
         TypeError: for a network of another kind.
@@ -127,7 +127,7 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
     with torch.random.fork_rng(devices=[]):
         for value in chosen:
             layer, padding = places[value]
-            # The CPU's stream only, which the fork restores; a stream of its own for every layer.
+            # The CPU's stream only, which the fork restores; every layer gets a separate stream.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
             # From the weights: StyleGAN-V's layers do not keep these numbers.
             in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
@@ -138,7 +138,7 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
 
 
 def described(network: nn.Module) -> str:
-    """Where `network` carries the module, in words: "resolutions 8, 16"."""
+    """Where `network` has the module, in words: "resolutions 8, 16"."""
     found = []
     for synthesis in network.modules():
         layout = _layout(synthesis)
@@ -153,9 +153,9 @@ def _layout(network: nn.Module) -> Layout | None:
 
 
 def _pass_flag_on() -> None:
-    """Let the hosts' conv2d_gradfix.no_weight_gradients() reach our op: path-length regularisation sets it.
+    """Lets the hosts' conv2d_gradfix.no_weight_gradients() reach our op: path-length regularisation sets it.
 
-    It says that the gradients that are being taken are not wanted for weights, so that nobody need compute them.
+    Under it, the gradients of weights are not needed, so they are not computed.
     """
     ours = mtm_ops.no_weight_gradients
     modules: list[Any] = [module for name, module in sys.modules.items() if name.endswith("ops.conv2d_gradfix")]

@@ -6,9 +6,9 @@ Environment:
     MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
         (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
     MTM_WEIGHTS: the folder that `make weights` filled (else `weights` in this repository). The official detectors are
-        taken from it, verified, instead of downloaded; random stand-ins that lie in it are not.
-    MTM_ISOLATE_METRICS: 1 so that metrics leave the random streams as they found them: then a training draws the same
-        numbers whichever metrics it takes. 0, or unset: as upstream.
+        read from it and verified, instead of downloaded; random stand-ins in it are not used.
+    MTM_ISOLATE_METRICS: 1 to restore the random streams after each metric: then a training draws the same numbers
+        whichever metrics it computes. 0, or unset: as upstream.
 """
 
 import functools
@@ -31,10 +31,10 @@ from mtm_hosts import hosts, more_metrics
 
 def register(register_metric: Callable[..., Any]) -> None:
     """Add our metrics, and those of the modules that MTM_METRICS lists, through the host's own decorator; and isolate
-    all of them where MTM_ISOLATE_METRICS asks for it.
+    all of them if MTM_ISOLATE_METRICS is set.
 
     Raises:
-        SystemExit: where MTM_ISOLATE_METRICS is neither 0 nor 1.
+        SystemExit: if MTM_ISOLATE_METRICS is neither 0 nor 1.
     """
     more_metrics.register(register_metric)
     for name in filter(None, os.environ.get("MTM_METRICS", "").split(",")):
@@ -48,7 +48,7 @@ def register(register_metric: Callable[..., Any]) -> None:
 
 
 def isolated(calc_metric: Callable[..., Any]) -> Callable[..., Any]:
-    """The host's calc_metric, after which the random streams go on as if it had not been called."""
+    """The host's calc_metric, after which the random streams continue as if it had not been called."""
 
     @functools.wraps(calc_metric)
     def calc(*arguments: Any, **options: Any) -> Any:
@@ -60,7 +60,7 @@ def isolated(calc_metric: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _kept_streams(device: torch.device | None) -> Iterator[None]:
-    """Puts the generators of Python, numpy and torch back: on the CPU, on `device`, and on the current GPU."""
+    """Restores the generators of Python, NumPy and torch: on the CPU, on `device`, and on the current GPU."""
     gpus = {torch.cuda.current_device()} if torch.cuda.is_available() else set()
     if gpus and device is not None and device.type == "cuda" and device.index is not None:
         gpus.add(device.index)
@@ -108,8 +108,8 @@ def folder() -> str:
 
 
 def whole_tag(tag: str, url: str, **facts: Any) -> str:
-    """StyleSV's name for a file of dataset statistics, with what they depend on: the authors took that out, and so
-    statistics of another resolution or split were used again."""
+    """StyleSV's name for a file of dataset statistics, with everything they depend on: the authors removed that, so
+    statistics of another resolution or split were reused."""
     text = repr(sorted({**facts, **cache_facts(url)}.items()))
     return f"{tag}-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
 

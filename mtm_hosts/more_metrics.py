@@ -1,9 +1,9 @@
 """CLIP-FD, sFID and FD-DINOv2 in the official metric code: --metrics=clip_fd50k_full,sfid50k_full,fd_dinov2_50k_full.
 
-Each is taken as the host takes its own fid50k_full: by its loops over the data set and the generator, on its ranks,
-with its cache of statistics. What differs is the detector, of experiments.metrics with weights that experiments.weights
-has verified, and the distance, of experiments.metrics.frechet. Nothing of experiments is imported until one is
-computed.
+Each is computed as the host computes its own fid50k_full: with its loops over the data set and the generator, on its
+ranks, with its cache of statistics. What differs is the detector, of experiments.metrics with weights that
+experiments.weights has verified, and the distance, of experiments.metrics.frechet. Nothing of experiments is imported
+until one is computed.
 """
 
 import functools

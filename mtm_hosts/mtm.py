@@ -36,8 +36,8 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 def configure(c: Any, opts: Any) -> None:
     """Store the choice in the generator's options, which every snapshot keeps, and print it; check the checkpoint.
 
-    The generator is built once, here, so that whatever does not fit is told before a run folder is made. For none the
-    generator's options stay exactly upstream's.
+    The generator is built once here, so that anything that does not fit is reported before a run folder is made. For
+    none the generator's options stay exactly upstream's.
 
     Args:
         c: the options of the host's training loop, complete but for the run's folder.
@@ -83,7 +83,7 @@ def _built(c: Any) -> nn.Module:
 
 
 def as_trained(snapshot: nn.Module, rebuilt: nn.Module) -> nn.Module:
-    """The network that StyleSV's calc_metrics.py is to measure: the snapshot's own, where its copy cannot hold it.
+    """The network for StyleSV's calc_metrics.py to measure: the snapshot's own, if the copy cannot hold it.
 
     The copy is built for 256 px, without MTM, in half precision whatever the snapshot was trained in.
     """
@@ -92,9 +92,9 @@ def as_trained(snapshot: nn.Module, rebuilt: nn.Module) -> nn.Module:
 
 
 def refuse_loss(source: nn.Module | Mapping[str, Any], target: nn.Module) -> None:
-    """Refuse to copy a checkpoint's parameters where some of its MTM would be dropped, or would not fit.
+    """Refuses to copy a checkpoint's parameters if some of its MTM would be dropped, or would not fit.
 
-    The host copies by name and ignores what the target lacks; images would change without a word. A checkpoint
+    The host copies by name and ignores what the target lacks; images would change silently. A checkpoint
     without MTM, or with less of it, is fine: the rest of the target's modules start at zero offsets.
 
     Raises:

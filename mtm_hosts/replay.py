@@ -1,7 +1,7 @@
-"""The place in the data of a training that continues: what was used is skipped, and what was drawn is drawn again.
+"""The position in the data of a training that continues: skips what was used, and repeats what was drawn.
 
-The video hosts choose a clip's frames at random, in the data loader's workers. A worker's stream follows from a seed
-and from the clips that it has read, so a worker that continues draws for those again, without reading them.
+The video hosts choose a clip's frames at random, in the data loader's workers. A worker's stream depends on a seed and
+on the clips that it has read, so a worker that continues repeats their draws, without reading them.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ class From(Sampler):
 
 
 class Replay:
-    """Puts a worker's random streams where they were after `batches` batches of all workers.
+    """Restores a worker's random streams to their state after `batches` batches of all workers.
 
     Args:
         sampler: of the data set, from its beginning.
-        seed: from which the workers of the training's first iterator had theirs; it follows from the training's seed.
+        seed: base seed of the workers of the training's first iterator; it follows from the training's seed.
         each: images in a batch.
     """
 

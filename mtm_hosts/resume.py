@@ -1,14 +1,14 @@
-"""Exact resume: what a network pickle does not hold of a training, in a file beside it.
+"""Exact resume: the state of a training that a network pickle does not hold, in a file beside it.
 
-Beside network-snapshot-NNNNNN.pkl lies training-state-NNNNNN.pt, written after the pickle and that tick's metrics, and
-training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
+Beside network-snapshot-NNNNNN.pkl there is training-state-NNNNNN.pt, written after the pickle and that tick's metrics,
+and training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
 share. The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of
 Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own
 tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data, with
 what the data loader's workers drew.
 
 Environment:
-    MTM_RESUME=weights: pay no attention to these files; --resume does what upstream does.
+    MTM_RESUME=weights: ignore these files; --resume does what upstream does.
     MTM_KIMG: the length of the training, such as 0.032; the hosts' own options take whole numbers only.
 """
 
@@ -33,7 +33,7 @@ _COUNTERS = ("cur_nimg", "cur_tick", "tick_start_nimg", "batch_idx")
 
 
 def state_path(pkl: str | Path, rank: int = 0) -> Path:
-    """Where the state that belongs to a pickle lies, for a rank."""
+    """The path of the state that belongs to a pickle, for a rank."""
     pkl = Path(pkl)
     name = pkl.stem.removeprefix("network-snapshot-") + (f"-rank{rank}" if rank else "")
     return pkl.with_name(f"training-state-{name}.pt")
@@ -42,7 +42,7 @@ def state_path(pkl: str | Path, rank: int = 0) -> Path:
 def configure(c: Any) -> None:
     """Before a run folder is made: check the state beside c.resume_pkl, and keep its run's options.
 
-    Where there is none, everything stays as upstream has it.
+    If there is none, nothing differs from upstream.
 
     Raises:
         SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.

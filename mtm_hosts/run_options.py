@@ -1,4 +1,4 @@
-"""The options of a training, as a state keeps them: which ones a run that continues must have in common."""
+"""The options of a training, as a state stores them: those that a continued run must share with it."""
 
 import json
 import os
@@ -27,10 +27,10 @@ _PLACES = ("path", "path_for_slurm_job", "confpath", "dataset_jsonpath")
 
 
 def shorten(c: Any) -> None:
-    """Let MTM_KIMG say how long the training goes, where it is set, with a snapshot in the middle at the latest.
+    """If MTM_KIMG is set, it decides how long the training runs, with a snapshot in the middle at the latest.
 
     Raises:
-        SystemExit: where it is no number above 0.
+        SystemExit: if it is not a number above 0.
     """
     text = os.environ.get("MTM_KIMG")
     if not text:
@@ -46,7 +46,7 @@ def shorten(c: Any) -> None:
 
 
 def keep(c: Any, options: Mapping[str, Any]) -> None:
-    """Undo what the host changed for --resume: the run goes on with what it had."""
+    """Undoes what the host changed for --resume: the run continues with its own values."""
     for name, key in _CHANGED:
         if key is None:
             c[name] = options[name]

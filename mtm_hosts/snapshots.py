@@ -1,4 +1,4 @@
-"""Reading a host's network pickle, with one line where it cannot be read; writing StyleSV's."""
+"""Reads a host's network pickle, with a one-line error if it cannot be read; writes StyleSV's."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from mtm_hosts.hosts import fail, module, reason
 
 
 def read(path: str) -> dict[str, Any]:
-    """What the host's legacy.py makes of the pickle at `path` (a file or an address): G, D, G_ema and more.
+    """What the host's legacy.py returns for the pickle at `path` (a file or an address): G, D, G_ema and more.
 
     Where `path` is a file of tensors alone (StyleSV's own resume takes such files too), G and D are name -> tensor.
 

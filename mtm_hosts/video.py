@@ -1,7 +1,8 @@
-"""What the two video hosts import beside torch, where it is absent or broken: torchvision, OpenCV, TensorBoard.
+"""Stand-ins for what the two video hosts import besides torch, if it is missing or broken.
 
-A stand-in does what the hosts' training, generation and metrics ask of the library, no more. A library that works is
-left alone, but for torchvision.io.write_video, which newer versions dropped. Videos are encoded by imageio.
+These are torchvision, OpenCV and TensorBoard. A stand-in does only what the hosts' training, generation and metrics
+need. A library that works is left alone, except torchvision.io.write_video, which newer versions dropped. Videos are
+encoded by imageio.
 """
 
 import importlib
@@ -166,7 +167,7 @@ def provide_opencv() -> None:
 
 
 class SummaryWriter:
-    """torch.utils.tensorboard's, without TensorBoard. StyleGAN-V goes on without it after this error."""
+    """torch.utils.tensorboard's, without TensorBoard. StyleGAN-V continues without it after this error."""
 
     def __init__(self, *_where: Any, **_options: Any) -> None:
         raise ImportError(

@@ -79,7 +79,7 @@ def _series(root: Path, name: str) -> tuple[str, ...]:
 
 
 def select_hosts(hosts: list[Host], names: Iterable[str], concerns: Iterable[str]) -> list[Host]:
-    """The hosts asked for (all where none is named); refuses names that nobody has."""
+    """The requested hosts (all if none is named); refuses unknown names."""
     known = [h.name for h in hosts]
     chosen = [h for h in hosts if not names or h.name in names]
     listed = {c for h in chosen for c in h.series}

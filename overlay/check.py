@@ -1,4 +1,4 @@
-"""Whether the patch files hold what they say: with the upstream at hand to the last byte, else as far as they tell."""
+"""Whether the patch files are right: to the last byte if the upstream is fetched, else as far as they can tell."""
 
 from collections.abc import Collection
 from itertools import combinations

@@ -49,7 +49,7 @@ def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[
 )
 @click.pass_context
 def cli(context: click.Context, root: Path) -> None:
-    """Our lines in the official codebases under vendor/: put them in, take them out, show, check, renew."""
+    """Insert our lines into the official codebases under vendor/, remove, show, check and renew them."""
     context.obj = root.resolve()
 
 
@@ -57,9 +57,9 @@ def cli(context: click.Context, root: Path) -> None:
 @_options(write=True)
 @click.pass_obj
 def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Insert the patches' lines, after fetching what is absent. One refusal, of any host, and nothing is written.
+    """Insert the patches' lines, after fetching missing checkouts. If any host is refused, nothing is written.
 
-    Repeating it changes nothing. Edits of your own stay, and are named.
+    Running it again changes nothing. Your own edits stay, and are listed.
     """
     _write(root, "apply", hosts, concerns, dry_run)
 
@@ -68,7 +68,7 @@ def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run
 @_options(write=True)
 @click.pass_obj
 def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Take the patches' lines out again. Edits of your own stay, and are named."""
+    """Remove the patches' lines again. Your own edits stay, and are listed."""
     _write(root, "revert", hosts, concerns, dry_run)
 
 
@@ -120,7 +120,7 @@ def _report(tree: Tree, changes: list[Change], done: str) -> None:
 @_options()
 @click.pass_obj
 def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
-    """Say what is applied, and everything that is wrong; the exit code tells the worst of it."""
+    """Print what is applied, and every problem; the exit code is that of the worst one."""
     code = OK
     problems: list[Problem] = []
     for host in select_hosts(load_hosts(root), hosts, concerns):
@@ -143,7 +143,7 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 )
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
-    """Print all that is inserted as one diff per host, with context, for git apply. Coloured on a terminal."""
+    """Print every inserted line with context, one diff per host, for git apply. Coloured on a terminal."""
     trees = _trees(root, hosts, concerns, fetch=True)
     _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
@@ -152,7 +152,7 @@ def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context:
 @_options()
 @click.pass_obj
 def edits(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
-    """Print what is yours in the patched files: a diff that git apply -R takes out."""
+    """Print your own edits in the patched files, as a diff that git apply -R removes."""
     _print(edits_of(_trees(root, hosts, concerns), _colour()))
 
 
@@ -185,7 +185,7 @@ def _print(parts: Iterator[str]) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the patch; write nothing.")
 @click.pass_obj
 def refresh(root: Path, host: str, concern: str, why: str | None, drop: tuple[str, ...], dry_run: bool) -> None:
-    """Write one concern's patch anew from the checkout, as it stands. Refuses what is not an insertion."""
+    """Write one concern's patch anew from the checkout. Anything that is not an insertion is refused."""
     (chosen,) = select_hosts(load_hosts(root), [host], [])
     if concern not in chosen.series:
         text = f"--concern must be listed in patches/{host}/series; got {concern!r}. Add a line where it belongs."
@@ -215,7 +215,7 @@ def _store(host: Host, tree: Tree, concern: str, new: Refreshed, dry_run: bool) 
 @_options()
 @click.pass_obj
 def check(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
-    """Check the patch files: they parse, say why, are listed, hash to what they claim. Works without the upstreams."""
+    """Check that the patch files parse, give a reason, are listed and match their hashes. Needs no checkouts."""
     found, problems = check_hosts(select_hosts(load_hosts(root), hosts, concerns), concerns)
     for line in found:
         click.echo(line)

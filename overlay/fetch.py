@@ -1,4 +1,4 @@
-"""Fetch the submodules that a command needs: the pinned commit alone where the server gives it, with progress."""
+"""Fetch the submodules that a command needs: only the pinned commit if the server allows it, with progress."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ def fetch(hosts: Collection[Host]) -> None:
 def _fetch(host: Host) -> None:
     progress = ["--progress"] if sys.stderr.isatty() else []
     _run(host.root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
-    # A fetch that was cut short may lack the checkout; and some servers give branches only, not a single commit.
+    # An interrupted fetch may lack the checkout; and some servers give branches only, not a single commit.
     for fetched in ([], ["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
         if git.open_checkout(host.folder) or not git.is_repository(host.folder):
             return
@@ -37,7 +37,7 @@ def _fetch(host: Host) -> None:
 
 
 def _set_aside_unfinished(host: Host) -> None:
-    """Move away what a killed clone left, which git neither uses nor replaces: a repository that never had a commit."""
+    """Moves away what a killed clone left, a repository without a commit: git neither uses nor replaces it."""
     link = host.folder / ".git"
     if not link.is_file() or [p.name for p in host.folder.iterdir()] != [".git"]:
         return

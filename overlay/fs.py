@@ -14,7 +14,7 @@ def step(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def staged(target: Path) -> Path:
-    """Where the new bytes of `target` wait: beside it, so that the replacing is a rename on one filesystem."""
+    """Where the new bytes of `target` are staged: beside it, so that replacing it is a rename on one file system."""
     return target.with_name(target.name + _SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""The few questions put to git, and the answer to one trap: in an empty submodule folder, git speaks of the parent."""
+"""The few queries to git, and a guard against one trap: in an empty submodule folder, git answers for the parent."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ class Checkout:
 
 
 def environment() -> dict[str, str]:
-    """For git's children: no hook's variables, English words, and no lock that a user's own command could meet."""
+    """For git's children: no variables of hooks, English messages, and no lock that could block the user."""
     env = {k: v for k, v in os.environ.items() if k not in _HOOK_VARIABLES}
     return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
 
@@ -61,7 +61,7 @@ def open_checkout(folder: Path) -> Checkout | None:
         return None
     top, git_dir, head = done.stdout.decode().splitlines()[:3]
     if not os.path.samefile(top, folder) or not Path(git_dir, "index").exists():
-        return None  # the parent answers; or a fetch was cut short before its checkout
+        return None  # the parent answers; or a fetch was interrupted before its checkout
     return Checkout(folder, Path(git_dir), head)
 
 
@@ -116,7 +116,7 @@ def untracked_paths(checkout: Checkout) -> list[str]:
 
 
 def diff_files(pairs: Mapping[str, tuple[bytes, bytes]], *options: str) -> str:
-    """git's unified diff of path -> (old, new), whatever the user's configuration says of diffs."""
+    """git's unified diff of path -> (old, new), whatever the user's diff configuration."""
     settings = [word for setting in _PLAIN_DIFF for word in ("-c", setting)]
     with tempfile.TemporaryDirectory(prefix="mtm-diff-") as name:
         folder = Path(name)

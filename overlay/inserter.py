@@ -47,7 +47,7 @@ def compose(
 
 
 def insert(pristine: bytes, concerns: Mapping[str, Sequence[Insertion]], name: str = "file") -> bytes:
-    """The bytes of what `compose` puts together."""
+    """The bytes of what `compose` returns."""
     return b"".join(line for _, lines in compose(pristine, concerns, name) for line in lines)
 
 

@@ -1,9 +1,9 @@
 """Our lines in a file that also has a user's edits: where they are, and how to exchange them without touching those.
 
-The pristine file with our insertions, and the file on disk, are aligned by a longest common subsequence of lines. A
-line of ours is intact where it is matched. Taking it out needs no more than that. Putting one in needs the lines of
-upstream's on both sides of it, unedited; it goes directly before what it precedes in the patched file, so that a guard
-stays where it must be.
+The pristine file with our insertions, and the file on disk, are aligned by a longest common subsequence of lines. One
+of our lines is intact if it is matched; that is all that removing it requires. Inserting one requires that upstream's
+lines on both sides are unedited. It goes directly before the line that it precedes in the patched file, so that a guard
+stays next to what it guards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from .inserter import UPSTREAM, Place, compose, split_lines
 from .patchfile import Insertion
 
 Concerns = Mapping[str, Sequence[Insertion]]  # in the series' order
-_MOST_EDITS = 600  # beyond that nothing counts as found: time and memory grow with the square
+_MOST_EDITS = 600  # beyond this nothing counts as found: time and memory grow with the square
 
 
 class NoPlaceError(Exception):
-    """Lines cannot go in, for what is around their place was edited."""
+    """Lines cannot be inserted, because the lines around their place were edited."""
 
     def __init__(self, place: Place):
         self.concern, self.after = place

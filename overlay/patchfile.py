@@ -1,4 +1,4 @@
-"""What a patch file may say: a reason, then for each upstream file the lines to insert and nothing else.
+"""What a patch file may contain: a reason, then for each upstream file the lines to insert, and nothing else.
 
     # Why this exists ...
     diff --git a/train.py b/train.py

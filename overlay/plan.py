@@ -1,4 +1,4 @@
-"""Which bytes apply and revert would write, all computed and checked in memory; or every reason why not."""
+"""Which bytes apply and revert would write, all computed and checked in memory; or every reason not to."""
 
 import stat
 from collections.abc import Collection
@@ -32,7 +32,7 @@ class Change:
 
 
 def plan(trees: list[Tree], verb: str, selected: Collection[str]) -> list[Change]:
-    """The changes that `verb` ('apply' or 'revert') makes for the selected concerns (all where none is named)."""
+    """The changes that `verb` ('apply' or 'revert') makes for the selected concerns (all if none is named)."""
     problems = _host_problems(trees, verb)
     changes: list[Change] = []
     for tree in trees:
@@ -61,7 +61,7 @@ def _host_problems(trees: list[Tree], verb: str) -> list[Problem]:
 
 
 def committed_message(tree: Tree, verb: str) -> str:
-    """What to do about a commit inside vendor/ that has our lines in it; nothing of it is lost."""
+    """What to do about a commit inside vendor/ that contains our lines; nothing in it is lost."""
     assert tree.checkout is not None
     host, head = tree.host, tree.checkout.head
     files = ", ".join(f"{host.vendor}/{p}" for p in tree.committed)
@@ -105,7 +105,7 @@ def _change(tree: Tree, view: FileView, verb: str, selected: Collection[str]) ->
 
 
 def _want(tree: Tree, view: FileView, verb: str, wanted: Collection[str]) -> Concerns:
-    """What the file shall have. Renewed by apply; revert leaves what stays as it is, whatever the patches say now."""
+    """What the file is to have. apply renews it; revert leaves the rest as it is, whatever the patches say now."""
     assert view.current is not None
     if verb == "revert":
         return {c: insertions for c, insertions in view.current.items() if c not in wanted}
@@ -150,7 +150,7 @@ def _unknown_file(host: Host, view: FileView, verb: str) -> Problem:
 
 
 def _ways_out(host: Host, view: FileView) -> str:
-    """What the user can do about edits that we cannot go around; only what is theirs is shown."""
+    """What the user can do about edits that we cannot work around; only their edits are shown."""
     lines = changed_lines(host, [view])[2:]
     yours = "".join(f"    {line}\n" for line in lines[:_SHOWN])
     yours += f"    (and {len(lines) - _SHOWN} lines more)\n" if len(lines) > _SHOWN else ""

@@ -1,7 +1,7 @@
 """What we wrote into a checkout, and what we were about to write: one JSON file in the checkout's git directory.
 
-Bytes tell which of today's concerns a file has. The record is for what they cannot tell: which lines are ours when the
-patches have changed since, or when a user has edited the file, and where a killed run was going.
+A file's bytes tell which of today's concerns it has. The record is for what they cannot tell: which lines are ours when
+the patches have changed since, or when a user has edited the file, and where a killed run was going.
 """
 
 import fcntl

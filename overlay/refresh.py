@@ -1,4 +1,4 @@
-"""Write one concern's patch anew from an edited checkout, taking nothing of the other concerns into it."""
+"""Writes one concern's patch anew from an edited checkout, without the lines of the other concerns."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Refreshed:
 
 
 def refresh(tree: Tree, concern: str, why: str | None, drop: Collection[str] = ()) -> Refreshed:
-    """The concern's patch as the checkout has it; refuses what is no insertion, naming each file:line.
+    """The concern's patch as the checkout has it; refuses anything but insertions, naming each file:line.
 
-    `drop` names files that the patch touched and shall not any more: their lines never go without being asked for.
+    `drop` names files that the patch touched and is to leave: their lines are never removed unasked.
     """
     host, checkout = tree.host, tree.checkout
     if checkout is None:
@@ -76,7 +76,7 @@ def _refuse_unfinished(tree: Tree) -> None:
 
 
 def _refuse_loss(host: Host, view: FileView, concern: str, file: FilePatch | None, drop: Collection[str]) -> None:
-    """Lines that the patch had and the checkout lacks must have been taken out on purpose, not never put in."""
+    """Lines that the patch had and the checkout lacks must have been removed on purpose, not just never inserted."""
     if concern not in view.patches and concern not in view.stale:
         return
     apply = f"{COMMAND} apply --host {host.name} --concern {concern}"

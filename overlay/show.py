@@ -1,4 +1,4 @@
-"""Diffs to read: what is inserted (the audit), and what is the user's. Upstream's lines are printed, never stored."""
+"""Diffs to read: what is inserted (the audit), and the user's edits. Upstream's lines are printed, never stored."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,7 +13,8 @@ from .tree import FileView, Tree
 
 
 def show(trees: Collection[Tree], selected: Collection[str], *options: str) -> Iterator[str]:
-    """For each host the reason of every concern, then one diff of all of them that `git apply` takes in the repository.
+    """For each host the reason of every concern, then one diff of all of them that `git apply` accepts in the
+    repository.
 
     It is made from the pinned commit's files, whatever state the checkout is in.
     """
@@ -46,13 +47,13 @@ def _versions(tree: Tree, patches: dict[str, Patch]) -> dict[str, tuple[bytes, b
 
 
 def edits(trees: Collection[Tree], *options: str) -> Iterator[str]:
-    """The diff of every file that some concern has a part in; other files are git's own business."""
+    """The user's edits in every file that some concern touches; git itself shows those in other files."""
     for tree in trees:
         yield file_edits(tree.host, list(tree.files.values()), *options)
 
 
 def changed_lines(host: Host, views: Collection[FileView]) -> list[str]:
-    """What is the user's in these files, as short as can be told: where, and the lines added (+) and removed (-)."""
+    """The user's edits in these files, briefly: where, and the lines added (+) and removed (-)."""
     lines = file_edits(host, views, "--unified=0").splitlines()
     return [re.sub(r"^(@@ .*? @@).*", r"\1", line) for line in lines if line.startswith(("+", "-", "@@"))]
 

@@ -1,4 +1,4 @@
-"""In which state each host is; every problem of every host, not the first alone."""
+"""The state of each host, and every problem of every host, not just the first."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def _modified(tree: Tree) -> list[str]:
             lines.append(f"  {name}: edits of yours beside our lines, which apply and revert keep")
     if lines:
         lines.append(f"  see what is yours: {COMMAND} edits --host {tree.host.name}")
-    # Files that no patch touches stand in nobody's way, but whoever audits a tree wants to know of them.
+    # Edits of files that no patch touches do no harm, but an auditor wants to know about them.
     others = [p for p in changed_paths(tree.checkout) if p not in tree.files] if tree.checkout else []
     return [*lines, *(f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in others)]
 

@@ -1,6 +1,6 @@
-"""Write all changes or none: state the aim, stage every file, then rename them into place; undo on any error.
+"""Writes all changes or none: records the aim, stages every file, renames them into place, and undoes all on an error.
 
-A run killed at any point leaves each file with its old bytes or its new ones, and the record says which were due.
+A run killed at any point leaves each file with its old or its new bytes, and the record says which were intended.
 """
 
 from contextlib import suppress
@@ -14,7 +14,7 @@ from .tree import Tree, linked_folder
 
 
 def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
-    """Make the changes. `trees` are all that were selected: a killed run's litter is cleared from each."""
+    """Makes the changes. `trees` are all that were selected: leftovers of a killed run are removed from each."""
     done: list[Change] = []
     try:
         _clear_litter(trees)
@@ -89,7 +89,7 @@ def _check_unchanged(change: Change, verb: str) -> None:
 
 
 def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: str, error: BaseException) -> None:
-    """Put back what was replaced. Where even that fails, the record still says what the run was about."""
+    """Restores what was replaced. If even that fails, the record still has the aim of the run."""
     try:
         for change in changes:
             fs.discard(change.target)

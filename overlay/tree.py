@@ -1,4 +1,4 @@
-"""What state each file of a checkout is in: which concerns it has, what of it is the user's, or why nobody can tell."""
+"""The state of each file of a checkout: which concerns it has, what is the user's edit, or why that is unknown."""
 
 import os
 import stat
@@ -38,7 +38,7 @@ class FileView:
 
     @property
     def concerns(self) -> set[str]:
-        """Every concern with a stake in this file."""
+        """Every concern that touches this file."""
         return set(self.patches) | set(self.stale) | set(self.current or ()) | set(self.recorded)
 
     @property
@@ -158,7 +158,7 @@ class _Reader:
         )
 
     def exact(self, path: str) -> FileView:
-        """The file where it is, to the byte, upstream's with lines of ours; else with `current` None."""
+        """The file if it is, to the byte, upstream's with lines of ours; else with `current` None."""
         view = self._view(path, self.committed.get(path, self.heads.get(path, "")))
         if view.raw is None or view.base is None:
             return view
@@ -248,7 +248,7 @@ def _is_crlf(raw: bytes, pristine: bytes) -> bool:
 
 
 def _mark_interrupted(files: dict[str, FileView], record: Record) -> None:
-    """Take a killed run's aim as the state, so that the next run finishes it; unless it had not begun, or ended."""
+    """Takes a killed run's aim as the state, so that the next run finishes it, unless it had not begun or had ended."""
     hashes = {p: blob_hash(files[p].content or b"") for p in record.pending}
     begun = any(hashes[p] != w.before for p, w in record.pending.items())
     ended = all(hashes[p] == w.after for p, w in record.pending.items())
