@@ -2,5 +2,5 @@
 
 import os
 
-# torch then takes memory in huge pages. On a CPU, page faults were two fifths of the time of StyleSV's images.
+# torch then allocates memory in huge pages. On a CPU, page faults took two fifths of the time of StyleSV's images.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,4 +1,5 @@
-"""Values from files, checked: pydantic models whose errors name the file, the key, what was expected and what came."""
+"""Values from files, checked: pydantic models whose errors name the file, the key, what was expected and what was
+found."""
 
 import json
 import math
@@ -20,7 +21,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Checked(BaseModel):
-    """A model that takes no unknown key and converts nothing but an integer where a number is due."""
+    """A model that accepts no unknown key and converts nothing except an integer to a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -62,7 +63,7 @@ def check(model: type[Model], values: Any, where: str) -> Model:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The file's JSON object with None for NaN and infinity; empty where there is no file. Raises UserError else."""
+    """The file's JSON object with None for NaN and infinity; empty if there is no file. Otherwise raises UserError."""
     if not path.exists():
         return {}
     try:

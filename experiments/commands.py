@@ -1,4 +1,4 @@
-"""What the commands that start runs have in common: paths that are refused, and how errors and Ctrl-C end them."""
+"""What the commands that start runs share: paths that are refused, and how errors and Ctrl-C end them."""
 
 import os
 from collections.abc import Iterator

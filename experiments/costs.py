@@ -1,7 +1,7 @@
 """What runs are expected to cost: time of one device from published seconds per kimg, and disk from their snapshots.
 
-The hosts publish plain training only. An MTM row is counted as that times the ratio which OUT's own bench of Table 4
-measured (BENCH); where there is none, as plain, and the plan says so.
+The hosts publish the speed of plain training only. A row with MTM is counted as that times the ratio that OUT's own
+bench of Table 4 measured (BENCH). Without a ratio it is counted as plain, and the plan says so.
 """
 
 import math
@@ -20,7 +20,7 @@ NOT_MEASURED = "MTM counted as plain: its ratio has not been measured (make benc
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of one run. `device_s`: seconds of one device, however many share the work."""
+    """The cost of one run. `device_s`: seconds of one device, however many share the work."""
 
     device: str
     device_s: float
@@ -29,7 +29,7 @@ class RunCost:
 
 
 def bench_of(out: Path) -> dict[str, Any]:
-    """What the bench of Table 4 measured for this OUT; empty where it did not run. Raises UserError for a bad file."""
+    """What the bench of Table 4 measured for this OUT; empty if it did not run. Raises UserError for a bad file."""
     return read_object(out / BENCH)
 
 
@@ -42,7 +42,7 @@ def training_ratios(bench: Mapping[str, Any]) -> dict[str, float]:
 
 
 def run_cost(row: Row, ratios: Mapping[str, float]) -> RunCost | None:
-    """The cost of one run of the row; None where its setting gives no estimate."""
+    """The cost of one run of the row; None if its setting gives no estimate."""
     estimate = row.estimate
     if estimate is None:
         return None

@@ -19,8 +19,8 @@ TOOL = ("-m", "tools.data")
 
 
 class Data:
-    """The data sets of one table. `sources` are the user's paths by the data set they are for: what its publisher
-    gives, or for one that is rendered the user's own images (Table.with_data). `cache` keeps what was made."""
+    """The data sets of one table. `sources` are the user's paths by data set: what its publisher provides or, for a
+    rendered data set, the user's own images (Table.with_data). `cache` is the folder of data sets already made."""
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
         self._table, self.sources, self.cache, self._skip_broken = table, sources, cache, skip_broken
@@ -61,7 +61,7 @@ class Data:
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
         """Makes the data set unless it is there, and returns its zip and what it holds.
 
-        Raises UserError when the recipe fails (its own message stands above, on stderr).
+        Raises UserError if the recipe fails (its own message is above, on stderr).
         """
         path = self.path(name)
         if not path.exists():
@@ -80,7 +80,7 @@ class Data:
         return described(path) if path.exists() and path.with_suffix(".json").exists() else None
 
     def check_sources(self, names: list[str]) -> None:
-        """Raises UserError now, before any work, if a source is missing or cannot be what it should."""
+        """Raises UserError now, before any work, if a source is missing or of the wrong kind."""
         for name in names:
             recipe = RECIPES[self._table.datasets[name].recipe]
             if recipe.takes_source and name not in self.sources and not self.path(name).exists():
@@ -89,7 +89,7 @@ class Data:
             self.check_source(name)
 
     def check_source(self, name: str) -> None:
-        """Raises UserError if what the user gave for the data set is not there or cannot be what it should."""
+        """Raises UserError if what the user gave for the data set does not exist or is of the wrong kind."""
         if self.given(name) is None:
             RECIPES[self._table.datasets[name].recipe].check(self.sources[name])
 
@@ -118,7 +118,7 @@ def _stamp(source: Path) -> list:
 
 def described(path: Path) -> DatasetInfo:
     """`describe`, remembered beside the zip: for a large data set it takes minutes. A file there that is not ours is
-    left as it is."""
+    not touched."""
     info = remembered(path)
     if info is None:
         info = describe(path)
@@ -128,19 +128,19 @@ def described(path: Path) -> DatasetInfo:
 
 
 def remembered(path: Path) -> DatasetInfo | None:
-    """What `described` wrote beside the zip as it is now; None where there is nothing of that kind."""
+    """What `described` wrote for the zip in its present state; None if there is nothing."""
     try:
         stat = path.stat()
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if note["stamp"] == [stat.st_size, stat.st_mtime_ns]:
             return DatasetInfo(**note["info"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # absent, torn or of another version
+        pass  # missing, truncated or of another version
     return None
 
 
 def _is_ours(note: Path) -> bool:
-    """Whether the file may be written: it is not there, or holds (the beginning of) what we write."""
+    """Whether the file may be written: it does not exist, or contains (the beginning of) what we write."""
     try:
         return note.read_bytes()[:9] in (b'{"stamp":', b"")
     except OSError:

@@ -1,7 +1,7 @@
-"""A file from the web that arrives whole and verified, or not at all.
+"""A file from the web that arrives complete and verified, or not at all.
 
-What was fetched stays beside the file until it is whole, also when the process is killed, and the next call asks for
-the rest only. Two processes that want the same file wait for each other. Nothing that fails to verify is left.
+Partial content stays beside the file until it is complete, even if the process is killed, and the next call requests
+only the rest. Two processes that want the same file wait for each other. Nothing that fails to verify is left.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from experiments import web
 from experiments.files import UserError, atomic_output, disk_errors, free_bytes, locked, sha256_of
 from experiments.web import AttemptError, DownloadError
 
-_PROGRESS_BYTES = 1 << 20  # an attempt that brings so much is no failure
+_PROGRESS_BYTES = 1 << 20  # an attempt that fetches this much is not a failure
 _LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Download:
-    """What to fetch: `accepts(sha256)` decides whether the bytes are right; `size_bytes` is 0 where it is not known.
+    """What to fetch: `accepts(sha256)` decides whether the bytes are right; `size_bytes` is 0 if it is not known.
     `attempts` in a row without progress end it, with pauses of pause_s, 2 pause_s, 4 pause_s... between them."""
 
     url: str
@@ -41,9 +41,9 @@ class Download:
     timeout_s: tuple[float, float] = (10.0, 60.0)  # to connect; between two reads
 
     def to(self, dest: Path) -> str:
-        """Fetches into `dest` and returns its sha256; what lies at `dest` is replaced at the end.
+        """Fetches into `dest` and returns its sha256; a file at `dest` is replaced at the end.
 
-        Raises DownloadError where the server or the network fails, or the bytes are not accepted, and UserError for
+        Raises DownloadError if the server or the network fails, or the bytes are not accepted, and UserError for
         the disk. A file that another process has fetched meanwhile is taken as it is.
         """
         with locked(dest, waiting=lambda: tqdm.write(f"{dest.name}: another process is fetching it; waiting for it.")):
@@ -55,7 +55,7 @@ class Download:
                     sha256 = _Transfer(self, partial, session, bar).run()
                     os.replace(partial.path, dest)
             except UserError as error:
-                if not isinstance(error, DownloadError) or not partial.size:  # a full disk gets its space back
+                if not isinstance(error, DownloadError) or not partial.size:  # frees the space on a full disk
                     partial.remove()
                 raise
             partial.remove()
@@ -84,7 +84,7 @@ class Partial:
 
     @classmethod
     def at(cls, dest: Path, url: str) -> "Partial":
-        """That of `dest` as it lies on the disk; empty where it is of another address."""
+        """That of `dest` as it lies on the disk; empty if it is of another address."""
         found = cls(dest.with_name(f".{dest.name}.partial"), dest.with_name(f".{dest.name}.partial.json"), url)
         try:
             notes = json.loads(found.notes.read_text(encoding="utf-8"))
@@ -203,7 +203,7 @@ class _Transfer:
             raise AttemptError(f"the server ended the file after {size} of {whole} bytes", attempts=3)
 
     def _need(self, answer: requests.Response, size: int) -> None:
-        """Raises DownloadError where the disk has no room for the rest."""
+        """Raises DownloadError if the disk has no room for the rest."""
         length = answer.headers.get("Content-Length", "")
         left = self.what.size_bytes - size if self.what.size_bytes else int(length) if length.isdigit() else 0
         free = free_bytes(self.partial.path.parent)

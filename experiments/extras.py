@@ -19,7 +19,7 @@ def stand_ins_step(folder: Path, names: list[str]) -> Step:
 
 
 def make_stand_ins(folder: Path, names: list[str]) -> None:
-    """Makes those that are not there. Raises UserError when that fails (its own message stands above)."""
+    """Makes those that do not exist. Raises UserError if that fails (its own message is above)."""
     absent = any(examine(WEIGHTS[name], folder).kind != "stand-in" for name in names)
     if absent and _do(stand_ins_step(folder, names)):
         raise UserError(f"Failed to make stand-in weights in {folder}; see above.")
@@ -38,7 +38,7 @@ def bench_step(table: Table, out: Path) -> Step:
 
 
 def bench(table: Table, out: Path) -> bool:
-    """Measures costs where a section shows them, they are not there, and this machine can; False if that fails."""
+    """Measures costs if a section shows them, they are missing, and this machine can; False if that fails."""
     can = table.on_cpu or bool(visible_gpus())
     if not benches(table) or not can or (out / BENCH).exists():
         return True

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the file system's errors in words."""
+"""Files that are either complete or absent, and readable errors of the file system."""
 
 import errno
 import fcntl
@@ -19,14 +19,14 @@ MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # sever
 
 
 class UserError(ValueError):
-    """A mistake that the user can put right; its message says how. The command lines print it without a traceback."""
+    """A mistake that the user can fix; its message says how. The command lines print it without a traceback."""
 
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; it becomes `path` when the block ends well, and is removed otherwise.
+    """Yields a temporary path beside `path`; it becomes `path` if the block succeeds, and is removed otherwise.
 
-    Raises UserError where the disk is full or the folder cannot be written. Temporary files of killed processes are
+    Raises UserError if the disk is full or the folder cannot be written. Temporary files of killed processes are
     removed on the way in.
     """
     temporary = path.with_name(f".{path.name}.partial-{MACHINE}-{os.getpid()}")
@@ -64,7 +64,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds `path`, which need not exist, for one process at a time by a lock beside it. Where another holds it, calls
-    `waiting` and waits. Raises UserError where the folder cannot be written.
+    `waiting` and waits. Raises UserError if the folder cannot be written.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def sha256_of(path: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """The file's sha256, remembered beside it in .NAME.sha256 while its size, times and inode stay what they were, so
-    that a large file is not read at every start. Raises UserError where it cannot be read."""
+    that a large file is not read at every start. Raises UserError if it cannot be read."""
     try:
         facts = path.stat()
         identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]

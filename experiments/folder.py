@@ -1,8 +1,8 @@
 """OUT: what it holds, whose it is, and which folder in it is a run's. docs/running.md shows the layout.
 
 A run's folder is OUT/runs/<row>/<seed>-<identity8>. The identity is what decides the result of the training: trainer,
-options, the data's content, and the host's commit and patches. So a changed option makes another folder, and never
-takes an old result for its own; a new row, title, metric or preset of samples changes no run.
+options, the data's content, and the host's commit and patches. So a changed option makes another folder, and an old
+result is never mistaken for a new one. A new row, title, metric or number of samples changes no run.
 """
 
 import fcntl
@@ -133,7 +133,7 @@ def read_state(out: Path) -> OutState | None:
 
 
 def check_owner(out: Path, table: Table) -> OutState | None:
-    """Raises UserError where OUT holds another table or preset, or files that are no run's. Tables of one base share a
+    """Raises UserError if OUT holds another table or preset, or files that are no run's. Tables of one base share a
     folder: a run that stands in several of them is done once."""
     state = read_state(out)
     if state is not None:
@@ -153,7 +153,7 @@ def check_owner(out: Path, table: Table) -> OutState | None:
 
 
 def claim(out: Path, table: Table, datasets: dict[str, dict[str, Any]], runs: list[Run]) -> None:
-    """Notes table, data and runs in OUT; what an earlier call noted of other rows stays."""
+    """Records table, data and runs in OUT; what an earlier call recorded about other rows stays."""
     before = check_owner(out, table)
     if before and table.base:
         table = merged(table_from_dict(before.table, STATE_NAME), table)

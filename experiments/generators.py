@@ -27,7 +27,7 @@ MOST_NIMG = 100
 class Layer:
     """A deformable layer: its name in the network, and px across the image at its resolution.
 
-    `planes`: it works on something else than the image (EG3D's three planes).
+    `planes`: it works on something other than the image (EG3D's three planes).
     """
 
     name: str
@@ -50,7 +50,7 @@ class Facts:
 
 
 class Generator(ABC):
-    """A network with its trainer's way of being called."""
+    """A network, called as its trainer calls it."""
 
     trainer: str
     frames = False

@@ -1,5 +1,5 @@
-"""The images of a trained generator, for every trainer alike: sample grids, the offsets switched on and off, a sweep of
-their strength, and the learned offset fields."""
+"""The images of a trained generator, the same for every trainer: sample grids, the offsets switched on and off, a sweep
+of their strength, and the learned offset fields."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
     layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
     strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
 
-    Where `count` is less than MOST_NIMG, the other figures show as much fewer, one at least, and the strength goes in
-    steps of a half. The latents follow from
-    the seed, and are the same for every snapshot with this z_dim.
+    If `count` is less than MOST_NIMG, the other figures show proportionally fewer, at least one, and the strength
+    changes in steps of a half. The latents depend on the seed only, and are the same for every snapshot with this
+    z_dim.
     """
     saves: dict[str, Save] = {}
     if data is not None:
@@ -146,7 +146,7 @@ def _cell_px(resolution: int) -> int:
 def switch_grid(snapshot: Snapshot, z: Tensor) -> Image.Image:
     """The paper's Fig. 4 for this generator: the same latents with the offsets on, off, and the change.
 
-    Nothing random differs between the two, so that the offsets alone make the difference.
+    Nothing random differs between the two, so the offsets alone make the difference.
     """
     on, off = snapshot.generate(z), snapshot.generate(z, strength=0)
     change = 255 - (on.int() - off.int()).abs().to(torch.uint8)

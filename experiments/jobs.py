@@ -1,7 +1,7 @@
-"""Starts the processes of runs, a few at a time, and follows them by their files.
+"""Starts the processes of runs, a few at a time, and follows them through their files.
 
-The runner holds no pipe to a run: it can be killed at any time, and the next one follows what still works
-(experiments.row). SIGINT and SIGTERM are passed on to the runs; SIGHUP, a closed terminal, leaves them alone.
+No pipe connects the runner to a run: it can be killed at any time, and the next one follows the runs that still work
+(experiments.row). SIGINT and SIGTERM are passed on to the runs; SIGHUP (a closed terminal) does not affect them.
 """
 
 import os
@@ -32,7 +32,7 @@ FIRST_PORT = 29500  # MASTER_PORT of the first run; each further one at a time h
 
 @dataclass
 class Job:
-    """A run to be done, and what came of it. Status: waiting, running, done, failed or interrupted."""
+    """A run to be done, and its outcome. Status: waiting, running, done, failed or interrupted."""
 
     run: Run
     status: str = "waiting"
@@ -52,7 +52,7 @@ class Job:
 
 
 def row_command(run: Run, out: Path) -> list[str]:
-    """The command that does what is left of a prepared run, here or on any machine that sees the same files."""
+    """The command that finishes a prepared run, here or on any machine that sees the same files."""
     paths = {"--out": out, "--data": run.data}
     return [sys.executable, *ROW, str(run.folder.resolve()), *[f"{k}={v.resolve()}" for k, v in paths.items()]]
 
@@ -75,7 +75,7 @@ class Scheduler:
         self.peak_rss_bytes = 0
 
     def stopped_text(self) -> str:
-        """What a signal stopped, and what is kept of it."""
+        """What a signal stopped, and what was kept."""
         stopped = [f"{job.label} at {job.kimg:.3g} kimg" for job in self._jobs if job.status == "interrupted"]
         return f"stopped; kept: {', '.join(stopped) or 'what has finished'}. {AGAIN}"
 
@@ -91,7 +91,7 @@ class Scheduler:
                 time.sleep(0.1)
 
     def _leaves(self) -> bool:
-        """Whether to leave the runs to themselves: a closed terminal stops none."""
+        """Whether to leave the runs running: a closed terminal stops none."""
         return self.signal == signal.SIGHUP
 
     def _start_some(self) -> None:
@@ -109,7 +109,7 @@ class Scheduler:
                 )
                 continue
             if needed > len(free):
-                return  # in order: a run of many GPUs is not overtaken for ever
+                return  # in order, so that a run with many GPUs is not overtaken forever
             self._start(self._waiting.popleft(), tuple(free[:needed]))
 
     def _start(self, job: Job, gpus: tuple[str, ...]) -> None:
@@ -172,13 +172,13 @@ class Scheduler:
         except UserError as error:
             self._end(job, "failed", str(error))
             return
-        if job.process is not None and in_use(job.run.folder):  # killed, but not its trainer: that goes on
+        if job.process is not None and in_use(job.run.folder):  # killed, but its trainer continues
             self._follow(job)
             return
         mine = state is not None and state.pid == job.pid
         if state is not None and mine and state.status != "running":
             self._end(job, state.status, state.message)
-        elif job.process is None and self.signal is None:  # it was killed; nobody else goes on with it
+        elif job.process is None and self.signal is None:  # it was killed; nobody else continues it
             job.status = "waiting"
             self._waiting.appendleft(job)
         elif self.signal is not None:
@@ -204,7 +204,7 @@ class Scheduler:
         if note:
             try:
                 note_failure(job.run, self._out, message)
-            except (UserError, OSError) as error:  # a full disk: the other runs go on
+            except (UserError, OSError) as error:  # a full disk: the other runs continue
                 job.message += f"\nThe ledger cannot be written: {error}"
         self._progress.stage(job.label, status)
 
@@ -229,7 +229,7 @@ class Scheduler:
             if number == signal.SIGHUP:
                 return
             for job in [job for job in self._running if job.process is None]:
-                _take_over(job)  # it may have gone on to its next step
+                _take_over(job)  # it may have started its next step
             for job in [job for job in self._running if job.elsewhere]:
                 self._running.remove(job)
                 self._end(job, "interrupted", "")

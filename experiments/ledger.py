@@ -1,7 +1,7 @@
 """The ledger: one line of JSON for every attempt at a run, and for every call of the runner; only ever appended to.
 
-It says enough to repeat a number and to judge it: commands, commits, patches, versions, machine, seed, options,
-the data's content, the metrics' fingerprints, cost and outcome. It names no path of the machine: OUT stands for the
+It has what is needed to repeat a number and to judge it: commands, commits, patches, versions, machine, seed, options,
+the data's content, the metrics' fingerprints, cost and outcome. It contains no path of the machine: OUT stands for the
 folder.
 """
 
@@ -47,7 +47,7 @@ class Attempt(Checked):
 
 
 class Call(Checked):
-    """One call of the runner that had something to run."""
+    """A call of the runner that had something to run."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -96,7 +96,7 @@ def _write_all(descriptor: int, data: bytes, size_before: int) -> None:
 def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
     """All entries in order, and what is wrong with the file in words (empty when nothing is).
 
-    Lines that are no entries are left out and reported. Raises UserError for an entry of a newer schema.
+    Lines that are not entries are left out and reported. Raises UserError for an entry of a newer schema.
     """
     entries: list[Attempt | Call] = []
     problems: list[str] = []

@@ -22,7 +22,7 @@ QUALITY = 70
 def animations(files: Iterable[Path]) -> dict[Path, Thumbnail]:
     """An animation of each films.png, its videos beside each other; together they have ALL_BYTES.
 
-    A file that cannot be read, or is laid out otherwise, has none: its strip is shown, or the report names it.
+    A file that cannot be read or has another layout has none: its strip is shown, or the report names it.
     """
     wanted = list(dict.fromkeys(files))
     budget_bytes = min(BUDGET_BYTES, ALL_BYTES // max(1, len(wanted)))

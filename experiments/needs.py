@@ -1,4 +1,4 @@
-"""What a call of the runner lacks: the hosts' code, weights, data. What can be had without a person is fetched."""
+"""What a call of the runner lacks: the hosts' code, weights, data. What needs no person is fetched."""
 
 import subprocess
 import sys
@@ -74,7 +74,8 @@ def _lacking(call: Call) -> list[str]:
 
 
 def fetch(call: Call) -> None:
-    """Fetches and patches the hosts and fetches the weights that are missing; what fails says so, and stays a need."""
+    """Fetches and patches the hosts and fetches the weights that are missing; a failure is reported, and stays a
+    need."""
     if hosts := [name for name, _ in unready_hosts(call)]:
         words = [word for name in hosts for word in ("--host", name)]
         subprocess.run([sys.executable, "tools/apply_patches.py", "apply", *words], cwd=ROOT, stdout=2)
@@ -99,7 +100,7 @@ def ready_rows(call: Call) -> list[str]:
 def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...], cache: Path) -> dict[str, Path]:
     """The user's data by data set. A word of `given` is NAME=PATH, or a folder with an entry named after each data set
     (imagenet-128.tar, lsun-cat-256/, ...), or where one data set is lacking, that; `cache` is looked at too. Raises
-    UserError for a word that is none of these."""
+    UserError for a word that is not one of these."""
     wanted = [name for name in dataset_names if RECIPES[table.datasets[name].recipe].takes_source]
     found = _entries(cache, wanted)
     for word in given:

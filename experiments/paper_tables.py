@@ -1,6 +1,6 @@
 """The tables of the paper by name: a file (table1), a part of one (table1b), or several as one table (all).
 
-Several tables are one Table with the sections of all: a run that stands in more than one of them is done once.
+Several tables form one Table with the sections of all: a run that appears in more than one of them is done once.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def names() -> list[str]:
 
 
 def load_paper(name: str, preset: str = "full") -> Table:
-    """The table of this name with the preset applied. Raises UserError for a name that is none, listing those that
+    """The table of this name with the preset applied. Raises UserError for a name that is not one, listing those that
     are, and as load_table."""
     if name == ALL:
         return reduce(merged, (load_table(file, preset) for file in FILES))

@@ -1,4 +1,4 @@
-"""Live progress of several rows: bars on a terminal, a line now and then elsewhere."""
+"""Live progress of several rows: bars on a terminal, occasional lines elsewhere."""
 
 import os
 import sys
@@ -49,7 +49,7 @@ class BarProgress:
 
     def tick(self, row_id: str, kimg: float, total_kimg: float) -> None:
         bar = self._bars[row_id]
-        if row_id not in self._started:  # a resumed row begins where it was, or its speed would be far too good
+        if row_id not in self._started:  # a resumed row starts where it was, or its speed would look too high
             self._started.add(row_id)
             bar.reset(total=total_kimg)
             bar.initial = bar.n = bar.last_print_n = kimg

@@ -1,4 +1,4 @@
-"""Where a number comes from: commits, patches, versions, machine. It names no path of the machine."""
+"""Where a number comes from: commits, patches, versions, machine. It contains no path of the machine."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 
 def provenance(host: str | None) -> Facts:
-    """What a run's ledger entry says of this checkout, the host's, the libraries and the machine."""
+    """What a run's ledger entry says about this checkout, the host's, the libraries and the machine."""
     return {
         "git": git_state(),
         "host": host_state(host) if host else None,
@@ -50,7 +50,7 @@ def host_state(name: str) -> Facts:
     """What lies in vendor/<name>: {"name", "commit" (None: not fetched), "patches": {concern: sha256 of its file} of
     those that are applied whole, "modified": sha256 of what is neither upstream's nor ours, or None}.
 
-    Raises UserError for a host that is none, and where git or the patches cannot be read.
+    Raises UserError for a host that is not one, and where git or the patches cannot be read.
     """
     try:
         found = read_seal(ROOT / "vendor" / name) or overlay.provenance.provenance(ROOT, name)
@@ -110,7 +110,7 @@ def visible_gpus() -> list[str]:
 
 @cache
 def _nvidia_smi(fields: str) -> list[tuple[str, ...]]:
-    """One tuple per card; empty where there is no driver."""
+    """One tuple per card; empty if there is no driver."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)

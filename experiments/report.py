@@ -1,7 +1,7 @@
 """Renders a table's folder: `python -m experiments.report --out runs/quickstart`.
 
-Writes report.md, report.html (self-contained: small images are inside, nothing is fetched; each links to the whole one
-beside it) and report.png.
+Writes report.md, report.html (self-contained: small images are embedded, nothing is fetched; each links to the
+full-size file beside it) and report.png.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A table of the report as Markdown that is read as easily in a terminal as on a page."""
+"""A table of the report as Markdown that is easy to read in a terminal too."""
 
 from experiments.report_table import NONE, TableText
 

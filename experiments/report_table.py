@@ -1,4 +1,4 @@
-"""The report's tables as text: a section of the paper each; for every row its numbers, ours, and what ours cost."""
+"""The report's tables as text, one per section of the paper: for every row the paper's numbers, ours, and our cost."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from experiments.table_model import MEASURES, Entry, Section
 
 NONE = "–"
 CITED = "cited"
-SMOKE = "smoke test"  # the only verdict on a number of a preset whose numbers mean nothing
+SMOKE = "smoke test"  # the only verdict on a number of a smoke test
 COLUMNS = {  # of a line; those that no line of a section fills are left out
     "metric": "metric",
     "paper": "paper",
@@ -26,7 +26,7 @@ ALWAYS = ("ours",)
 
 @dataclass(frozen=True)
 class Line:
-    """One number of a row, as text. `grey`: no number of this line may be held against another."""
+    """One number of a row, as text. `grey`: no number of this line may be compared with another."""
 
     metric: str
     ours: str = NONE

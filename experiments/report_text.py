@@ -1,4 +1,4 @@
-"""What the report says of a table's rows, as text: cells, fingerprints, cautions, and how it was made."""
+"""What the report says about a table's rows, as text: cells, fingerprints, cautions, and how it was made."""
 
 import json
 from typing import Any

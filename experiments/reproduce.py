@@ -1,7 +1,7 @@
 """Reproduces a table of the paper: `python -m experiments.reproduce table1b --out runs/paper` (make reproduce-table1b).
 
-Fetches and patches the codebases, makes rendered data, fetches weights; lists at once what only a person can get; then
-does what experiments.run does. Tables share an output folder: a run that stands in several is done once.
+Fetches and patches the codebases, makes rendered data, fetches weights; lists at once what only a person can obtain;
+then does what experiments.run does. Tables share an output folder: a run that appears in several is done once.
 """
 
 import os
@@ -27,8 +27,8 @@ LEAST_PER_GPU = 4  # their default of --mbstd-group, the least batch of a GPU
 
 
 def on_gpus(table: Table, gpus: int, rows: list[Row]) -> Table:
-    """The table with these rows on so many GPUs: the same batch, which a GPU takes in several passes where its share is
-    more than in the setting. Raises UserError where a row's batch cannot be shared out so."""
+    """The table with these rows on that many GPUs: the batch stays, and a GPU takes its share in several passes if it
+    is larger than in the setting. Raises UserError if a row's batch cannot be divided like that."""
     return table.model_copy(update={"rows": [_row_on(row, gpus) if row in rows else row for row in table.rows]})
 
 

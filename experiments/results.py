@@ -1,4 +1,4 @@
-"""What OUT holds, read back: table, ledger, ticks, images, and what they say in words."""
+"""The contents of OUT: table, ledger, ticks and images, and their summary in words."""
 
 import math
 import statistics
@@ -25,8 +25,8 @@ SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A row with one seed, and what came of it. status: done, failed, interrupted, partial (begun, and not ended: it
-    works, or was killed) or not run."""
+    """A row with one seed, and its outcome. status: done, failed, interrupted, partial (begun and not ended: it is
+    running, or was killed) or not run."""
 
     seed: int
     folder: Path | None = None  # None: it was never begun
@@ -42,7 +42,7 @@ class RunResult:
         return measured.value if measured else None
 
     def fingerprint(self, metric: str) -> dict[str, Any]:
-        """How that metric was taken; empty where it was not."""
+        """How that metric was taken; empty if it was not."""
         measured = self.entry.metrics.get(metric) if self.entry and self.status == "done" else None
         return measured.fingerprint if measured else {}
 
@@ -88,12 +88,12 @@ class RowResult:
         return [value for run in self.runs if (value := run.value(metric)) is not None]
 
     def fingerprint(self, metric: str) -> dict[str, Any]:
-        """How the metric was taken in all runs; empty where it was not. Seeds of data or latents may not differ."""
+        """How the metric was taken in all runs; empty if it was not. Seeds of data or latents may not differ."""
         return next((run.fingerprint(metric) for run in self.runs if run.fingerprint(metric)), {})
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean of each metric over the runs that have it, where all of them took it in the same way."""
+        """The mean of each metric over the runs that have it, if all of them computed it in the same way."""
         found = {}
         for name in self.row.metrics:
             prints = [run.fingerprint(name) for run in self.runs if run.value(name) is not None]
@@ -107,7 +107,7 @@ class RowResult:
         return statistics.stdev(values) if len(values) > 1 else None
 
     def mark(self, metric: str) -> str:
-        """What a value of that metric must be followed by wherever it is shown: that its weights are stand-ins."""
+        """The mark that follows a value of that metric wherever it is shown: that its weights are stand-ins."""
         return STAND_IN_MARK if any(is_stand_in(run.fingerprint(metric)) for run in self.runs) else ""
 
     @property
@@ -147,7 +147,7 @@ class Results:
     datasets: dict[str, dict[str, Any]]
     calls: list[ledger.Call]  # one for each call of the runner that had something to run
     problems: list[str]
-    bench: dict[str, Any] = field(default_factory=dict)  # what the bench of Table 4 measured, where it ran
+    bench: dict[str, Any] = field(default_factory=dict)  # what the bench of Table 4 measured, if it ran
 
     @property
     def credits(self) -> list[str]:
@@ -163,7 +163,7 @@ class Results:
 
     @property
     def one_seed(self) -> str:
-        """The caution that is due where a row has one seed."""
+        """The caution for a table whose rows have one seed."""
         return ONE_SEED if any(len(result.runs) == 1 for result in self.rows) else ""
 
     def by_id(self, row_id: str) -> RowResult:

@@ -1,8 +1,8 @@
-"""One run as a process of its own: `python -m experiments.row OUT/runs/ROW/SEED-IDENTITY --out OUT --data ZIP`.
+"""One run as a separate process: `python -m experiments.row OUT/runs/ROW/SEED-IDENTITY --out OUT --data ZIP`.
 
-It does what is left of the run's steps, one child process after another, and writes the run's state, log and ledger
-entry. Nothing ties it to the runner that started it: it goes on when that ends, and the next runner finds it by the
-lock of the run's folder. SIGINT and SIGTERM go to the child's whole process group, so that a trainer can save a
+It does the remaining steps of the run, one child process after another, and writes the run's state, log and ledger
+entry. It does not depend on the runner that started it: it continues when that ends, and the next runner finds it by
+the lock of the run's folder. SIGINT and SIGTERM go to the child's whole process group, so that a trainer can save a
 snapshot and its workers end with it; a second signal kills the group.
 """
 
@@ -37,7 +37,7 @@ EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
 
 class State(Checked):
-    """How far a run is. status: running, done, failed or interrupted. Followed by the runner (experiments.jobs)."""
+    """The state of a run. status: running, done, failed or interrupted. Followed by the runner (experiments.jobs)."""
 
     status: str
     step: str = ""
@@ -50,7 +50,7 @@ class State(Checked):
 
 
 def read_state(folder: Path) -> State | None:
-    """The run's state, or None where it has not begun. Raises UserError for a file that is none."""
+    """The run's state, or None if it has not begun. Raises UserError for a file that is not one."""
     return read_json(State, folder / STATE) if (folder / STATE).exists() else None
 
 
@@ -59,7 +59,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run was told to stop
 
 
 class StepFailed(Exception):  # noqa: N818
-    """A step did not do what it should; the message says what, and the last lines of its output."""
+    """A step failed; the message has the reason and the last lines of its output."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Work:
     commands: list[str] = field(default_factory=list)
 
     def do(self) -> None:
-        """Every step that is left, asking the trainer anew after each: what it wrote decides what comes next."""
+        """Does every remaining step, asking the trainer again after each: what it wrote decides the next one."""
         last: Step | None = None
         while steps := self.trainer.steps(self.run):
             if self.signals:
@@ -110,7 +110,7 @@ class Work:
         assert self.child is not None
         try:
             self.write_state("running")
-        except UserError:  # a full disk: what nobody could follow does not go on
+        except UserError:  # a full disk: a step that cannot be followed is stopped
             os.killpg(self.child.pid, signal.SIGTERM)
             self._wait()
             raise
@@ -169,7 +169,7 @@ class Work:
 
 
 def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
-    """Does the run and returns its status: done, failed or interrupted. Raises UserError where the state cannot be
+    """Does the run and returns its status: done, failed or interrupted. Raises UserError if the state cannot be
     written; an entry that cannot is in the state's message."""
     run = load_run(folder, data)
     work = Work(run, TRAINERS[run.trainer], out, lock)
@@ -267,7 +267,7 @@ def tree_rss_bytes(pid: int) -> int:
 
 
 def hold(folder: Path, patience_s: float = 5.0) -> int:
-    """The descriptor of the run's lock, held. Raises UserError where another process keeps it."""
+    """The descriptor of the run's lock, held. Raises UserError if another process keeps it."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     end_s = time.monotonic() + patience_s  # a runner that looks holds it for a moment
     while True:

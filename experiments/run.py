@@ -1,7 +1,7 @@
 """Runs the rows of a table: `python -m experiments.run quickstart --out runs/quickstart`.
 
 Run it again and it resumes: finished runs are not repeated, an interrupted one continues from its snapshot, and one
-that still works, because only the runner had ended, is followed.
+that is still running, because only the runner had ended, is followed.
 """
 
 import re
@@ -94,8 +94,8 @@ class Call:
         return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
     def check_weights(self) -> None:
-        """Raises UserError, now rather than after days of training, where weights of the metrics are missing: one list
-        of all of them; and where a package that reads them is."""
+        """Raises UserError, now rather than after days of training, if weights of the metrics are missing (with one
+        list of all of them), or a package that reads them."""
         locate(self.weights)
         check_readers(self.weights)
 
@@ -127,10 +127,10 @@ class Call:
             )
 
     def execute(self, prepare_only: bool = False) -> int:
-        """Runs what is left to run, renders the report, says what came out; returns the exit code. With `prepare_only`
+        """Runs what is left, renders the report, prints the results; returns the exit code. With `prepare_only`
         it makes the data and the runs' folders, and prints the command of each run that is left."""
         started_s = time.monotonic()
-        check_owner(self.out, self.table)  # before minutes go into the data
+        check_owner(self.out, self.table)  # before minutes are spent on the data
         planned = self.make_runs({name: info for name in self.dataset_names if (info := self.data.known(name))})
         self.check_disk(planned)
         for run in planned:
@@ -209,7 +209,7 @@ def tell(jobs: list[Job], scheduler: Scheduler) -> None:
 
 
 def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
-    """The rows named in `only`, or all. Raises UserError for a name that is none."""
+    """The rows named in `only`, or all. Raises UserError for a name that is not one."""
     ids = [row.id for row in table.rows]
     for row_id in only:
         if row_id not in ids:
@@ -218,7 +218,7 @@ def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
 
 
 def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
-    """--data values, NAME=PATH or a path alone, by the data set that they stand for. Raises UserError where a path
+    """--data values, NAME=PATH or a path alone, by the data set that they stand for. Raises UserError if a path
     alone could stand for several."""
     used = list(dict.fromkeys(row.dataset for row in table.rows))
     sources: dict[str, Path] = {}

@@ -1,7 +1,7 @@
-"""Runs as jobs of a Slurm cluster: one job a run, in which experiments.row does what is left of it.
+"""Runs as jobs of a Slurm cluster: one job per run, in which experiments.row finishes it.
 
-Slurm has the queue, the machines, the requeueing; the run's folder has everything else. The runner submits what is
-neither finished nor in the queue, and follows the files. It can be ended at any time: the jobs stay, and the same
+Slurm handles the queue, the machines and requeueing; the run's folder has everything else. The runner submits what is
+neither finished nor in the queue, and follows the files. It can be stopped at any time: the jobs continue, and the same
 command follows them again.
 """
 
@@ -42,7 +42,7 @@ MISSED_POLLS = 3  # a controller that restarts does not answer for a while
 
 @dataclass(frozen=True)
 class Slurm:
-    """Where jobs go. `more`: further options of sbatch, which have the last word."""
+    """Where jobs go. `more`: further options of sbatch, which take precedence."""
 
     partition: str = ""
     more: str = ""
@@ -50,7 +50,7 @@ class Slurm:
     def command(self, run: Run, out: Path, on_cpu: bool) -> list[str]:
         """The sbatch line of a run; `on_cpu`: it asks for no GPU."""
         log = _as_pattern(str((run.folder / LOG).resolve()))
-        # A site may say by SBATCH_EXPORT that a job gets no variables: it needs MTM_WEIGHTS, MTM_NNODES and the like.
+        # A site may set SBATCH_EXPORT so that a job gets no variables: it needs MTM_WEIGHTS, MTM_NNODES and others.
         words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "--export=ALL", f"--output={log}"]
         words += [f"--job-name={job_name(run)}", f"--signal=B:USR1@{LIMIT_S}"]
         words += [f"--nodes={nodes()}", "--ntasks-per-node=1", f"--chdir={ROOT}"]
@@ -75,7 +75,7 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm | None:
-    """What the options say; None without a cluster. Raises UserError where they contradict each other."""
+    """What the options say; None without a cluster. Raises UserError if they contradict each other."""
     if not cluster and (partition or slurm_args):
         raise UserError(
             f"run: PARTITION and SLURM_ARGS must come with a cluster; got {partition or slurm_args!r} without one. Add "
@@ -97,8 +97,8 @@ def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm 
 
 
 def submit(command: list[str]) -> str:
-    """The number of the new job. Raises UserError where Slurm refuses it, with what it said."""
-    try:  # in a session of its own: Ctrl-C must not end it between the submission and its answer
+    """The number of the new job. Raises UserError if Slurm refuses it, with what it said."""
+    try:  # in a separate session: Ctrl-C must not end it between the submission and its answer
         result = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     except OSError as error:
         raise UserError(
@@ -117,11 +117,11 @@ def submit(command: list[str]) -> str:
 
 def queue(names: list[str]) -> dict[str, tuple[str, str]] | None:
     """Number and state, such as PENDING, of the newest job of each name that the queue knows, one that has not ended
-    before others; None where Slurm does not answer."""
+    before others; None if Slurm does not answer."""
     if not names:
         return {}
     try:
-        # One job that is gone makes an error of a list of jobs: so all of the user's, who has few enough.
+        # One job that is gone makes a query for a list of jobs fail, so this asks for all of the user's jobs.
         words = ["squeue", "--noheader", "--states=all", "--me", "--format=%i %T %j"]
         result = subprocess.run(words, capture_output=True, text=True, timeout=60, start_new_session=True)
     except (OSError, subprocess.TimeoutExpired):
@@ -163,7 +163,7 @@ class SlurmScheduler(Scheduler):
             if state not in ENDED or in_use(job.run.folder):
                 self._progress.stage(job.label, f"already in the queue as job {number}; following it")
             else:
-                (job.run.folder / STATE).unlink(missing_ok=True)  # it tells of the attempt before
+                (job.run.folder / STATE).unlink(missing_ok=True)  # it describes the attempt before
                 try:
                     number = submit(self._slurm.command(job.run, self._out, self._on_cpu))
                 except UserError as error:
@@ -263,6 +263,6 @@ def job_name(run: Run) -> str:
 
 
 def job_number(run: Run) -> str:
-    """The number of the job that was submitted last for the run; empty where there was none."""
+    """The number of the job that was submitted last for the run; empty if there was none."""
     path = run.folder / SLURM_JOB
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""

@@ -1,12 +1,12 @@
-"""Open a trained generator, whichever trainer wrote it, and use it in one way.
+"""Open a trained generator, whichever trainer wrote it, and use it through one interface.
 
     with open_snapshot(Path("runs/low/final.pt")) as snapshot:
         images = snapshot.generate(torch.randn(4, snapshot.facts.z_dim))  # uint8 [4, 3, R, R]
 
 The compact generator's final.pt and snapshot.pt hold tensors only and are opened here. The official codebases write
-pickles. Opening a pickle runs the code in it: only open files that you trust. It is opened by the host's
-own loader, with the host's folder on the path, in a process of its own: the codebases share module names. Patched and
-unpatched checkouts both do.
+pickles. Opening a pickle runs the code in it: only open files that you trust. The host's own loader opens it, with the
+host's folder on the path, in a separate process, because the codebases share module names. Both patched and unpatched
+checkouts work.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Snapshot(ABC):
 
         Args:
             z: [N, z_dim].
-            c: [N, c_dim], labels: classes, or EG3D's cameras; where None, those that `labels` gives.
-            frames: times of a video's frames, for networks that make videos; an image at time 0 where None.
+            c: [N, c_dim], labels: classes, or EG3D's cameras; if None, those that `labels` gives.
+            frames: times of a video's frames, for networks that make videos; an image at time 0 if None.
             strength: of the offsets (mtm_ops.offsets_scaled).
             truncation: psi; 1 for none.
             noise: draw whatever is random beside z (noise per pixel, motion, ray positions) from torch's global
@@ -96,7 +96,7 @@ class Snapshot(ABC):
 
         Raises:
             ValueError: for shapes that do not fit, and a strength without deformable layers.
-            UserError: where the process that holds the network ended.
+            UserError: if the process that holds the network ended.
         """
         return self._call(
             "generate",
@@ -140,7 +140,7 @@ class LocalSnapshot(Snapshot):
 
 
 class HostSnapshot(Snapshot):
-    """A host's pickle, in a process of its own that ends with this object, or with this process."""
+    """A host's pickle, in a separate process that ends with this object, or with this process."""
 
     def __init__(self, path: Path, host: str, folder: Path, device: str) -> None:
         self.path, self.host = path, host
@@ -191,12 +191,12 @@ def open_snapshot(
 
     Args:
         path: the file.
-        device: for torch; a GPU where there is one, if None.
-        host: whose pickle it is; found from the source that the pickle carries, if None.
+        device: for torch; if None, a GPU if there is one.
+        host: the codebase of the pickle; if None, recognised by the source that the pickle contains.
         vendor: where the hosts' checkouts are, each under its name.
 
     Raises:
-        UserError: where the file is absent, empty, cut off or no snapshot, its host cannot be told or is not fetched.
+        UserError: if the file is missing, empty, truncated or not a snapshot, or if its host is unknown or not fetched.
             One line that names the file.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -216,7 +216,7 @@ def open_here(path: Path, host: str | None = None, vendor: Path = ROOT / "vendor
 
 
 def _recognise(path: Path, host: str | None, vendor: Path) -> str | None:
-    """Whose pickle the file is; None for mini's snapshot. Raises UserError where it is neither, or cannot be opened."""
+    """Whose pickle the file is; None for mini's snapshot. Raises UserError if it is neither, or cannot be opened."""
     start = _first_bytes(path)
     if start.startswith(b"PK"):  # torch.save's zip
         return None

@@ -2,9 +2,10 @@
 
     python -m experiments.stand_ins DIR [--small]
 
-With them every metric runs where the real weights are not: a test of the path from images to report. The numbers say
-nothing of the images. DIR gets a stand-ins.toml, by which experiments.weights knows the files, so that each number made
-with them is labelled stand-in. Weights are scaled so that features neither vanish nor grow from layer to layer.
+With them every metric runs without the real weights, which tests the path from images to report. The numbers say
+nothing about the images. DIR gets a stand-ins.toml, by which experiments.weights recognises the files, so that each
+number computed with them is labelled stand-in. Weights are scaled so that features neither vanish nor grow from layer
+to layer.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ class Posing(nn.Module):
 
 
 def make_stand_ins(folder: Path, names: list[str] | None = None, small: bool = False) -> None:
-    """Writes the files of these names (all where None) and stand-ins.toml to `folder`. `small`: transformers of one
+    """Writes the files of these names (all if None) and stand-ins.toml to `folder`. `small`: transformers of one
     narrow layer, which load and run fast. The same names give the same weights; torch's random stream stays. Raises
-    UserError for a name that has none, and where a file that is no stand-in is in the way."""
+    UserError for a name that has none, and if a file that is not a stand-in is in the way."""
     for name in names or WEIGHTS:
         if name not in WRITERS:
             raise UserError(f"stand_ins: name must be one of {', '.join(WRITERS)}; got {name!r}.")

@@ -1,9 +1,9 @@
 """Reads tables: the TOML files in experiments/tables, checked key by key, with one preset applied.
 
 A table has rows; a row is the training of one trainer on a data set with one MTM setting, once for each seed, and the
-metrics to take of it. A preset ("full" is what the paper did, "smoke" the same path in minutes with numbers that mean
-nothing) changes options. A table with `base` also has the keys of tables/shared/<base>.toml, of whose rows it keeps
-those that its sections show: what several tables share is written once, and a run that stands in several is one run.
+metrics to take of it. A preset ("full" is what the paper did, "smoke" a smoke test of the same path in minutes) changes
+options. A table with `base` also has the keys of tables/shared/<base>.toml, of whose rows it keeps
+those that its sections show: what several tables share is written once, and a run that appears in several is one run.
 """
 
 import re

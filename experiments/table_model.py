@@ -50,7 +50,7 @@ class Estimate(Checked):
 
 class Setting(Checked):
     """What several rows share; a row's own values come first. `like` names a setting whose values come last; `without`
-    names metrics that these rows do not take, whatever their tables show."""
+    names metrics that these rows leave out, whatever their tables show."""
 
     like: str = ""
     trainer: str = ""
@@ -62,10 +62,10 @@ class Setting(Checked):
 
 
 class Preset(Checked):
-    """Overrides. `meaningless` marks every number that this preset gives, wherever it shows; `comparable` says whether
-    its numbers may be held against the paper's. `datasets` puts one data set of the table in another's place;
-    `stand_ins`: metrics take seeded random weights, which the runner makes. `cost` is of the whole table, where it
-    does not follow from estimates."""
+    """Overrides. `meaningless` marks a smoke test: every number of this preset is labelled, wherever it is shown;
+    `comparable` says whether its numbers may be compared with the paper's. `datasets` replaces one data set of the
+    table by another; `stand_ins`: metrics take seeded random weights, which the runner makes. `cost` is of the whole
+    table, where it does not follow from estimates."""
 
     about: str = ""
     cost: Cost | None = None
@@ -84,7 +84,8 @@ class Preset(Checked):
 
 class Row(Checked):
     """Runs that differ in their seed only. `paper` holds the paper's numbers by metric; `baseline` is the row to
-    compare with; what is empty is the setting's, or the table's. `kimg_times` multiplies the setting's kimg."""
+    compare with; what is empty comes from the setting, or from the table. `kimg_times` multiplies the setting's
+    kimg."""
 
     id: str
     title: str
@@ -144,7 +145,7 @@ class Table(Checked):
     seeds: list[int] = [0]
     options: dict[str, Value] = {}
     samples_nimg: int = 50_000  # generated images for each metric that leaves the number open
-    real_nimg: int = 0  # real images for such a metric; all where 0
+    real_nimg: int = 0  # real images for such a metric; all if 0
     parallel: int = 1  # rows at a time, where there are GPUs enough
     seeds_first: bool = False  # all rows with their first seed, then with their second: what is compared ends together
     preset: str = "full"
@@ -187,7 +188,7 @@ class Table(Checked):
     def with_data(self, given: Collection[str]) -> "Table":
         """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
         that are rendered. The others take what the user gives for their source, or for an option (source_option).
-        Raises UserError where they are clips.
+        Raises UserError if they are clips.
         """
         own = RECIPES["images"]
         recipes = {name: RECIPES[self.datasets[name].recipe] for name in given}

@@ -1,4 +1,4 @@
-"""Images small enough to lie inside a report: WebP thumbnails and film strips, within a budget of bytes."""
+"""Images small enough to embed in a report: WebP thumbnails and film strips, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read_rgb(file: Path) -> Image.Image:
 def uniform_note(sheet: Image.Image) -> str:
     """What to say beside images that show nothing, such as those of a StyleGAN3 after a few iterations; "" for others.
 
-    They are shown as they are: stretching the contrast would show what the network does not.
+    They are shown unchanged: stretching the contrast would show what the network does not draw.
     """
     pixels = np.asarray(sheet).reshape(-1, 3)
     pixels = pixels[(pixels != GAP_GREY).any(axis=1)]

@@ -1,4 +1,4 @@
-"""What servers answer and connections do, as requests and urllib3 tell it, in words."""
+"""Readable errors for servers' answers and broken connections, from requests and urllib3."""
 
 import re
 from contextlib import suppress
@@ -81,7 +81,7 @@ def read(answer: requests.Response) -> bytes:
 
 
 def refuse_pages(answer: requests.Response, data: bytes) -> None:
-    """Raises DownloadError where this answer, which begins with `data`, is a web page: file hosts send one to ask for a
+    """Raises DownloadError if this answer, which begins with `data`, is a web page: file hosts send one to ask for a
     confirmation, or to say that a quota is used up."""
     if answer.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(data):
         raise DownloadError(
@@ -101,7 +101,7 @@ def range_total(answer: requests.Response) -> int:
 
 
 def _retry_after_s(answer: requests.Response) -> float:
-    """Seconds from a Retry-After header, which has a number or a date; 0 where there is none."""
+    """Seconds from a Retry-After header, which has a number or a date; 0 if there is none."""
     value = answer.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)

@@ -1,4 +1,4 @@
-"""The pretrained networks that the metrics need: what they are (weights.toml), and where they lie, verified.
+"""The pretrained networks that the metrics need: what they are (weights.toml), and where they are, verified.
 
 A weights folder holds the files under the names of weights.toml, and beside them:
 
@@ -6,7 +6,7 @@ A weights folder holds the files under the names of weights.toml, and beside the
     pinned.toml       name -> sha256 as recorded at first use, where nobody publishes one
     .FILE.sha256      what FILE hashed to, by size and times, so that 1 GB is not read at every start
 
-A file is refused by its hash before anything opens it: some of them are pickles, which execute what they hold.
+A file is refused by its hash before anything opens it: some of them are pickles, which can execute code.
 """
 
 import importlib.util
@@ -33,8 +33,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # a bare TOML key, a word of the comm
 
 
 class Weights(Checked):
-    """A file of weights. `sha256` is whole, or "" where nobody publishes it; `sha256_prefix` is the part that the
-    publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 where it is not known. `used_by` names
+    """A file of weights. `sha256` is whole, or "" if nobody publishes it; `sha256_prefix` is the part that the
+    publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 if it is not known. `used_by` names
     metrics.
 
     `archive` names a package that holds the file too, as its `member`: "npm:NAME@VERSION" or "pip:NAME==VERSION"
@@ -90,7 +90,7 @@ class Located:
 
 @dataclass(frozen=True)
 class State:
-    """What lies in a weights folder for one entry; `reason` says why it is wrong. "unpinned": nobody publishes the
+    """What a weights folder has for one entry; `reason` says why it is wrong. "unpinned": nobody publishes the
     hash, and it is not recorded yet."""
 
     kind: Literal["present", "unpinned", "stand-in", "missing", "wrong"]
@@ -124,7 +124,7 @@ def weights_folder() -> Path:
 
 
 def select(names: Collection[str]) -> list[Weights]:
-    """The entries of these names, each once; all where none is given. Raises UserError for one that does not exist."""
+    """The entries of these names, each once; all if none is given. Raises UserError for one that does not exist."""
     unknown = [name for name in names if name not in WEIGHTS]
     if unknown:
         raise UserError(f"weights: name must be one of {', '.join(WEIGHTS)}; got {', '.join(unknown)}. Correct it.")
@@ -132,7 +132,7 @@ def select(names: Collection[str]) -> list[Weights]:
 
 
 def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Located]:
-    """The verified files of these names in `folder` (weights_folder() where it is None).
+    """The verified files of these names in `folder` (weights_folder() if it is None).
 
     Raises one UserError that lists every file that is missing or wrong, with its address, licence and place. Records
     the hash of a file for which nobody publishes one.
@@ -149,7 +149,7 @@ def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Loca
 
 
 def check_readers(names: Collection[str]) -> None:
-    """Raises UserError where a package that reads the file of one of these names is not installed."""
+    """Raises UserError if a package that reads the file of one of these names is not installed."""
     readers = dict.fromkeys(entry.reader for entry in select(names) if entry.reader) if names else {}
     if absent := [name for name in readers if importlib.util.find_spec(name.replace("-", "_")) is None]:
         raise UserError(
@@ -158,8 +158,8 @@ def check_readers(names: Collection[str]) -> None:
 
 
 def official(url: str) -> Path | None:
-    """The verified file in weights_folder() of the entry with this address; None where there is no entry, no file or a
-    stand-in. Raises UserError where the file is wrong."""
+    """The verified file in weights_folder() of the entry with this address; None if there is no entry, no file or a
+    stand-in. Raises UserError if the file is wrong."""
     entry = next((entry for entry in WEIGHTS.values() if entry.url == url), None)
     state = examine(entry, weights_folder()) if entry else None
     if entry is None or state is None or state.kind in ("missing", "stand-in"):

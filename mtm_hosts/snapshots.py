@@ -53,7 +53,7 @@ def write(loop: Mapping[str, Any]) -> str | None:
         loop: the loop's locals().
 
     Returns:
-        The pickle's path, on every rank; None where the tick has no snapshot.
+        The pickle's path, on every rank; None if the tick has no snapshot.
     """
     if loop["snapshot_data"] is None:
         return None

@@ -59,7 +59,7 @@ _CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --threads 4 -cudart
 
 
 def cpu_recipe() -> Recipe:
-    """Raises BuildError where there is no C++ compiler."""
+    """Raises BuildError if there is no C++ compiler."""
     compiler = find_compiler()
     if compiler is None:
         wanted = os.environ.get("CXX") or "c++, g++ or clang++"

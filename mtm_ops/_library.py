@@ -69,7 +69,7 @@ def why_not_native(device: str, index: int | None = None) -> str | None:
 
 @functools.cache
 def _try_cuda(index: int) -> None:
-    """Raises RuntimeError where the kernel cannot be built, or does not start: a driver may be older than it needs."""
+    """Raises RuntimeError if the kernel cannot be built, or does not start: a driver may be older than it needs."""
     device = torch.device("cuda", index)
     _build.load_cuda(torch.cuda.get_device_capability(device))
     _native.probe(device)

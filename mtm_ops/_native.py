@@ -252,7 +252,7 @@ def _double_backward_chunks(s: Sampling, products: Products, gg_W: Tensor | None
 def _results(
     s: Sampling, needs, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, to_W: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of (x, weight, offset, mask) in their dtypes, empty where they are not needed."""
+    """The gradients of (x, weight, offset, mask) in their dtypes, empty if they are not needed."""
     s.keep_gradients_alone()
     weight_gradient = weight.new_empty(0)
     if needs[1]:  # no sum: no rows at all

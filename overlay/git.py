@@ -49,7 +49,7 @@ def _output(folder: Path, *arguments: str, data: bytes | None = None, good: Coll
 
 
 def open_checkout(folder: Path) -> Checkout | None:
-    """The checkout in `folder`; None where it is not one of its own (missing, empty, half cloned, not checked out)."""
+    """The checkout in `folder`; None if it is not one of its own (missing, empty, half cloned, not checked out)."""
     if not folder.is_dir():
         return None
     done = _git(folder, "rev-parse", "--show-toplevel", "--absolute-git-dir", "HEAD")
@@ -72,7 +72,7 @@ def is_repository(folder: Path) -> bool:
 
 
 def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] | None:
-    """path -> (mode, blob hash) of every file of a commit; None where the commit is not here."""
+    """path -> (mode, blob hash) of every file of a commit; None if the commit is not here."""
     done = _git(checkout.folder, "ls-tree", "-r", "-z", revision)
     if done.returncode:
         return None
@@ -130,7 +130,7 @@ def diff_files(pairs: Mapping[str, tuple[bytes, bytes]], *options: str) -> str:
 
 
 def gitlinks(root: Path) -> dict[str, str] | None:
-    """folder -> commit that the repository at `root` records for its submodules; None where it is no repository."""
+    """folder -> commit that the repository at `root` records for its submodules; None if it is no repository."""
     done = _git(root, "ls-files", "-s", "-z")
     if done.returncode or not is_repository(root):
         return None

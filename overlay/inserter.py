@@ -70,7 +70,7 @@ def _check_place(lines: list[bytes], after: int, name: str) -> None:
 
 
 def recognise(data: bytes, pristine: bytes, concerns: Mapping[str, Sequence[Insertion]]) -> frozenset[str] | None:
-    """The set of concerns whose lines, and no other change, make `pristine` into `data`; None where there is none."""
+    """The set of concerns whose lines, and no other change, make `pristine` into `data`; None if there is none."""
     names = list(concerns)
     sizes = {n: sum(len(line) for i in concerns[n] for line in i.lines) for n in names}
     grown = len(data) - len(pristine)

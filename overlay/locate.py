@@ -63,7 +63,7 @@ def locate(data: bytes, pristine: bytes, concerns: Concerns, name: str = "file")
 
 
 def exchange(found: Found, pristine: bytes, want: Concerns, ending: bytes = b"\n") -> bytes:
-    """The file with `want` instead of the concerns that were found; everything of the user's stays.
+    """The file with `want` instead of the concerns that were found; all edits of the user stay.
 
     Raises:
         NoPlaceError: where a line that is to go in has an edited line of upstream's beside it.

@@ -72,7 +72,7 @@ def _foreign(tree: Tree, concerns: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _without(view: FileView, concerns: set[str]) -> bytes | None:
-    """The file without these concerns' lines; None where it cannot be told apart from them, and counts as it is."""
+    """The file without these concerns' lines; None if it cannot be told apart from them, and counts as it is."""
     if view.found is None or view.base is None or view.current is None:
         return None
     rest = {c: i for c, i in view.present.items() if c not in concerns}

@@ -45,7 +45,7 @@ class Record:
 
 
 def load(checkout: Checkout) -> Record | None:
-    """None where there is no record: files are then still known by their bytes."""
+    """None if there is no record: files are then still known by their bytes."""
     try:
         stored = json.loads((checkout.git_dir / _NAME).read_bytes())
         return Record(

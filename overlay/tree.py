@@ -56,7 +56,7 @@ class FileView:
 
     @property
     def edited(self) -> bool:
-        """Whether there is anything of the user's: a line added, changed or removed."""
+        """Whether the user has edited the file: a line added, changed or removed."""
         return self.base is None or self.content != insert(self.base, self.present)
 
 
@@ -235,7 +235,7 @@ def _read(folder: Path, path: str) -> tuple[bytes | None, int]:
 
 
 def linked_folder(folder: Path, path: str) -> str | None:
-    """The first folder on the way from the checkout to a file that is a link; None where there is none."""
+    """The first folder on the way from the checkout to a file that is a link; None if there is none."""
     ways = [str(p) for p in reversed(Path(path).parents)][1:]
     return next((way for way in ways if (folder / way).is_symlink()), None)
 

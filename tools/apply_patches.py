@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Put our lines into the official codebases under vendor/, take them out, show and check them.
+"""Insert our lines into the official codebases under vendor/, remove, show and check them.
 
-python tools/apply_patches.py --help. The work is done in overlay/.
+See python tools/apply_patches.py --help. The work is done in overlay/.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A file out of a package of npm or PyPI, fetched by that registry's own client: no install, nothing executed."""
+"""A file from a package of npm or PyPI, fetched by that registry's own client: nothing is installed or executed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """make bench-metrics: FID's statistics of a folder of images, ours beside torch-fidelity's and clean-fid's, on the CPU.
 
-Every tool reads the same PNGs and runs the same network with the same (stand-in) weights, each as it comes: its own
-reading, resizing, batch size, workers and statistics. Each run is a process of its own, they take turns, and ratios are
+Every tool reads the same PNGs and runs the same network with the same (stand-in) weights, each with its default
+reading, resizing, batch size, workers and statistics. Each run is a separate process, they take turns, and ratios are
 of one run of this command. Time: from the first file that is opened to mean and covariance, without imports and without
 building the network, after one image to warm up. Memory: the most that the process and its workers held at once, each
 shared page counted once (PSS), imports and weights included.

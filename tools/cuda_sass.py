@@ -32,7 +32,7 @@ class Code:
         return sum(bool(pattern.search(text)) for _, text in self.lines)
 
     def loop(self, what: str) -> "Code | None":
-        """The shortest loop that holds an instruction with `what`; None where there is none."""
+        """The shortest loop that holds an instruction with `what`; None if there is none."""
         jumps = [(int(m[1], 16), address) for address, text in self.lines if (m := _BRANCH.search(text))]
         bodies = [
             Code(self.symbol, tuple(line for line in self.lines if to <= line[0] <= at)) for to, at in jumps if to < at

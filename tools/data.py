@@ -71,8 +71,8 @@ def make_command(recipe: Recipe) -> click.Command:
 
 @click.group(cls=Recipes)
 def main() -> None:
-    """Make the data set NAME from SOURCE, as its publisher gives it, at DEST: a zip that every trainer reads, with a
-    manifest. Each has a help of its own: python -m tools.data NAME --help."""
+    """Make the data set NAME from SOURCE, as its publisher provides it, at DEST: a zip that every trainer reads, with a
+    manifest. For the options of one, see python -m tools.data NAME --help."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A hook of mkdocs (mkdocs.yml): the pages that lie above docs/ are pages of the site too, README.md its first."""
+"""A hook of mkdocs (mkdocs.yml): the pages above docs/ are pages of the site too; README.md is the first."""
 
 from __future__ import annotations
 

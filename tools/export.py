@@ -3,7 +3,7 @@
     python -m tools.export runs/low/final.pt model.onnx
     python -m tools.export network-snapshot-000000.pkl model.onnx --torch-export model.pt2
 
-A file is put in place only after its images were compared with torch's, on random latents.
+A file is written only after its images were compared with torch's, on random latents.
 """
 
 import logging
@@ -35,7 +35,7 @@ def trace(network: Exportable, batch: int | None) -> tuple[ExportedProgram, int 
         batch: None asks for a dynamic batch. Where the network's code needs the number, it becomes 1.
 
     Raises:
-        UserError: where torch.export cannot trace the network.
+        UserError: if torch.export cannot trace the network.
     """
     given = network.inputs(batch or 2, 1.0, seed=0)  # 2: torch takes a size of 1 for a constant
     shapes = {name: _batch_axis(value) for name, value in given.items()} if batch is None else None
@@ -91,7 +91,7 @@ def write_checked(
     batch: int | None,
     tolerance: float,
 ) -> None:
-    """Write a file and say how far it is from torch; `path` is touched only if it agrees.
+    """Writes a file and prints how far it is from torch; `path` is replaced only if it agrees.
 
     Args:
         write: writes the file and returns a word about it.
@@ -99,7 +99,7 @@ def write_checked(
         tolerance: largest difference, for images of magnitude 1 or less; in proportion for larger ones.
 
     Raises:
-        UserError: where the file disagrees, or cannot be written.
+        UserError: if the file disagrees, or cannot be written.
     """
     with atomic_output(path) as partial:
         about = write(partial)
@@ -121,7 +121,7 @@ def write_checked(
 def to_onnx(program: ExportedProgram, opset: int, path: Path) -> str:
     inputs = len(program.graph_signature.user_inputs)
     names = ({0: "batch"}, *[None] * (inputs - 1))  # the first names the axis for all
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells that torchvision is not installed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is not installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about torch
         try:

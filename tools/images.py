@@ -1,12 +1,12 @@
-"""The images of a trained generator, for every trainer alike.
+"""The images of a trained generator, the same for every trainer.
 
     python -m tools.images runs/low/final.pt --outdir runs/low/images --data faces.zip
     python -m tools.images runs/stylegan2/00000-.../network-snapshot-000200.pkl --outdir images
 
 Writes samples.png, with --data reals.png, of videos films.png, and where the generator has deformable layers fig4.png
 (the offsets on and off), offsets.png (the learned offsets) and strength-0.0.png to strength-1.5.png. strip.png,
-strip-off.png and strip-field.png are for the contact sheet of a report. A pickle runs code of its own when it
-is opened: only open files that you trust.
+strip-off.png and strip-field.png are for the contact sheet of a report. Opening a pickle runs the code in it: only open
+files that you trust.
 """
 
 from pathlib import Path

@@ -109,7 +109,7 @@ def onnx_session(shape: tuple[int, int, int]):
 
 
 def why_not(name: str, device: str, dtype: torch.dtype) -> str | None:
-    """None where the candidate can run here, else why not."""
+    """None if the candidate can run here, else why not."""
     if name == "onnxruntime" and (device != "cpu" or dtype != torch.float32):
         return "timed for float32 on the CPU only"
     try:

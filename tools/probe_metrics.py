@@ -1,8 +1,9 @@
-"""What the metrics of people see: real images against spoiled ones of themselves.
+"""What the metrics of people see: real images against degraded ones.
 
     python -m tools.probe_metrics people.zip
 
-Takes two sets of --nimg images of the data set; spoils the second in several ways, and measures each against the first.
+Takes two sets of --nimg images of the data set, degrades the second in several ways, and measures each against the
+first.
 Prints a Markdown table: docs/metrics.md has it. The data set must be one of people, with its joints as labels.
 """
 
@@ -104,7 +105,7 @@ def measured(real: Path, fake: Path, names: tuple[str, ...]) -> dict[str, float 
 @click.option("--nimg", type=click.IntRange(min=50), default=1000, show_default=True)
 @click.option("--metric", "names", multiple=True, type=click.Choice(NAMES), default=NAMES, show_default=True)
 def main(data: Path, nimg: int, names: tuple[str, ...], say: Callable[[str], None] = click.echo) -> None:
-    """Print what each metric gives for spoiled images of DATA, a zip that the recipe people made."""
+    """Print the value of each metric for degraded images of DATA, a zip made by the recipe people."""
     rng = np.random.default_rng(0)
     try:
         images, joints = load_images(data).pixels, read_labels(data)["joints_px"]

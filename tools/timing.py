@@ -1,6 +1,7 @@
 """How the benchmarks measure: medians over rounds in which all candidates take turns, and peak memory.
 
-Turns, so that a machine whose speed drifts favours none of them. Read ratios; milliseconds are this machine's, now.
+They take turns so that a drift of the machine's speed favours none of them. Compare ratios; milliseconds hold for this
+machine at this time.
 """
 
 import ctypes
@@ -79,7 +80,7 @@ def turns_ms(
 
 
 def peak_mib(run: Run, device: str) -> float | None:
-    """How far a call's peak memory rises above what was in use before it, in MiB; None where that cannot be read."""
+    """How far a call's peak memory rises above what was in use before it, in MiB; None if that cannot be read."""
     run()  # libraries, thread pools and caches that stay
     if device == "cuda":
         torch.cuda.synchronize()

@@ -1,10 +1,10 @@
-"""A virtual environment with another torch release, for tests on the CPU of what pyproject promises.
+"""A virtual environment with another torch release, to test on a CPU the range that pyproject.toml allows.
 
-    python -m tools.torch_env 2.11.0      makes .torch/2.11.0 if need be, and prints its Python
+    python -m tools.torch_env 2.11.0      makes .torch/2.11.0 if necessary, and prints its Python
 
 On Linux, PyPI's wheel is built for CUDA and depends on 2 to 3 GB of GPU libraries, which a CPU never calls but the
-loader wants. So the wheel comes alone (0.5 GB to download, 1.4 GB installed), and every library that it lacks is made
-here: functions of the wanted names that abort. It is for tests alone: CUDA does not work in it.
+loader requires. So only the wheel is downloaded (0.5 GB, 1.4 GB installed), and every missing library is replaced by a
+stub with functions of the required names that abort. It is for tests only: CUDA does not work in it.
 
 Environment: MTM_TORCH_ENVS, a folder to keep these environments in, in place of .torch in the repository.
 Exit code 3 if the release is not available.
@@ -63,7 +63,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _stand_in(libraries: Path) -> None:
-    """Puts a library in the place of every one that those in the folder need and nobody has."""
+    """Writes a stub for every library that those in the folder need and that is missing."""
     own = sorted(libraries.glob("*.so*"))
     missing = {
         line.split()[0] for library in own for line in _run(["ldd", str(library)]).splitlines() if "not found" in line

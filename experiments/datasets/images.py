@@ -52,7 +52,7 @@ def open_source(path: Path) -> Source:
     format.
 
     Raises UserError, naming the path and the next step, for a missing path, a folder that cannot be listed, a file that
-    is no zip, a damaged zip, a zip with names that lead out of it or stand twice, and a source without an image.
+    is not a zip, a damaged zip, a zip with names that lead out of it or occur twice, and a source without an image.
     """
     if not path.exists():
         raise UserError(
@@ -145,7 +145,7 @@ def decode_rgb(data: bytes, max_mpx: float, upright: bool = True) -> Image.Image
     """Decodes one image to RGB: upright (EXIF) unless told otherwise, first frame, transparency over white, at 8 bits.
 
     Grey values of 16 bits are divided by 257. Float values must lie in 0 to 1, and 32-bit integers in 0 to 255: such
-    files do not say what white is, and no other guess would be right for every image of a set.
+    files do not state their white point, and no other guess would be right for every image of a set.
 
     Raises ValueError, in words, for whatever cannot be decoded and for more than `max_mpx` megapixels.
     """
@@ -170,7 +170,7 @@ def _decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarra
     image = _load(data, max_mpx, 4 * resolution_px)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped first: resize(box=...) would let pixels outside the box weigh in, and the hosts' own tool crops.
+    # Cropped first: with resize(box=...), pixels outside the box would contribute, and the hosts' own tool crops.
     if image.size != (side, side):
         image = image.crop((left, top, left + side, top + side))
     image = _to_rgb(image)

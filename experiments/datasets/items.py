@@ -1,6 +1,6 @@
-"""The files of a published data set, wherever they lie: in folders, zips, tars (also tars of tars) or LMDBs.
+"""The files of a published data set, wherever they are: in folders, zips, tars (also tars of tars) or LMDBs.
 
-An Item says where the bytes of one file are, so that any process can read it by itself: nothing is unpacked, and no
+An Item says where the bytes of one file are, so that any process can read it independently: nothing is unpacked, and no
 worker holds an archive's directory. experiments.datasets.listing finds the items of a source.
 """
 
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 
 def read_item(item: Item) -> bytes:
-    """The bytes of an item. Raises ValueError or OSError, in words, where they cannot be had."""
+    """The bytes of an item. Raises ValueError or OSError, with the reason, if they cannot be read."""
     if max(item.unpacked, 0 if item.kind in (FILE, LMDB) else item.size) > MAX_FILE_BYTES:
         raise ValueError(f"has {item.unpacked / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB: unpack it")
     if item.kind == FILE:
@@ -82,8 +82,8 @@ def _read_lmdb(item: Item) -> bytes:
 
 @lru_cache(maxsize=2)
 def open_lmdb(folder: str) -> Any:
-    """The LMDB environment of a folder with data.mdb, for reading alone; of this process. Raises UserError where it
-    cannot be one: also where it is cut short, since reading what is missing would kill the process (SIGBUS)."""
+    """The LMDB environment of a folder with data.mdb, for reading alone; of this process. Raises UserError if it
+    cannot be opened, or if it is truncated: reading the missing part would kill the process (SIGBUS)."""
     try:
         import lmdb
     except ImportError as error:

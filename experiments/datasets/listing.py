@@ -25,7 +25,7 @@ _KINDS = {zipfile.ZIP_STORED: STORED, zipfile.ZIP_DEFLATED: DEFLATED}
 
 
 def check_source(path: Path) -> None:
-    """Raises UserError, at once and without listing it, where `path` cannot be a source."""
+    """Raises UserError, at once and without listing it, if `path` cannot be a source."""
     if not path.exists():
         raise UserError(
             f"source: {str(path)!r} must exist: a folder, a zip, a tar, or an LMDB's folder. Check the spelling, and "
@@ -49,8 +49,8 @@ def list_items(path: Path) -> list[Item]:
     """Every visible file of the source, in the order of the names. An archive in a folder or in a tar counts as a
     folder named as it is, without its suffix.
 
-    Holds some 300 bytes for each file. Raises UserError, naming the path and the next step, for a source that is
-    missing, of another format, damaged, cut short, encrypted, with names that lead out of it, with links in a tar, or
+    Uses about 300 bytes of memory per file. Raises UserError, naming the path and the next step, for a source that is
+    missing, of another format, damaged, truncated, encrypted, with names that lead out of it, with links in a tar, or
     with a name twice.
     """
     check_source(path)
@@ -104,7 +104,7 @@ def _file_item(file: Path, name: str) -> Item:
     try:
         status = file.stat()
         return Item(name, str(file), FILE, 0, status.st_size, 0, status.st_mtime_ns)
-    except OSError:  # a link that leads nowhere: named as broken when it is read
+    except OSError:  # a dangling link: reported as broken when it is read
         return Item(name, str(file), FILE, 0, 0, 0, 0)
 
 

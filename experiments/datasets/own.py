@@ -1,5 +1,5 @@
 """The user's own images, a folder or a zip of any sizes, cropped to squares and resized; or a data set in the hosts'
-format, checked and taken as it is."""
+format, checked and used unchanged."""
 
 import os
 import shlex

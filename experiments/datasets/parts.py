@@ -1,9 +1,9 @@
 """The resumable middle of making a data set: shards of its source become parts in a work folder, on all cores.
 
 A shard is a run of items that are decoded together; which items it has depends on the source alone. Its part is two
-files: the frames as PNGs, one behind the other, and a note that says what they are, which is written last and holds
-the stamp of all that decided them. A part with the right stamp is not made again, so a build that was killed goes on
-where it was, and the number of cores decides nothing but the time.
+files: the frames as PNGs, one after another, and a note that says what they are, which is written last and holds
+the stamp of all that decided them. A part with the right stamp is not made again, so a killed build continues where it
+stopped, and the number of cores affects only the time.
 """
 
 import errno
@@ -77,9 +77,9 @@ class Part:
 def make_parts(
     shards: Sequence[Shard], decode: Decode, recipe_stamp: str, work: Path, processes: int, title: str, unit: str
 ) -> list[Part]:
-    """The part of every shard, made in `work` where it is not there yet, with `processes` processes.
+    """The part of every shard, made in `work` if it does not exist yet, with `processes` processes.
 
-    `recipe_stamp` stands for all that decides a part besides its items. Raises UserError where a process dies.
+    `recipe_stamp` stands for all that decides a part besides its items. Raises UserError if a process dies.
     """
     paths = [work / f"{number:06d}.frames" for number in range(len(shards))]
     stamps = [_stamp(shard, recipe_stamp) for shard in shards]
@@ -198,8 +198,8 @@ def _encoded(item: Item, decode: Decode, broken: list[tuple[str, str]]) -> Itera
 
 @contextmanager
 def _put_in_place(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there, whole, only when the block has ended well. Not synced to the disk: what a power cut tears
-    does not have its checksum."""
+    """A file that appears, complete, only if the block succeeds. Not synced to the disk: a file damaged by a power cut
+    fails its checksum."""
     temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -216,13 +216,13 @@ def _put_in_place(path: Path) -> Iterator[BinaryIO]:
 
 
 def _ready(path: Path, stamp: str) -> Part | None:
-    """The part, where it is whole, right, and without a broken item: that may have been mended."""
+    """The part, if it is complete, right, and without a broken item: that may have been fixed since."""
     try:
         note: dict[str, Any] = json.loads(_note_of(path).read_text(encoding="utf-8"))
         whole = path.stat().st_size == note["bytes"]
         return Part(path, note["nframes"], []) if note["stamp"] == stamp and whole and not note["broken"] else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, torn, or of another version
+        return None  # missing, truncated, or of another version
 
 
 def _note_of(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Names and files of a source: which there are, which may be trusted, and how one is read."""
+"""Names and files of a source: which exist, which may be trusted, and how one is read."""
 
 import os
 import re

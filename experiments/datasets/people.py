@@ -76,7 +76,7 @@ def check_numbers(recipe: str, resolution: int, **counts: float) -> None:
 
 
 def check_own(source: Path) -> None:
-    """Raises UserError where a motion of the user's cannot be read or lacks a joint."""
+    """Raises UserError if a motion of the user cannot be read or lacks a joint."""
     for path in own_motions(source):
         check_motion(read_bvh(path))
 

@@ -86,7 +86,7 @@ def write_labels(file: Path, images: Iterable[dict[str, Any]], motions: list[str
 
 
 def read_labels(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a data set of people, as above. Raises UserError where the zip has none."""
+    """The arrays of a data set of people, as above. Raises UserError if the zip has none."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in (LABELS_NAME, CLIPS + LABELS_NAME) if n in archive.namelist())

@@ -61,7 +61,7 @@ class Shoot:
             yield replace(encode(pixels), facts=known)
 
     def check(self, motions: Sequence[Motion]) -> None:
-        """Raises UserError where no motion lasts as long as a clip, or one has fewer frames a second than the clip."""
+        """Raises UserError if no motion lasts as long as a clip, or one has fewer frames a second than the clip."""
         for motion in motions:
             if self.frames > 1 and self.fps * motion.frame_s > 1.01:
                 raise UserError(

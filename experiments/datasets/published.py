@@ -46,7 +46,7 @@ class Job:
     processes: int
 
     def check_count(self, what: str, found: int, source: Path) -> None:
-        """Raises UserError where there are more than expected, none, or, unless `partial`, fewer."""
+        """Raises UserError if there are more than expected, none, or, unless `partial`, fewer."""
         expected = self.expected[what]
         if found == expected or (self.partial and 0 < found < expected):
             return
@@ -109,7 +109,7 @@ def _options() -> tuple[click.Option, ...]:
 
 
 def _crop_option(default: str) -> click.Option:
-    """Where the sources leave it open how a frame that is not square becomes one."""
+    """The option for data sets whose sources do not say how a frame becomes a square."""
     return click.Option(
         ["--crop"],
         type=click.Choice(["center", "squash"]),
@@ -127,7 +127,7 @@ def min_frames_option(default: int) -> click.Option:
 
 
 def tell_ignored(others: Counter[str]) -> None:
-    """Says which files of the source are no part of the data set."""
+    """Says which files of the source are not part of the data set."""
     if others:
         kinds = ", ".join(f"{n} x {printable(suffix) or 'no suffix'}" for suffix, n in others.most_common(5))
         click.echo(f"Ignored {others.total()} files that are not part of the data set: {kinds}.", err=True)

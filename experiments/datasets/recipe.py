@@ -27,10 +27,9 @@ class Recipe:
     """How a data set is made, and on which terms it may be used.
 
     `make(source, file, **options)` writes a zip in the hosts' format to `file` and returns what it holds; `source` is
-    what the publisher gives, or None where `takes_source` is False. It raises UserError for whatever the user can
-    put right. It need not care for half-written files, the manifest or the credit: `run` does, in `folder` of the zip.
-    `options` are click's, so that a command line checks and documents them. `packages` are those whose version decides
-    the result.
+    what the publisher gives, or None if `takes_source` is False. It raises UserError for whatever the user can fix. It
+    need not handle partial files, the manifest or the credit: `run` does, in `folder` of the zip. `options` are
+    click's, so that a command line checks and documents them. `packages` are those whose version decides the result.
     """
 
     name: str
@@ -47,13 +46,13 @@ class Recipe:
     # Of what a publisher gives:
     expected: dict[str, int] = field(default_factory=dict)  # how many of what there should be
     crop: str = ""  # crop and resize, and where that stands
-    check: Callable[[Path], object] = images.open_source  # raises UserError where a source cannot be one, at once
+    check: Callable[[Path], object] = images.open_source  # raises UserError if a source cannot be one, at once
     resumable: bool = False  # `make` also takes `work`, a folder that is there until the data set is made
     unrecorded: tuple[str, ...] = ()  # options that decide nothing of the result
     source_option: str = ""  # of a recipe that takes no source: the option that takes what the user has of the kind
 
     def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
-        """Makes the data set at `dest`, whole or not at all, with its manifest; options that are not given have their
+        """Makes the data set at `dest`, completely or not at all, with its manifest; missing options have their
         defaults. Raises UserError."""
         if (source is None) == self.takes_source:
             rule, got = ("be given", "none") if self.takes_source else ("not be given", repr(str(source)))
@@ -116,7 +115,7 @@ def version(package: str) -> str | None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """What stands in a data set's manifest. It is what was written when the data set was made; `zips.describe` looks
-    at the images themselves. Raises UserError, naming the file, where there is none that can be read."""
+    at the images themselves. Raises UserError, naming the file, if there is none that can be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = (MANIFEST_NAME, zips.CLIPS + MANIFEST_NAME)

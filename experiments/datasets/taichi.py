@@ -1,4 +1,4 @@
-"""TaiChi at 256 px: each frame an image. What the two recipes of TaiChi share lies here, too."""
+"""TaiChi at 256 px: each frame an image. Also what the two recipes of TaiChi share."""
 
 from pathlib import Path
 from typing import Any

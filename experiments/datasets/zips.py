@@ -36,7 +36,7 @@ class DatasetInfo:
     content_sha256: str
     skipped: int = 0
     clips: int = 0
-    notes: dict[str, Any] = field(default_factory=dict, compare=False)  # what else the manifest says of how it was made
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)  # what else the manifest says about its making
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The registry of metrics. To add one: one module here with a METRIC, and one line in MODULES.
 
-A metric compares generated images with real ones and gives a value, with the fingerprint of how it was taken: what
-decides the value, such as the extractor's weights and the numbers of images. Values with different fingerprints are
-never compared. `python -m experiments.metrics` computes them; those that end in the numbers of the official codebases
-(fid50k_full) are computed by the host's own calc_metrics.py (experiments/trainers/official.py). Modules here import
-torch inside their functions only, so that the runner starts at once; extractors do so at once.
+A metric compares generated images with real ones and returns a value and a fingerprint: everything that decides the
+value, such as the extractor's weights and the numbers of images. Values with different fingerprints are never compared.
+`python -m experiments.metrics` computes them; those that end in the numbers of the official codebases (fid50k_full) are
+computed by the host's own calc_metrics.py (experiments/trainers/official.py). Modules here import torch inside their
+functions only, so that the runner starts at once; extractors do so at once.
 """
 
 from collections.abc import Iterable

@@ -40,7 +40,7 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 
 def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None, ddof: int = 0) -> None:
-    """Raises UserError, before anything is computed, for what cannot be."""
+    """Raises UserError, before anything is computed, for impossible combinations."""
     from experiments.metrics.moments import holds_moments
 
     for path in (real, fake):
@@ -160,7 +160,7 @@ def main(
 
 
 def chosen_device(name: str | None) -> str:
-    """The device of that name; a GPU where there is one, if None. Raises click's BadParameter."""
+    """The device of that name; if None, a GPU if there is one. Raises click's BadParameter."""
     import torch
 
     there = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""What a metric is, and what it is given."""
+"""What a metric is, and its arguments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Images:
 
 @dataclass(frozen=True)
 class How:
-    """What the user may choose of a comparison: `ddof` of covariances, and the seed of what is drawn."""
+    """What the user may choose about a comparison: `ddof` of covariances, and the seed of what is drawn."""
 
     ddof: int = 0
     seed: int = 0
@@ -78,5 +78,5 @@ class Metric:
 
 
 def is_stand_in(fingerprint: dict[str, Any]) -> bool:
-    """Whether a value was made with stand-in weights: it tests the path, and says nothing of the images."""
+    """Whether a value was computed with stand-in weights: it tests the code, and says nothing about the images."""
     return fingerprint.get("weights") == STAND_IN

@@ -1,9 +1,9 @@
 """Statistics of real data, kept from one measurement to the next.
 
-A file lies in the folder that MTM_CACHE names, else .cache in the repository, under a name that has the data's path
-and the features. Inside is a key with everything that decides the numbers: the hash of the files' content, which of
-them were taken, flips (none), the weights' hash, and how images were resized. Where the key differs the entry is stale:
-it is computed anew, and so is a damaged one. Nothing is unpickled.
+Files are in the folder that MTM_CACHE names, else in .cache in the repository. A file's name has the data's path and
+the features. Inside is a key with everything that decides the numbers: the hash of the files' content, which of them
+were taken, flips (none), the weights' hash, and how images were resized. Where the key differs the entry is stale: it
+is computed anew, and so is a damaged one. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Entry:
         self.path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', source.name)[:60]}-{place}.npz"
 
     def load(self) -> tuple[FeatureStats, dict[str, Any]] | None:
-        """Statistics and facts; None where there are none that can be used, said on stderr unless nothing is there."""
+        """Statistics and facts; None if there are none that can be used. An unusable file is reported on stderr."""
         if not self.path.exists():
             return None
         try:
@@ -57,7 +57,7 @@ class Entry:
             return None
 
     def save(self, stats: FeatureStats, facts: dict[str, Any]) -> None:
-        """Keeps them; where that fails, for a full disk or a read-only folder, says so and goes on."""
+        """Stores them; if that fails (a full disk, a read-only folder), says so and continues."""
         try:
             with atomic_output(self.path) as partial, partial.open("wb") as file:
                 arrays = {"key": np.array(self._key), "facts": np.array(json.dumps(facts)), **stats.state()}

@@ -1,7 +1,7 @@
 """Clips of videos to measure: folders or zips of folders of frames, and video files, by StyleGAN-V's protocol for FVD.
 
-Of each real video one clip of consecutive frames, at a place drawn from the seed; of each generated one its first
-frames. Videos that are shorter than a clip are dropped and counted. Videos are taken in the order of their names, the
+Each real video gives one clip of consecutive frames, at a position drawn from the seed; each generated one its first
+frames. Videos that are shorter than a clip are left out and counted. Videos are taken in the order of their names, the
 first `count` that are long enough, as StyleGAN-V's calc_metrics.py does.
 """
 
@@ -91,7 +91,7 @@ class Clips(FileSamples):
         return {"files": files, "frames": self.frames, "count": self.count, "seed": self._seed, "first": self._first}
 
     def _read(self, numbered: tuple[int, tuple[str, list[str]]]) -> np.ndarray | None:
-        """uint8 [T, H, W, 3] of one video; None where it is too short."""
+        """uint8 [T, H, W, 3] of one video; None if it is too short."""
         index, (name, frames) = numbered
         try:
             if not frames:

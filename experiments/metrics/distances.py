@@ -1,4 +1,5 @@
-"""What metrics compute of two sets of features. Modules of metrics point here; nothing here imports torch at once."""
+"""What metrics compute from two sets of features. Modules of metrics refer to it; it does not import torch on
+import."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def frechet(real: FeatureStats | Moments, generated: FeatureStats | Moments, how
 
 
 def kernel_distance(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """KID (Binkowski et al. 2018, arXiv 1801.01401): the squared maximum mean discrepancy with the kernel
+    """KID (Bińkowski et al. 2018, arXiv 1801.01401): the squared maximum mean discrepancy with the kernel
     (x . y / D + 1)^3, by the unbiased estimator, as the mean over random subsets. It can be a little below 0."""
     reals, fakes = _kept(real, "kid"), _kept(generated, "kid")
     size = min(KID_SUBSET_NIMG, len(reals), len(fakes))

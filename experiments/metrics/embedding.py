@@ -1,4 +1,4 @@
-"""The feature extractor of the quickstart's Frechet distance: a small convolutional network with fixed random weights.
+"""The feature extractor of the quickstart's Fréchet distance: a small convolutional network with fixed random weights.
 
 Why random weights (Naeem et al. 2020, arXiv 2002.09797, section 3.1, "random embeddings"): ImageNet features are
 trained on photographs and their geometry is arbitrary for drawn glyphs; they need a download; and their 2048 numbers
@@ -11,8 +11,8 @@ three scales, before they are mixed, so that noise and blur cannot hide) and 96 
 projections of the coarse 4x4 maps, so that misplaced parts cannot hide in a mean). The filters are orthogonal, which
 spreads variance evenly over them: plain Gaussian ones leave the covariance nearly singular.
 
-The distance in these features ranks samples of one data set. It is not FID and must never be called so: its unit is
-arbitrary, and it compares only with numbers of the same fingerprint.
+The distance in these features ranks samples of one data set. It is not FID and must never be called that: its unit is
+arbitrary, and it is comparable only with numbers of the same fingerprint.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RandomEmbedding:
         return torch.cat([*features, places], dim=1) * SCALE
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a number made with these features must carry."""
+        """The fingerprint of a number computed from these features."""
         digest = hashlib.sha256()
         for weights in (*self.filters, self.projection):
             digest.update(repr(list(weights.shape)).encode() + weights.numpy().astype("<f4").tobytes())

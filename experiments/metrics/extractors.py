@@ -1,4 +1,4 @@
-"""Feature extractors: a pretrained network, what it does to an image first, and how both are written down.
+"""Feature extractors: a pretrained network, how it prepares an image, and the fingerprint of both.
 
     detector = detector_of("inception-2015-12-05", "pool3")   # with the weights that experiments.weights finds
     detector(images)                                          # uint8 [N, 3, H, W] -> float32 [N, 2048]
@@ -109,7 +109,7 @@ class Extractor(nn.Module, ABC):
             )
 
     def fingerprint(self, tap: str) -> dict[str, Any]:
-        """What a number made with the features of `tap` must carry."""
+        """The fingerprint of a number computed from the features of `tap`."""
         return {
             "backbone": self.backbone,
             "feature": tap,

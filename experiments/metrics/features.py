@@ -1,4 +1,4 @@
-"""Statistics of features, taken as they stream by: mean, covariance and, where a metric asks, the features themselves.
+"""Statistics of streamed features: mean, covariance and, if a metric needs them, the features themselves.
 
 Batches are summed in chunks of a fixed size and joined by the parallel update of Chan, Golub and LeVeque (1979): with
 delta = mean_b - mean_a,
@@ -101,7 +101,7 @@ class FeatureStats:
         return both
 
     def gather(self, device: str = "cpu") -> FeatureStats:
-        """All ranks' statistics together, the same on every rank of torch.distributed; this object where there is one.
+        """All ranks' statistics together, the same on every rank of torch.distributed; this object if there is one.
 
         Kept features are interleaved: sample i of rank r becomes sample i * ranks + r, which is their order in the
         source where rank r takes samples r, r + ranks, ... `device` is where the backend communicates.
@@ -129,7 +129,7 @@ class FeatureStats:
 
     @property
     def features(self) -> np.ndarray:
-        """The kept features [N, dimensions], float32, in order. Raises ValueError where they were not kept."""
+        """The kept features [N, dimensions], float32, in order. Raises ValueError if they were not kept."""
         if not self.keep:
             raise ValueError("FeatureStats: features must be kept to be read; got keep=False. Pass keep=True.")
         if len(self._kept) != 1:

@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 @functools.cache
 def networks(module: str) -> Any:
-    """The module of torch-fidelity of that name, such as "feature_extractor_inceptionv3". Raises UserError where the
+    """The module of torch-fidelity of that name, such as "feature_extractor_inceptionv3". Raises UserError if the
     package is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:

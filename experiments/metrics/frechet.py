@@ -1,10 +1,10 @@
-"""The Fréchet distance between two sets of features, each taken for a Gaussian.
+"""The Fréchet distance between two sets of features, each modelled as a Gaussian.
 
     d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
 
-(Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, eq. 6). What is returned is d^2, as everybody does. With
-S1 = A A^T and S2 = B B^T the eigenvalues of S1 S2 are the squares of the singular values of A^T B: so the last trace
-is a sum of singular values, real and non-negative by construction, and nothing of scipy's sqrtm is needed.
+(Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, eq. 6). The functions return d^2, as all implementations
+do. With S1 = A A^T and S2 = B B^T the eigenvalues of S1 S2 are the squares of the singular values of A^T B: so the last
+trace is a sum of singular values, real and non-negative by construction, and nothing of scipy's sqrtm is needed.
 """
 
 import warnings
@@ -68,7 +68,7 @@ def statistics(features: np.ndarray, ddof: int = 0, name: str = "features") -> S
 
 
 def distance_of_statistics(real: Statistics, fake: Statistics) -> float:
-    """Squared Frechet distance from means and covariances; raises ValueError if their sizes differ."""
+    """Squared Fréchet distance from means and covariances; raises ValueError if their sizes differ."""
     if real.mean.shape != fake.mean.shape:
         raise ValueError(
             f"frechet_distance: fake must have the real features' dimensions; expected {real.mean.size}, "

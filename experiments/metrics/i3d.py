@@ -1,5 +1,5 @@
 """I3D trained on Kinetics-400, 400 numbers before the softmax: the network of FVD, in the TorchScript conversion that
-StyleGAN-V made and that everybody's FVD uses since (Unterthiner et al. 2018, arXiv 1812.01717).
+StyleGAN-V made and that FVD has been computed with since (Unterthiner et al. 2018, arXiv 1812.01717).
 
 It rescales and resizes by itself: rescale=True, resize=True, return_features=True, as StyleGAN-V and StyleSV call it.
 """

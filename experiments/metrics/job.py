@@ -1,4 +1,4 @@
-"""What a command line asks for: its two sides, opened once, and every metric of them."""
+"""The job of a command line: its two sides, opened once, and every metric of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Job:
         return ImageFiles(path, role, nimg, self.seed, self.workers, self.skip_broken)
 
     def open_all(self, metrics: list[Metric]) -> None:
-        """Opens both sides for every metric, so that what cannot be is an error before hours of computing."""
+        """Opens both sides for every metric, so that an error is raised before hours of computing."""
         from experiments.metrics.moments import holds_moments
 
         for frames in dict.fromkeys(metric.features.frames if metric.features else 0 for metric in metrics):

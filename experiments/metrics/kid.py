@@ -1,4 +1,4 @@
-"""KID (Binkowski et al. 2018, arXiv 1801.01401) in Inception's pool3; not multiplied by 1000."""
+"""KID (Bińkowski et al. 2018, arXiv 1801.01401) in Inception's pool3; not multiplied by 1000."""
 
 from experiments.metrics.base import Features, Metric
 from experiments.metrics.distances import kernel_distance

@@ -44,7 +44,7 @@ class Measurement:
     _extractors: dict[str, Extractor] = field(default_factory=dict)
 
     def extractor(self, backbone: str) -> Extractor:
-        """Built at first use. Raises UserError where its weights are missing."""
+        """Built at first use. Raises UserError if its weights are missing."""
         if backbone not in self._extractors:
             self._extractors[backbone] = build_extractor(backbone, self.folder, self.device)
         return self._extractors[backbone]
@@ -104,7 +104,7 @@ class Measurement:
         return stats
 
     def compare(self, metric: Metric, real: Taken, generated: Taken) -> Measured:
-        """The metric's value, None where it is not finite, with the fingerprint of how it was taken. Raises UserError
+        """The metric's value, None if it is not finite, with the fingerprint of how it was taken. Raises UserError
         for features that do not fit, and where a metric needs images and has moments."""
         assert metric.features
         assert metric.compare
@@ -149,7 +149,7 @@ def _append(stats: FeatureStats, features: Any, role: str) -> None:
 
 
 def _check_made_alike(metric: Metric, role: str, moments: Moments, own: dict[str, Any]) -> None:
-    """Saved moments that say how they were made must be of the same weights, feature and resizing."""
+    """Saved moments that say how they were made must have the same weights, feature and resizing."""
     frames = {"frames": metric.features.frames} if metric.features and metric.features.frames else {}
     for name, ours in {**own, **frames}.items():
         theirs = moments.fingerprint.get(name)

@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [D] and covariance [D, D] as a file gives them; `n` and `ddof` are None where it does not tell."""
+    """Mean [D] and covariance [D, D] as a file gives them; `n` and `ddof` are None if it does not tell."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -84,7 +84,7 @@ def load_moments(path: Path, metric: str) -> Moments:
 
 
 def _wrong(found: Moments) -> str:
-    """What cannot be in moments of [D] and [D, D]: "" where all can."""
+    """What cannot be in moments of [D] and [D, D]: "" if all can."""
     mean, covariance = found.mean, found.covariance
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         return "moments must be finite; got NaN or infinity"
@@ -150,7 +150,7 @@ def holds_moments(path: Path) -> bool:
 
 
 def save_moments(path: Path, stats: FeatureStats, ddof: int, fingerprint: dict[str, Any]) -> None:
-    """Writes mu and sigma as pytorch-fid does, and beside them n, ddof and the fingerprint. Raises UserError where the
+    """Writes mu and sigma as pytorch-fid does, and beside them n, ddof and the fingerprint. Raises UserError if the
     file cannot be written."""
     taken = stats.statistics(ddof)
     with atomic_output(path) as partial, partial.open("wb") as file:

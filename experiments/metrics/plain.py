@@ -20,7 +20,7 @@ BATCH_NIMG = 100
 
 
 def measure_images(metric: Metric, real: ImageFiles, generated: ImageFiles | Generated) -> Measured:
-    """The metric's value, None where it is not finite, with its fingerprint. Raises UserError for images of several
+    """The metric's value, None if it is not finite, with its fingerprint. Raises UserError for images of several
     sizes and whatever cannot be read."""
     assert metric.compute
     fakes = _generated(generated) if isinstance(generated, Generated) else _files(generated)

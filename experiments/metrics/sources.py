@@ -1,4 +1,4 @@
-"""Images to measure, from a folder or a zip, decoded by threads ahead of the network that takes them."""
+"""Images to measure, from a folder or a zip, decoded in threads ahead of the network."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class ImageFiles(FileSamples):
 
     Args:
         path: what experiments.datasets.images.open_source opens.
-        nimg: at most so many, drawn at random from `seed`; all where None.
+        nimg: at most this many, drawn at random from `seed`; all if None.
         workers: threads that decode.
-        skip_broken: leave out images that cannot be read, and count them, where otherwise the first is an error.
+        skip_broken: leave out and count images that cannot be read; otherwise the first one is an error.
 
     Raises UserError, naming the path or the image.
     """

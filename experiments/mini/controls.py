@@ -1,6 +1,6 @@
-"""The module of a deformable layer, two controls that each take away one of the things that it sees, and a bound.
+"""The module of a deformable layer, two controls that each remove one of its inputs, and a bound.
 
-A control answers what of the MTM does the work. Each keeps the offset convolution, its zero start and its learning
+A control shows which part of the MTM does the work. Each keeps the offset convolution, its zero start and its learning
 rate, and the random stream of the rest of the network.
 """
 
@@ -40,7 +40,7 @@ class SeesW(nn.Module):
 
 
 class Bounded(nn.Module):
-    """Offsets of another module, none longer than `bound_px` in either direction: bound * tanh(offset / bound). Near 0,
+    """Offsets of another module, none longer than `bound_px` along either axis: bound * tanh(offset / bound). Near 0,
     where training starts, they are the module's."""
 
     def __init__(self, module: nn.Module, bound_px: float) -> None:
@@ -55,7 +55,8 @@ class Bounded(nn.Module):
 def make_module(channels: int, w_dim: int, size: int, head: str, sees: str = "xw", bound_px: float = 0.0) -> nn.Module:
     """(x [B, channels, size, size], w [B, w_dim]) -> (offset, mask or None), of both, of x alone, or of w alone.
 
-    `bound_px`: the longest offset, in px of the layer; 0 for none. Raises ValueError for an unknown `sees` or head.
+    `bound_px`: the longest offset along each axis, in px of the layer; 0 for no bound. Raises ValueError for an unknown
+    `sees` or head.
     """
     from mtm_ops import ModulatedTransformation
 

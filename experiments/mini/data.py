@@ -14,7 +14,7 @@ from experiments.datasets.images import decode_rgb, open_source
 from experiments.datasets.zips import ContentHash
 from experiments.files import UserError
 
-MAX_MPX = 5.0  # of one image: this host is for small ones
+MAX_MPX = 5.0  # of one image: this generator is for small ones
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def load_images(path: Path) -> ImageSet:
     """Read every image of a host-format zip into memory.
 
     Raises:
-        UserError: not there, not a zip, no images in it, an image that cannot be decoded, is not square, has a side
-            that is no power of two from 8 px up, or differs in size from the first. Names the file.
+        UserError: if the file is missing or not a zip, has no images, or has an image that cannot be decoded, is not
+            square, has a side that is not a power of two from 8 px up, or differs in size from the first. Names the
+            file.
     """
     if not path.is_file():
         raise UserError(

@@ -1,8 +1,8 @@
-"""A compact StyleGAN2-style generator and discriminator, and where the MTM goes in one.
+"""A compact StyleGAN2-style generator and discriminator, and where the MTM goes in the generator.
 
 Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for images of
 32 or 64 px that train on a CPU. The whole of the Modulated Transformation Module (arXiv 2308.15472) is in
-`StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the places at
+`StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the positions at
 which the convolution samples its input come from the module.
 
 Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; images [B, 3, R, R] in [-1, 1].
@@ -57,7 +57,7 @@ class ScaledConv(nn.Module):
         weight = self.weight * self.gain
         if self.padding:
             return F.conv2d(x, weight, self.bias, padding=self.padding)
-        # torch's 1x1 convolution copies x to another layout; in channels-last it is a matmul as it lies there.
+        # torch's 1x1 convolution copies x to another layout; in channels-last it is a matmul in place.
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
@@ -176,8 +176,8 @@ class Synthesis(nn.Module):
     """ws -> image. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
     RGB is added to the enlarged image so far (skip connections).
 
-    `mtm_at` names the resolutions whose non-upsampling layer is deformable. Every 3x3 convolution has a latent of its
-    own; the RGB of a resolution uses that of the convolution before it.
+    `mtm_at` names the resolutions whose non-upsampling layer is deformable. Every 3x3 convolution has its own latent;
+    the RGB of a resolution uses that of the convolution before it.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
         self.ups, self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for r in self.resolutions:
-            noisy = noise and r < resolution  # at the full one, a generator of a quickstart's age makes speckle of it
+            noisy = noise and r < resolution  # at the full one, a generator trained this briefly makes speckle of it
             if r > 4:
                 self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
             mtm = None
@@ -238,7 +238,7 @@ class Generator(nn.Module):
         mtm_head: "offset" or "offset+mask".
         mtm_sees: what the offsets are computed from: "xw", or for a control "x" or "w" (experiments.mini.controls).
         noise: whether layers below the full resolution have noise; without it an image follows from its latent alone.
-        mtm_bound_px: the longest offset, px of the layer; 0 for no bound.
+        mtm_bound_px: the longest offset along each axis, px of the layer; 0 for no bound.
 
     With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
     """
@@ -267,7 +267,7 @@ class Generator(nn.Module):
         self.num_latents = self.synthesis.num_latents
 
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """ws [B, num_latents, w_dim], the same latent for every layer; truncation < 1 draws it towards the mean."""
+        """ws [B, num_latents, w_dim], the same latent for every layer; truncation < 1 moves it towards the mean."""
         w = self.mapping(z)
         if truncation != 1:
             w = self.mapping.w_avg.lerp(w, truncation)
@@ -277,12 +277,12 @@ class Generator(nn.Module):
         return self.synthesis(self.map(z, truncation), noise)
 
     def mtm_layers(self) -> dict[int, StyledConv]:
-        """The layers that carry the module, by resolution."""
+        """The layers with the module, by resolution."""
         pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
         return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
 
     def set_deforming(self, on: bool) -> None:
-        """Whether the deformable layers deform; else each is its plain convolution, and its module takes no part."""
+        """Whether the deformable layers deform; otherwise each is its plain convolution, and its module is not used."""
         for conv in self.mtm_layers().values():
             conv.deforms = on
 

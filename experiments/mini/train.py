@@ -1,4 +1,4 @@
-"""Train the compact generator; stop and call it again at will.
+"""Train the compact generator; it can be stopped and resumed at any time.
 
     python -m experiments.mini.train --outdir runs/low --data faces.zip --mtm low
 
@@ -63,7 +63,7 @@ def peak_memory_mb() -> float:
 
 
 def save_bytes(path: Path, data: bytes) -> None:
-    """Write `path` all or nothing. Raises UserError, naming it, where that fails; the old file is untouched then."""
+    """Write `path` all or nothing. Raises UserError, naming it, if that fails; the old file is untouched then."""
     try:
         with atomic_output(path) as partial:
             partial.write_bytes(data)
@@ -85,7 +85,7 @@ def save_generator(path: Path, trainer: Trainer) -> None:
 
 
 def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Claim `outdir` for these options, noting `facts` too; return the snapshot to continue from, if there is one.
+    """Claims `outdir` for these options, recording `facts` too; returns the snapshot to continue from, if there is one.
 
     Touches nothing unless the folder is new, or its run had the same options.
     """
@@ -120,7 +120,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A snapshot's content. Raises UserError naming the file where it is cut off or none."""
+    """A snapshot's content. Raises UserError naming the file where it is truncated or not a snapshot."""
     try:
         content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -133,7 +133,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 class Journal:
-    """stats.jsonl, and what the terminal or the log is told."""
+    """stats.jsonl, and progress on the terminal or in the log."""
 
     def __init__(self, outdir: Path, options: Options) -> None:
         self.path, self.total_kimg = outdir / "stats.jsonl", options.kimg
@@ -151,7 +151,7 @@ class Journal:
                 if json.loads(line)["kimg"] <= kimg:
                     kept.append(line)
             except (ValueError, KeyError):
-                continue  # the killed run's last, torn line
+                continue  # the killed run's last, incomplete line
         save_bytes(self.path, "".join(kept).encode())
 
     def write(self, tick: dict[str, float]) -> None:
@@ -163,7 +163,7 @@ class Journal:
         if self.bar is None:
             print(f"{kimg:.3f} of {self.total_kimg:g} kimg", flush=True)
             return
-        if self.bar.n == 0:  # what an earlier call did must not count as done in no time
+        if self.bar.n == 0:  # the work of an earlier call must not count as done in no time
             self.bar.initial = self.bar.n = self.bar.last_print_n = kimg
         self.bar.update(kimg - self.bar.n)
 
@@ -182,7 +182,7 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
         last_nimg = trainer.nimg
         trainer.iterate()
         trainer.elapsed_s = now_s = before_s + time.perf_counter() - started
-        trainer.cpu_s = time.process_time() - started_cpu_s  # what others do on the machine is not in it
+        trainer.cpu_s = time.process_time() - started_cpu_s  # excludes other work on the machine
         kimg = trainer.nimg / 1000
         done = trainer.nimg >= o.kimg * 1000
         if done or _passes(last_nimg, trainer.nimg, o.tick_kimg):
@@ -190,7 +190,7 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
             journal.write({"kimg": kimg, "elapsed_s": now_s, "cpu_s": trainer.cpu_s} | rate | trainer.take_means())
             journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
-        for nimg in o.kept_nimg():  # before the snapshot, from which a killed run goes on
+        for nimg in o.kept_nimg():  # before the snapshot, from which a killed run continues
             if last_nimg < nimg <= trainer.nimg:
                 save_generator(outdir / KEPT.format(kimg=nimg / 1000), trainer)
         if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
@@ -205,7 +205,7 @@ def train(outdir: Path, data: Path, **settings: Any) -> None:
     """Train or resume a run in `outdir` (see the module's docstring). `settings` are fields of Options.
 
     Raises:
-        click.ClickException: for anything the user can mend; the message says how.
+        click.ClickException: for anything the user can fix; the message says how.
         SystemExit: 130 after SIGINT, 143 after SIGTERM, with everything saved.
     """
     try:

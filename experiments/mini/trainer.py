@@ -27,11 +27,11 @@ class Options:
     mtm_sees: str = "xw"
     mtm_start_kimg: float = 0.0  # until then a plain network
     mtm_lr: float = 1.0  # of the module's parameters, relative to the rest
-    mtm_bound_px: float = 0.0  # the longest offset; 0: any
+    mtm_bound_px: float = 0.0  # the longest offset along each axis; 0 for no bound
     kimg: float = 38.0
     batch: int = 8
     channels: int = 16
-    g_channels: int = 0  # of the generator alone, where it is not as wide as the discriminator
+    g_channels: int = 0  # of the generator alone, if its width differs from the discriminator's
     latent: int = 64  # z_dim and w_dim
     noise: bool = True  # per pixel, of learned strength, below the full resolution
     lr: float = 0.004
@@ -60,7 +60,7 @@ class Options:
         return [
             f"{f.name}: {stored.get(f.name)!r} -> {wanted[f.name]!r}"
             for f in fields(self)
-            if stored.get(f.name, f.default) != wanted[f.name]  # an older run has not all of today's options
+            if stored.get(f.name, f.default) != wanted[f.name]  # an older run does not have all of today's options
         ]
 
 
@@ -97,7 +97,7 @@ def _channels_last(network: Network) -> Network:
 
 
 class Trainer:
-    """Holds a run and moves it on by one batch at a time.
+    """Holds a run and advances it by one batch at a time.
 
     `iterate` draws from torch's global random stream only, and that is saved with the rest: a restored run continues
     bit for bit (same machine, library versions and thread count).

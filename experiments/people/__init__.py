@@ -8,5 +8,5 @@
     raster.py    triangles to a depth buffer
     scene.py     one image of one person: the random factors, the camera, the labels
 
-numpy and Pillow alone, and no BLAS in what decides a pixel: the same seed gives the same bytes on any number of cores.
+Only NumPy and Pillow, and no BLAS in what decides a pixel: the same seed gives the same bytes on any number of cores.
 """

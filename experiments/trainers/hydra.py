@@ -27,7 +27,7 @@ NAMES = {
     "dataset": "dataset",
     "project_release_dir": "project_release_dir",
 }
-# No folders and log files of Hydra's own.
+# Hydra makes no folders and log files.
 QUIET = "hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=disabled hydra/hydra_logging=disabled".split()
 
 

@@ -16,8 +16,8 @@ def nodes() -> int:
 
 
 def check_nodes(count: int, rdzv: str, gpus: list[int], slurm: bool = False) -> None:
-    """Raises UserError where `count` machines cannot share so many GPUs, or have no place to meet; a Slurm job finds
-    one itself."""
+    """Raises UserError if `count` machines cannot share so many GPUs, or have no rendezvous; a Slurm job finds one
+    itself."""
     if count == 1:
         return
     host, _, port = rdzv.rpartition(":")

@@ -2,9 +2,9 @@
 
 Their train.py makes a new folder NNNNN-... at every start. This adapter resumes from the newest whole snapshot of all
 of them and reads them as one run. Beside a snapshot, patched trainers write a sidecar with the rest of their state
-(mtm_hosts): with it a resumed run continues exactly, counting kimg on. Without one they resume as upstream does, with
-fresh optimisers and from 0 kimg; then only what is left of the training is asked for, and kimg are added up here. Their
-kimg are whole numbers; a row may have a fraction, for smoke tests.
+(mtm_hosts): with it a resumed run continues exactly, from the same kimg. Without it they resume as upstream does, with
+fresh optimisers and from 0 kimg; then only the remaining kimg are asked for, and kimg are added up here. Their kimg are
+whole numbers; a row may have a fraction, for smoke tests.
 
 A host is one subclass that says how its command line is spelt; see stylegan3.py, and hydra.py for the video hosts.
 """
@@ -70,7 +70,7 @@ class Part:
 
 
 class Official(Trainer):
-    """What the official trainers have in common. Subclasses give name, host, folder, and what is spelt differently."""
+    """What the official trainers share. Subclasses give name, host, folder, and what is spelt differently."""
 
     host: str
     script = "train.py"  # what starts a training
@@ -287,7 +287,7 @@ def _detectors() -> str:
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:
-    """A statistic's mean since the tick before; None where it was not reported, or is no finite number."""
+    """A statistic's mean since the tick before; None if it was not reported, or is no finite number."""
     statistic = line.get(key)
     mean = statistic.get("mean") if isinstance(statistic, dict) and statistic.get("num") else None
     return float(mean) if isinstance(mean, float | int) else None

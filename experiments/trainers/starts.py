@@ -1,4 +1,4 @@
-"""What a start of an official train.py leaves: its folder NNNNN-..., snapshots, and the states beside them."""
+"""What a start of an official train.py writes: its folder NNNNN-..., snapshots, and the states beside them."""
 
 import pickletools
 import re

@@ -18,7 +18,7 @@ from experiments.table import Cost, Dataset, Preset, Row, Table
 from experiments.table_model import Entry, Section
 from experiments.trainers.contract import IMAGES, Run
 
-CREDIT = "Pictures: Nobody & Co, CC BY-SA 4.0."
+CREDIT = "Images: Nobody & Co, CC BY-SA 4.0."
 TITLE = "Fréchet distance, random embedding"
 FINGERPRINT = {"backbone": "random", "weights_sha256": "ab" * 32, "ddof": 0}
 DATA = {"nimg": 9, "resolution_px": 8, "content_sha256": "cd" * 32, "skipped": 0}

@@ -5,8 +5,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
 
-from eg3d_lab import make_posed_pictures
-from lab import make_checkouts, make_clips, make_pictures
+from eg3d_lab import make_posed_images
+from lab import make_checkouts, make_clips, make_images
 
 from mtm_hosts.hosts import HOSTS
 
@@ -28,14 +28,14 @@ stylegan3, eg3d, stylegan_v, stylesv = map(checkouts, HOSTS)
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "images")
 
 
 @pytest.fixture(scope="session")
 def posed(tmp_path_factory):
     """Images with a camera each."""
-    return make_posed_pictures(tmp_path_factory.mktemp("data") / "posed")
+    return make_posed_images(tmp_path_factory.mktemp("data") / "posed")
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def make_checkouts(folder: Path, name: str) -> dict[str, Checkout]:
     return {name: Checkout(folder / name, host, chosen) for name, chosen in concerns.items()}
 
 
-def make_pictures(folder: Path, size: int = 32, count: int = 12) -> Path:
+def make_images(folder: Path, size: int = 32, count: int = 12) -> Path:
     import numpy as np
     from PIL import Image
 
@@ -125,8 +125,8 @@ def make_clips(folder: Path, size: int = 128, count: int = 6) -> Path:
     for clip in range(count):
         (folder / f"{clip:03d}").mkdir(parents=True)
         for frame in range(20 + clip):
-            picture = random.randint(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
-            Image.fromarray(picture).resize((size, size)).save(folder / f"{clip:03d}" / f"{frame:06d}.jpg")
+            image = random.randint(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+            Image.fromarray(image).resize((size, size)).save(folder / f"{clip:03d}" / f"{frame:06d}.jpg")
     return folder
 
 

@@ -22,7 +22,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize(
     ("host", "kind", "data", "metric", "labels"),
     [
-        ("stylegan3", "stylegan2", "pictures", "clip_fd", None),
+        ("stylegan3", "stylegan2", "images", "clip_fd", None),
         ("eg3d", "eg3d", "posed", "clip_fd", "drawn as the real data's"),
         ("stylegan_v", "motion", "clips", "fvd16", None),
         ("stylesv", "moving", "clips", "fvd16", None),

@@ -87,7 +87,7 @@ def lines(run, name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "data", "real_nimg"),
-    [("stylegan3", "pictures", 12), ("eg3d", "posed", 12), ("stylegan-v", "clips", 135), ("stylesv", "clips", 135)],
+    [("stylegan3", "images", 12), ("eg3d", "posed", 12), ("stylegan-v", "clips", 135), ("stylesv", "clips", 135)],
 )
 def test_ours_are_taken_in_training_and_by_calc_metrics(host, data, real_nimg, request, env, weights, tmp_path):
     data, checkout = request.getfixturevalue(data), request.getfixturevalue(host.replace("-", "_"))["patched"]
@@ -110,12 +110,12 @@ def test_ours_are_taken_in_training_and_by_calc_metrics(host, data, real_nimg, r
 
 
 @pytest.mark.slow
-def test_metrics_leave_the_random_streams_of_a_training_alone_where_asked_to(stylegan3, pictures, env, tmp_path):
+def test_metrics_leave_the_random_streams_of_a_training_alone_where_asked_to(stylegan3, images, env, tmp_path):
     checkout = stylegan3["patched"]
 
     def run(folder, names, isolate):
         where = env | {"MTM_ISOLATE_METRICS": isolate}
-        return train("stylegan3", checkout, pictures, tmp_path / folder, names, where, iterations=2)
+        return train("stylegan3", checkout, images, tmp_path / folder, names, where, iterations=2)
 
     plain, isolated, as_upstream = run("plain", "", ""), run("isolated", "draws", "1"), run("upstream", "draws", "0")
     assert_same_training(checkout, plain, isolated)
@@ -195,21 +195,21 @@ def taken(checkout, env, data, calls, **options):
 
 @pytest.mark.slow
 def test_statistics_of_the_data_are_those_of_experiments_and_are_cached_for_the_weights(
-    stylegan3, pictures, env, weights, other_weights
+    stylegan3, images, env, weights, other_weights
 ):
     calls = [(name, weights) for name in (*NAMES, "clip_fd50k_full")] + [("clip_fd50k_full", other_weights)]
-    found = taken(stylegan3["patched"], env, pictures, calls)
+    found = taken(stylegan3["patched"], env, images, calls)
     values, cached = found["values"], [set(names) for names in found["cached"]]
     assert all(math.isfinite(value) and value > 0 for value in values)
     assert values[0] == values[3] != values[4]
     assert [len(names) for names in cached] == [1, 2, 3, 3, 4]
 
     folder = Path(env["DNNLIB_CACHE_DIR"], "gan-metrics")
-    images = next(ImageFiles(pictures, "real").batches(12))
+    decoded = next(ImageFiles(images, "real").batches(12))
     for name in NAMES:
         (file,) = (folder / file for file in cached[2] if f"-{name}-" in file)
         backbone, tap = more_metrics.FEATURES[name]
-        features = build_extractor(backbone, weights)(images, [tap])[tap].double().numpy()
+        features = build_extractor(backbone, weights)(decoded, [tap])[tap].double().numpy()
         moments = load_moments(file, name)
         scale = abs(features).max()
         np.testing.assert_allclose(moments.mean, features.mean(axis=0), atol=1e-4 * scale)
@@ -218,11 +218,11 @@ def test_statistics_of_the_data_are_those_of_experiments_and_are_cached_for_the_
 
 
 @pytest.mark.slow
-def test_two_ranks_give_what_one_does(stylegan3, pictures, env, weights, tmp_path):
+def test_two_ranks_give_what_one_does(stylegan3, images, env, weights, tmp_path):
     """Both ranks draw the same latents here, so that each generated image counts twice."""
     checkout, calls = stylegan3["patched"], [("clip_fd50k_full", str(weights))]
-    one = taken(checkout, env, pictures, calls, generated=4)["values"][0]
-    arguments = {"env": {}, "of": "our_metrics", "data": str(pictures), "calls": calls, "generated": 8}
+    one = taken(checkout, env, images, calls, generated=4)["values"][0]
+    arguments = {"env": {}, "of": "our_metrics", "data": str(images), "calls": calls, "generated": 8}
     probe = checkout.command("with_environment", tmp_path / "rankRANK.pt", arguments)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
     two = env | {"DNNLIB_CACHE_DIR": str(tmp_path / "cache-of-two")}
@@ -241,11 +241,11 @@ def test_two_ranks_give_what_one_does(stylegan3, pictures, env, weights, tmp_pat
     ],
 )  # fmt: skip
 def test_without_their_packages_ours_say_what_is_missing_and_theirs_are_taken(
-    package, complaint, stylegan3, pictures, env, weights, tmp_path
+    package, complaint, stylegan3, images, env, weights, tmp_path
 ):
     (tmp_path / "inception-2015-12-05.pkl").write_bytes(pickle.dumps(Mean()))
     calls = [("clip_fd50k_full", weights), ("fid_few", weights)]
     env |= {"MTM_DETECTORS": str(tmp_path)}
-    ours, theirs = taken(stylegan3["patched"], env, pictures, calls, missing=[package])["values"]
+    ours, theirs = taken(stylegan3["patched"], env, images, calls, missing=[package])["values"]
     assert ours.startswith(f"Error: clip_fd50k_full: {complaint}")
     assert theirs > 0

@@ -20,9 +20,9 @@ ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and 
     ],
     ids=["stylegan2-none", "stylegan3-t"],
 )
-def test_a_stopped_training_goes_on_to_the_bit(stylegan3, pictures, tmp_path, cfg, more, options):
+def test_a_stopped_training_goes_on_to_the_bit(stylegan3, images, tmp_path, cfg, more, options):
     def train(name, *also, **part):
-        words = arguments(cfg, pictures, tmp_path / name, *more, *also)
+        words = arguments(cfg, images, tmp_path / name, *more, *also)
         return stylegan3["patched"].probe("train_part", arguments=words, **WHOLE, **options, **part)
 
     straight, stopped = train("straight"), train("stopped", stop=3)
@@ -30,9 +30,9 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan3, pictures, tmp_path, cf
     assert_same_training(stylegan3["patched"], straight, train("stopped", "--resume", f"{stopped}/{PKL}"))
 
 
-def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, pictures, tmp_path):
+def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, images, tmp_path):
     def train(checkout, name, *also):
-        words = arguments("stylegan2", pictures, tmp_path / name, *also)
+        words = arguments("stylegan2", images, tmp_path / name, *also)
         return stylegan3[checkout].probe("train_part", arguments=words, iterations=2)
 
     start = f"{train('base', 'start')}/{PKL}"
@@ -44,8 +44,8 @@ def test_without_a_state_resume_is_upstreams_to_the_bit(stylegan3, pictures, tmp
 
 
 @pytest.fixture(scope="module")
-def saved(stylegan3, pictures, tmp_path_factory):
-    words = arguments("stylegan2", pictures, tmp_path_factory.mktemp("saved"))
+def saved(stylegan3, images, tmp_path_factory):
+    words = arguments("stylegan2", images, tmp_path_factory.mktemp("saved"))
     return Path(stylegan3["patched"].probe("train_part", arguments=words, iterations=1))
 
 
@@ -60,12 +60,12 @@ def saved(stylegan3, pictures, tmp_path_factory):
     ids=["pickle", "state", "empty", "options"],
 )
 def test_what_cannot_continue_exactly_is_refused_in_one_line(
-    stylegan3, saved, pictures, tmp_path, damage, more, complaint
+    stylegan3, saved, images, tmp_path, damage, more, complaint
 ):
     for name in (PKL, STATE):
         data = (saved / name).read_bytes()
         (tmp_path / name).write_bytes(data[: damage[1]] if damage and damage[0] == name else data)
-    words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", str(tmp_path / PKL), *more)
+    words = arguments("stylegan2", images, tmp_path / "out", "--resume", str(tmp_path / PKL), *more)
     if damage and damage[0] == PKL:
         words += ["--dry-run"]
     (said,) = stylegan3["patched"].probe("options", argument_lists=[words])
@@ -78,9 +78,9 @@ def test_what_cannot_continue_exactly_is_refused_in_one_line(
         assert "batch_size 8, which was 4" in line
 
 
-def test_the_weights_alone_can_be_asked_for(stylegan3, saved, pictures, tmp_path):
+def test_the_weights_alone_can_be_asked_for(stylegan3, saved, images, tmp_path):
     words = arguments(
-        "stylegan2", pictures, tmp_path / "out", "--resume", str(saved / PKL), "--mtm", "low,4", "--dry-run"
+        "stylegan2", images, tmp_path / "out", "--resume", str(saved / PKL), "--mtm", "low,4", "--dry-run"
     )
     done = stylegan3["patched"].run("train.py", *words, MTM_RESUME="weights")
     assert "the weights alone" in done.stdout

@@ -13,7 +13,7 @@ ITERATIONS = 6  # the fifth regularises the generator the second time; the discr
 
 
 @pytest.fixture(scope="module")
-def trained(stylegan3, pictures, tmp_path_factory):
+def trained(stylegan3, images, tmp_path_factory):
     """(checkout, cfg, more options) -> the result of a short training, each run once."""
     runs = {}
 
@@ -21,7 +21,7 @@ def trained(stylegan3, pictures, tmp_path_factory):
         key = (checkout, cfg, more)
         if key not in runs:
             outdir = tmp_path_factory.mktemp("runs")
-            words = arguments(cfg, pictures, outdir, *more)
+            words = arguments(cfg, images, outdir, *more)
             runs[key] = stylegan3[checkout].probe("train_few", arguments=words, iterations=ITERATIONS)
         return runs[key]
 
@@ -66,10 +66,10 @@ def test_mtm_starts_training_from_the_same_host_parameters(trained):
     )
 
 
-def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(stylegan3, trained, pictures, tmp_path):
+def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(stylegan3, trained, images, tmp_path):
     for number, first in enumerate((trained("patched", "stylegan2"), trained("patched", "stylegan2", "--mtm", "none"))):
         snapshot = f"{first['run']}/network-snapshot-000000.pkl"
-        words = arguments("stylegan2", pictures, tmp_path / str(number), "--resume", snapshot)
+        words = arguments("stylegan2", images, tmp_path / str(number), "--resume", snapshot)
         Path(snapshot.replace("network-snapshot", "training-state")).with_suffix(".pt").unlink(missing_ok=True)
         again = stylegan3["patched"].probe("train_few", arguments=words, iterations=1)
         start, end = again["initial"]["Generator"], first["trained"]["G"]
@@ -77,9 +77,9 @@ def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(stylegan3, t
         assert any(".mtm." in n for n in start)
 
 
-def test_an_mtm_snapshot_is_refused_without_mtm(stylegan3, trained, pictures, tmp_path):
+def test_an_mtm_snapshot_is_refused_without_mtm(stylegan3, trained, images, tmp_path):
     snapshot = f"{trained('patched', 'stylegan2')['run']}/network-snapshot-000000.pkl"
-    words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", snapshot, "--mtm", "none")
+    words = arguments("stylegan2", images, tmp_path / "out", "--resume", snapshot, "--mtm", "none")
     done = stylegan3["patched"].run("train.py", *words, check=False)
     assert done.returncode != 0
     assert "Error: --mtm and --mtm-head must be the checkpoint's, --mtm low --mtm-head offset" in done.stderr
@@ -88,9 +88,9 @@ def test_an_mtm_snapshot_is_refused_without_mtm(stylegan3, trained, pictures, tm
     assert not tmp_path.joinpath("out").exists()
 
 
-def test_two_ranks_under_torchrun_train_agree_and_save_once(stylegan3, pictures, tmp_path):
+def test_two_ranks_under_torchrun_train_agree_and_save_once(stylegan3, images, tmp_path):
     checkout, outdir = stylegan3["patched"], tmp_path / "out"
-    words = arguments("stylegan2", pictures, outdir, "--gpus", "2", "--mbstd-group", "2")
+    words = arguments("stylegan2", images, outdir, "--gpus", "2", "--mbstd-group", "2")
     probe = checkout.command("train_rank", tmp_path / "rankRANK.pt", {"arguments": words, "iterations": 3})
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
     done = checkout.run(*launcher, sys.executable, *probe)
@@ -103,8 +103,8 @@ def test_two_ranks_under_torchrun_train_agree_and_save_once(stylegan3, pictures,
     assert done.stdout.count("Training options:") == 1
 
 
-def test_torchrun_with_another_number_of_gpus_is_refused(stylegan3, pictures, tmp_path):
-    words = arguments("stylegan2", pictures, tmp_path / "out", "--gpus", "2", "--mbstd-group", "2")
+def test_torchrun_with_another_number_of_gpus_is_refused(stylegan3, images, tmp_path):
+    words = arguments("stylegan2", images, tmp_path / "out", "--gpus", "2", "--mbstd-group", "2")
     lone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     done = stylegan3["patched"].run("train.py", *words, check=False, **lone)
     assert done.returncode != 0
@@ -112,9 +112,9 @@ def test_torchrun_with_another_number_of_gpus_is_refused(stylegan3, pictures, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_options_are_checked_before_a_run_folder_is_made(stylegan3, pictures, tmp_path):
+def test_options_are_checked_before_a_run_folder_is_made(stylegan3, images, tmp_path):
     lists = [
-        arguments(cfg, pictures, tmp_path / "out", *more)
+        arguments(cfg, images, tmp_path / "out", *more)
         for cfg, *more in (
             ("stylegan2",),
             ("stylegan2", "--mtm", "low,mid,high"),
@@ -136,12 +136,12 @@ def test_options_are_checked_before_a_run_folder_is_made(stylegan3, pictures, tm
     assert "Training options" not in rate
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_in_one_line(stylegan3, trained, pictures, tmp_path):
+def test_a_damaged_checkpoint_is_refused_by_name_in_one_line(stylegan3, trained, images, tmp_path):
     whole = Path(trained("patched", "stylegan2")["run"], "network-snapshot-000000.pkl").read_bytes()
     for number, data in enumerate((b"", whole[: len(whole) // 2])):
         damaged = tmp_path / f"{number}.pkl"
         damaged.write_bytes(data)
-        words = arguments("stylegan2", pictures, tmp_path / "out", "--resume", str(damaged))
+        words = arguments("stylegan2", images, tmp_path / "out", "--resume", str(damaged))
         done = stylegan3["patched"].run("train.py", *words, check=False)
         assert done.returncode == 1
         (line,) = [x for x in done.stderr.splitlines() if "Warning" not in x]

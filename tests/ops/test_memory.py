@@ -124,7 +124,7 @@ def test_peak_stays_near_plain_convolution_and_far_below_kept_columns():
 
 def test_peak_does_not_grow_with_the_columns():
     few, many = measure(2, 32, SIZE), measure(8, 32, SIZE)
-    x_mib = 6 * 32 * SIZE * SIZE * 4 / MIB  # of the six further pictures
+    x_mib = 6 * 32 * SIZE * SIZE * 4 / MIB  # of the six further images
     growth = {name: many[name] - few[name] for name in few}
     assert growth["keeping"] > 18 * x_mib, growth
     assert growth["ours"] < 9 * x_mib, growth

@@ -126,7 +126,7 @@ def test_offset_groups_steer_their_own_channels():
     assert_close(case.run("reference"), torch.stack(parts).sum(0), torch.float64)
 
 
-# One tap on the picture 1 2 / 3 4, weight 1: (dy, dx) and what it sees, worked by hand.
+# One tap on the image 1 2 / 3 4, weight 1: (dy, dx) and what it sees, worked by hand.
 GOLDEN = [
     ((0.0, 0.0), 1.0),
     ((0.5, 0.5), 2.5),  # (1 + 2 + 3 + 4) / 4

@@ -48,7 +48,7 @@ template __global__ void kernel<double>(SampleParams, const double*, double*);
 DRIVER = """
 #include "sampling.h"
 
-// One tap on a picture of one channel. in: offset y, x, mask, g, ggy, ggx, ggm; x and gg_x are [H, W].
+// One tap on an image of one channel. in: offset y, x, mask, g, ggy, ggx, ggm; x and gg_x are [H, W].
 // out: the column, then gradients to y, x, mask, then second-order ones to y, x, mask and g.
 extern "C" void one_tap(int64_t H, int64_t W, const double* in, const double* x, const double* gg_x, double* out) {
     SampleParams p{};
@@ -197,7 +197,7 @@ def by_autograd(values: torch.Tensor, x: torch.Tensor, gg_x: torch.Tensor) -> to
     mask = values[2:3].clone().view(1, 1, 1, 1).requires_grad_()
     g = values[3:4].clone().view(1, 1, 1, 1).requires_grad_()
     image = x.clone().view(1, 1, *x.shape).requires_grad_()
-    # The kernel has one output pixel: of a larger picture, the first row and column of a convolution's.
+    # The kernel has one output pixel: of a larger image, the first row and column of a convolution's.
     stride = (x.shape[0], x.shape[1])
     column = sample_columns(image, offset, mask, (1, 1), stride, (0, 0), (1, 1))
     to_x, to_offset, to_mask = torch.autograd.grad(column, (image, offset, mask), g, create_graph=True)
