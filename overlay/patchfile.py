@@ -68,7 +68,7 @@ class _Lines:
     def take(self) -> bytes:
         line = self.peek()
         if line is None:
-            raise self.refusal("go on", "more lines", b"the end of the file")
+            raise self.refusal("continue", "more lines", b"the end of the file")
         self.at += 1
         return line
 

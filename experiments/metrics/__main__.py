@@ -89,7 +89,7 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
 @click.argument("real", type=click.Path(path_type=Path))
 @click.argument("fake", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--nimg", type=click.IntRange(min=2), help=f"Images of FAKE: to generate [{DEFAULT_NIMG}], or at most [all]."
+    "--nimg", type=click.IntRange(min=2), help=f"Images of FAKE to generate [{DEFAULT_NIMG}], or at most [all]."
 )
 @click.option(
     "--real-nimg", type=click.IntRange(min=2), help="At most this many images of REAL, drawn from --seed.  [all]"
