@@ -199,7 +199,11 @@ def _is_wide(shown: list[dict[str, Any]]) -> bool:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The table's folder.")
-@click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Also report.png in 256 colours, here.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write report.png with 256 colours to this file.",
+)
 def main(out: Path, image: Path | None) -> None:
     """Render report.md, report.html and report.png of a table. --image is for a README, which should load quickly."""
     try:

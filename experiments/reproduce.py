@@ -73,7 +73,7 @@ def make_call(
     "--gpus", type=click.IntRange(min=1), help="GPUs of a run, on all machines together [default: the row's]."
 )
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines of a run.")
-@click.option("--rdzv", default="", help="HOST:PORT of the first machine, where there are several.")
+@click.option("--rdzv", default="", help="HOST:PORT of the first machine, if there are several.")
 @slurm_options
 @click.option("--data", "given", multiple=True, help="NAME=PATH, or a folder with an entry for each data set.")
 @click.option("--row", "only", multiple=True, help="Only this row (may be given more than once).")
@@ -81,7 +81,13 @@ def make_call(
     "--seed", "seeds", type=click.IntRange(min=0), multiple=True, help="A seed; may be repeated [default: 0]."
 )
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder of data sets already made.",
+)
 @click.option("--skip-broken", is_flag=True, help="Continue without images that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Print every command, what is missing and the cost; write nothing.")
 def main(

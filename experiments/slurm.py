@@ -68,7 +68,7 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--slurm-args", default="", help="More options of sbatch: '--account=me --time=24:00:00'."),
         click.option("--partition", default="", help="Where the jobs go [default: the cluster's]."),
-        click.option("--cluster", type=click.Choice(["slurm"]), help="Make every run a job of this cluster."),
+        click.option("--cluster", type=click.Choice(["slurm"]), help="Submit every run as a job to this cluster."),
     ):
         command = option(command)
     return command

@@ -226,8 +226,8 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--only", multiple=True, metavar="NAME", help="This one only; may be repeated.")
-@click.option("--small", is_flag=True, help="Transformers of one narrow layer: for tests.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--small", is_flag=True, help="Transformers with one narrow layer, for tests.")
 def main(folder: Path, only: tuple[str, ...], small: bool) -> None:
     """Write stand-ins for the metrics' pretrained networks to DIR (1.5 GB; 0.2 GB with --small)."""
     try:

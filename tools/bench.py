@@ -209,7 +209,9 @@ def describe(device: str, suite: Suite) -> Iterator[str]:
 @click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least time per row.")
 @click.option("--shape", "shapes", type=(int, int, int), multiple=True, help="B C H; default: the suite's shapes.")
 @click.option("--dtype", "kinds", type=click.Choice(list(KINDS)), multiple=True, help="Default: the suite's dtypes.")
-@click.option("--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Layout of x; default: the suite's.")
+@click.option(
+    "--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Layout of x; default: the suite's."
+)
 @click.option("--statistic", type=click.Choice(list(timing.STATISTICS)), default="median", show_default=True)
 @click.option("--cpu-time", is_flag=True, help="One thread's processor time: for a CPU that other work keeps busy.")
 @click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")

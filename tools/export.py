@@ -173,8 +173,10 @@ def pt2_runner(path: Path) -> Run:
 @click.argument("onnx", metavar="[MODEL.onnx]", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--torch-export", metavar="MODEL.pt2", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--noise", type=click.Choice(NOISES), help="Per-layer noise: none, the network's constants, or inputs.")
-@click.option("--batch", type=click.IntRange(min=1), help="A fixed batch size; dynamic where the network allows it.")
-@click.option("--opset", type=click.IntRange(min=LEAST_OPSET), default=20, show_default=True, help="Of ONNX.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="A fixed batch size.  [default: dynamic, if the network allows it]"
+)
+@click.option("--opset", type=click.IntRange(min=LEAST_OPSET), default=20, show_default=True, help="ONNX opset.")
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Tolerance of the check."
 )
@@ -191,7 +193,7 @@ def main(
 ) -> None:
     """Export the averaged generator of SNAPSHOT to ONNX, with --torch-export to torch's own format, and check it.
 
-    Inputs of the file: z, truncation, and where the network has them label and noise. Output: image.
+    Inputs of the file: z, truncation, and, if the network has them, label and noise. Output: image.
     """
     if onnx is None and torch_export is None:
         raise click.UsageError("Name a file to write: MODEL.onnx, or --torch-export MODEL.pt2.")

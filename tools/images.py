@@ -25,7 +25,7 @@ from experiments.snapshots import HOSTS, TRUST, open_snapshot
 @click.option("--data", type=click.Path(path_type=Path), help="Data set, for real images beside the generated ones.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the latents.")
 @click.option("--count", type=click.IntRange(min=1), default=MOST_NIMG, show_default=True, help="Images in the grids.")
-@click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
+@click.option("--device", help="cpu or cuda.  [default: a GPU if there is one]")
 @click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not say.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 def main(

