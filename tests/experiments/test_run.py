@@ -517,7 +517,7 @@ def test_a_run_of_another_machine_is_followed_and_its_pids_are_left_alone(table,
     path.write_text(json.dumps(state | {"machine": "another"}))  # a process of this machine may have the same number
     runner = start(table, "--row", "low")
     assert runner.stderr is not None
-    wait_for(lambda: "followed" in runner.stderr.readline())
+    wait_for(lambda: "following" in runner.stderr.readline())
     runner.send_signal(signal.SIGINT)
     _, errors = runner.communicate(timeout=20)
     assert "runs on another machine, and keeps running" in errors
