@@ -21,11 +21,17 @@ def main() -> None:
 
 @main.command()
 @OUT
-@click.option("--preset", default="full", show_default=True, help="full, or smoke: a test of the path, in minutes.")
+@click.option("--preset", default="full", show_default=True, help="full, or smoke: a smoke test, in minutes.")
 @click.option("--table", "only", multiple=True, help=f"Only this table of {', '.join(TABLES)}; may be repeated.")
 @click.option("--data", "given", multiple=True, help="DATASET=PATH: a zip of that data set, made elsewhere.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time, of one thread each.  [2]")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder of data sets already made.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what is left and what it costs; write nothing.")
 @click.option("--commands", is_flag=True, help="With --dry-run: every command, too.")
 def run(
@@ -74,7 +80,13 @@ def merge(folders: tuple[Path, ...], into: Path) -> None:
 @main.command()
 @OUT
 @click.option("--again", is_flag=True, help="Also where it was done.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Made data.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder of data sets already made.",
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Also write images of the first seed to this folder.")
 def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
     """Ask the finished runs of people-low in OUT what their offsets do: 1 minute a run; merge takes it along."""
