@@ -14,7 +14,7 @@ MODIFIED = 6  # a file has edits that no patch explains
 
 EXIT_CODES = """\b
 Exit codes (the highest that holds):
-  0  nothing wrong        3  status: not or only partly applied   5  stale: another upstream, or older patches
+  0  nothing wrong        3  status: not or only partly applied    5  stale: another upstream, or older patches
   1  wrong patch, failed  4  absent: the submodule is not fetched  6  modified: edits that no patch explains
   2  wrong usage
 """
