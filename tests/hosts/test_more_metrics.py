@@ -235,7 +235,7 @@ def test_two_ranks_give_what_one_does(stylegan3, images, env, weights, tmp_path)
 @pytest.mark.parametrize(
     ("package", "complaint"),
     [
-        ("torch_fidelity", "metrics: torch-fidelity must be installed; got none. Run: make setup, or in an "),
+        ("torch_fidelity", "metrics: torch-fidelity must be installed; got none. Run: make setup, or in your "),
         ("pydantic", "the packages of experiments.metrics must be installed; got: import of pydantic halted; None in "
          "sys.modules. Run: pip install pydantic, or use the codebase's own metrics"),
     ],

@@ -47,7 +47,7 @@ def test_videos_that_are_too_short_are_dropped_and_counted(tmp_path):
     clips = Clips(make_clips(tmp_path / "v", [3, 8, 2, 8, 8, 1]), "real", 4, 2)
     assert len(read(clips)) == 2  # the first two that are long enough
     assert clips.facts()["real_too_short"] == 2
-    with pytest.raises(UserError, match="at least 2 videos of 9 frames or more; got 0 such, and 6 shorter ones"):
+    with pytest.raises(UserError, match="at least 2 videos of 9 frames or more; got 0, and 6 shorter ones"):
         read(Clips(tmp_path / "v", "real", 9, 2))
 
 
