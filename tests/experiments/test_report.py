@@ -427,6 +427,7 @@ def test_thumbnails_keep_their_budget_with_images_that_do_not_compress(tmp_path,
     assert 1.5 * min(sizes) < max(sizes)  # the film has two shares
 
 
+@pytest.mark.slow
 def test_42_rows_make_a_small_report_in_a_short_time(real_charts, out):
     fill_many(out)
     cpu_s = time.process_time()

@@ -18,8 +18,24 @@ from test_run import TABLE, attempts, edit, final, folder, ticks, wait_for
 from experiments import slurm
 from experiments.trainers.contract import ROOT
 
+# Where what Slurm itself does decides; the others ask about our runner, and take the stand-in alone.
+WITH_SLURM = (
+    "test_every_run_is_a_job_and_the_runner_reports",
+    "test_a_requeued_job_goes_on_to_the_uninterrupted_result",
+    "test_shortly_before_the_time_limit_a_run_stops_and_is_requeued",
+    "test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them",
+    "test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice",
+    "test_a_limit_of_jobs_keeps_the_rest_waiting",
+)
 
-@pytest.fixture(scope="module", params=["stand-in", pytest.param("slurm", marks=pytest.mark.slow)])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" in metafunc.fixturenames:
+        slurm_too = [pytest.param("slurm", marks=pytest.mark.slow)] * (metafunc.function.__name__ in WITH_SLURM)
+        metafunc.parametrize("cluster", ["stand-in", *slurm_too], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     place = tmp_path_factory.mktemp("cluster")
     if request.param == "slurm" and (reason := slurm_lab.lacks()):

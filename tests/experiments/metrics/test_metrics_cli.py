@@ -372,6 +372,7 @@ def test_clips_of_a_network_that_makes_images_are_refused(sides, mini, tmp_path)
     assert "FVD must have a network that makes videos; got mini's" in result.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_work_and_give_what_one_gives(sides, mini, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
