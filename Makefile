@@ -26,7 +26,7 @@ WEIGHTS ?=
 HOST   ?=
 CONCERN ?=
 TORCH  ?= 2.11.0
-WORKERS ?= 3
+WORKERS ?= 2
 # What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
 	demodulation.py precision.py half_conv.py)
@@ -135,11 +135,11 @@ patch-check: $(READY)  ## Check the patch files, and print what is applied (HOST
 count-params: $(READY)  ## Print the parameters with and without MTM, beside the paper's Table 4
 	@$(PY) -m tools.count_params
 
-# A process takes whole test files, so that a fixture of a file is made once. Three keep two cores busy: some tests wait. A file's
+# A process takes whole test files, so that a fixture of a file is made once. A file's
 # tests run in order, the slow folders first, and processes that tests start take one thread each unless they ask for more.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(READY_DEV)  ## Run the tests (WORKERS=3 processes)
+test: $(READY_DEV)  ## Run the tests (WORKERS=2 processes)
 	$(PYTEST)
 
 test-fast: $(READY_DEV)  ## Run the tests that are not marked slow
