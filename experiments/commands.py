@@ -1,13 +1,22 @@
-"""What the commands that start runs share: paths that are refused, and how errors and Ctrl-C end them."""
+"""What the commands that start runs share: an option, paths that are refused, and how errors and Ctrl-C end them."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
 from experiments.files import UserError
 from experiments.jobs import AGAIN
+
+CACHE = click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder of data sets already made.",
+)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from experiments.checked import Value
-from experiments.commands import check_paths, told
+from experiments.commands import CACHE, check_paths, told
 from experiments.data import Data
 from experiments.files import UserError
 from experiments.needs import fetch, find_sources, listed, needs, ready_rows
@@ -81,13 +81,7 @@ def make_call(
     "--seed", "seeds", type=click.IntRange(min=0), multiple=True, help="A seed; may be repeated [default: 0]."
 )
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time.")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Folder of data sets already made.",
-)
+@CACHE
 @click.option("--skip-broken", is_flag=True, help="Continue without images that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Print every command, what is missing and the cost; write nothing.")
 def main(

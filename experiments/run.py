@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from experiments import ledger
-from experiments.commands import check_paths, told
+from experiments.commands import CACHE, check_paths, told
 from experiments.costs import RunCost, bench_of, disk_needed_gb, run_cost, training_ratios
 from experiments.data import Data
 from experiments.datasets.zips import DatasetInfo
@@ -243,13 +243,7 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
 @click.option("--preset", default="full", show_default=True, help="full, or smoke: a smoke test, in minutes.")
 @click.option("--row", "only", multiple=True, help="Run only this row (may be given more than once).")
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Folder of data sets already made.",
-)
+@CACHE
 @click.option("--skip-broken", is_flag=True, help="Continue without images of --data that cannot be read.")
 @slurm_options
 @click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from experiments.commands import check_paths, told
+from experiments.commands import CACHE, check_paths, told
 from experiments.files import UserError
 from experiments.study import DOCS, PAGE, RESULTS, TABLES
 
@@ -25,13 +25,7 @@ def main() -> None:
 @click.option("--table", "only", multiple=True, help=f"Only this table of {', '.join(TABLES)}; may be repeated.")
 @click.option("--data", "given", multiple=True, help="DATASET=PATH: a zip of that data set, made elsewhere.")
 @click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time, of one thread each.  [2]")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Folder of data sets already made.",
-)
+@CACHE
 @click.option("--dry-run", is_flag=True, help="Print what is left and what it costs; write nothing.")
 @click.option("--commands", is_flag=True, help="With --dry-run: every command, too.")
 def run(
@@ -80,13 +74,7 @@ def merge(folders: tuple[Path, ...], into: Path) -> None:
 @main.command()
 @OUT
 @click.option("--again", is_flag=True, help="Also where it was done.")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Folder of data sets already made.",
-)
+@CACHE
 @click.option("--images", type=click.Path(path_type=Path), help="Also write images of the first seed to this folder.")
 def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
     """Ask the finished runs of people-low in OUT what their offsets do: 1 minute a run; merge takes it along."""

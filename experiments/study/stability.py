@@ -54,8 +54,9 @@ def rise_of(study: Study, run: dict[str, Any]) -> float | None:
 def stability_lines(study: Study) -> Iterator[str]:
     """The table as Markdown."""
     yield f"Unstable: a loss was not finite, or the last Fréchet distance is over {LIMIT:g} times the lowest before."
+    yield "Why a run failed stands under Every run."
     yield ""
-    yield "| row | runs | not finite | worse again | Fréchet distance, mean (of each) | last / lowest on the way |"
+    yield "| row | runs | failed | worse again | Fréchet distance, mean (of each) | last / lowest on the way |"
     yield "|---|---|---|---|---|---|"
     for row in stability(study):
         if not row.ended:

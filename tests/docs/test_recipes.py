@@ -1,4 +1,8 @@
-"""Every recipe of docs/recipes.md does what it says, in a copy of this repository."""
+"""Every recipe of docs/recipes.md does what it says, in a copy of this repository.
+
+Those that add a metric, a data set or a table run in tests/experiments/test_seams.py, the export in
+tests/tools/test_export.py; "Add a codebase" has no command.
+"""
 
 import json
 import os
