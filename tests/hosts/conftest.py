@@ -16,10 +16,7 @@ def checkouts(host):
 
     @pytest.fixture(scope="session", name=host.replace("-", "_"))
     def made(tmp_path_factory):
-        clones = make_checkouts(tmp_path_factory.mktemp(host), host)
-        yield clones
-        for clone in clones.values():
-            clone.close()
+        return make_checkouts(tmp_path_factory.mktemp(host), host)
 
     return made
 

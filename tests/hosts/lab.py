@@ -2,13 +2,11 @@
 
 import json
 import os
-import select
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from engine_lab import Lab, git
@@ -31,7 +29,6 @@ class Checkout:
     def __init__(self, root: Path, host: Host, concerns: tuple[str, ...]):
         self.lab, self.root, self.folder = Lab(root), root, root / "vendor" / host.name
         self.code = self.folder / HOSTS[host.name].code
-        self._server: subprocess.Popen | None = None
         self._probe = Path(__file__).with_name(f"{host.name.replace('-', '_')}_probe.py")
         self.folder.parent.mkdir(parents=True)
         git(root, "clone", "-q", "--no-checkout", str(host.folder), str(self.folder))
@@ -57,43 +54,15 @@ class Checkout:
         return [str(self._probe), name, str(out), json.dumps(arguments)]
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=self.code,
-            env=self.env(**env),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = forked.run(*command, cwd=self.code, env=self.env(**env))
         assert not check or done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done
 
     def probe(self, name: str, **arguments):
         """What the probe of that name returns, run in a process of its own in this checkout."""
         out = self.root / f"{name}-{len(list(self.root.glob('*.pt')))}.pt"
-        log = out.with_suffix(".txt")
-        if self._server is None:
-            self._server = self._start_server()
-        self._server.stdin.write(json.dumps([self.command(name, out, arguments)[1:], str(log)]) + "\n")
-        self._server.stdin.flush()
-        answered, _, _ = select.select([self._server.stdout], [], [], 300)
-        code = self._server.stdout.readline().strip() if answered else "none in 300 s"
-        if not answered:
-            self.close()
-        assert code == "0", f"{name}: exit code {code}\n" + (log.read_text()[-4000:] if log.exists() else "")
+        self.run(*self.command(name, out, arguments))
         return torch.load(out, weights_only=False)
-
-    def _start_server(self) -> subprocess.Popen:
-        command = [sys.executable, str(self._probe.with_name("probe_server.py")), str(self._probe)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.code, env=self.env(), text=True, start_new_session=True, **pipes)
-
-    def close(self) -> None:
-        """End the process that runs probes, and the probe that it runs."""
-        if self._server is not None:
-            with self._server as server:
-                os.killpg(server.pid, signal.SIGKILL)
-            self._server = None
 
 
 def make_checkouts(folder: Path, name: str) -> dict[str, Checkout]:

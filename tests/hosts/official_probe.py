@@ -102,6 +102,8 @@ class Probe:
             return show(module, arguments)
 
         loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
+        # Data loaders fork: a worker that is spawned imports torch anew.
+        torch.multiprocessing.set_start_method = lambda method: None
         self._shrink_before_building(loop)
         if stop:
             resume = loop.dnnlib.mtm_hosts.resume

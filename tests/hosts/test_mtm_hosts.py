@@ -8,12 +8,12 @@ import io
 import os
 import pickle
 import re
-import subprocess
 import sys
 import types
 import zipfile
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def child(code: str, **env: str) -> str:
     """What a process of its own prints: some of these modules change torch on import."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = forked.run("-c", code, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -58,7 +58,7 @@ def test_stand_ins_read_versions_and_booleans():
 def test_another_packages_stub_without_a_spec_is_left_alone(name):
     code = f"import sys, types; stub = sys.modules[{name!r}] = types.ModuleType({name!r}); stub.__spec__ = None\n"
     code += f"from mtm_hosts import compat; compat.provide_{name}(); assert sys.modules[{name!r}] is stub"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    child(code)
 
 
 @pytest.mark.parametrize("new_scipy", [False, True])

@@ -4,9 +4,8 @@ import ast
 import os
 import re
 import shutil
-import subprocess
-import sys
 
+import forked
 import pytest
 from engine_lab import git
 from lab import ROOT, Checkout
@@ -78,7 +77,5 @@ def test_a_patched_tree_finds_the_repository_that_it_lies_in(host, tmp_path):
     code += f"import {', '.join(f'mtm_hosts.{concern}' for concern in host.series)}\n"
     code += "print(mtm_hosts.__file__, mtm_ops.__file__)"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(checkout.code)], cwd="/", env=env, capture_output=True, text=True
-    )
+    done = forked.run("-c", code, str(checkout.code), cwd="/", env=env)
     assert done.stdout.split() == [str(checkout.root / p / "__init__.py") for p in ("mtm_hosts", "mtm_ops")], done

@@ -1,8 +1,6 @@
 """make count-params: what the module costs at 128 px, and where the paper's Table 4 disagrees."""
 
-import subprocess
-import sys
-
+import forked
 import pytest
 from lab import ROOT, host_of
 
@@ -14,7 +12,7 @@ HOST = host_of("stylegan3")
 def test_count_params_prints_two_one_and_one_modules_and_their_exact_sizes():
     if open_checkout(HOST.folder) is None:
         pytest.skip(f"{HOST.vendor} is not fetched: git submodule update --init {HOST.vendor}")
-    done = subprocess.run([sys.executable, "-m", "tools.count_params"], cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("-m", "tools.count_params", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("none", "low"))]
     assert [(r[0], r[1], r[2], r[4], r[7]) for r in rows[1:]] == [

@@ -1,10 +1,9 @@
 """Every row of the paper's tables, in every preset: the host's own command line takes its options."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from lab import Checkout
 from PIL import Image
@@ -85,9 +84,7 @@ def ask(checkout: Checkout, script: str, asked: dict[str, list[str]], folder: Pa
     file = folder / "ask.py"
     file.write_text(script)
     lines = "".join(json.dumps(words) + "\n" for words in asked.values())
-    command = [sys.executable, str(file)]
-    kept = {"capture_output": True, "text": True, "timeout": 500}
-    done = subprocess.run(command, cwd=checkout.code, env=checkout.env(), input=lines, **kept)
+    done = forked.run(str(file), cwd=checkout.code, env=checkout.env(), input=lines, timeout=500)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"{']
     assert len(answers) == len(asked), done.stdout[-2000:] + done.stderr[-2000:]
     return dict(zip(asked, answers, strict=True))

@@ -1,8 +1,8 @@
 """The stand-ins for what the video hosts import: what they write is read back, and real libraries are left alone."""
 
-import subprocess
 import sys
 
+import forked
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ENCODES = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # 
 def child(code, folder):
     """What a process prints that finds the packages in `folder` first."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r})\n" + code
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -84,14 +85,12 @@ def use(monkeypatch: pytest.MonkeyPatch, folder: Path, **given: str) -> StandIn:
     return compiler
 
 
-def start(code: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
+def start(code: str, cache: Path, **environment: str) -> forked.Forked:
     env = {**os.environ, "MTM_CACHE_DIR": str(cache), **environment}
-    return subprocess.Popen(
-        [sys.executable, "-W", "always", "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return forked.start("-W", "always", "-c", code, env=env)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+def finish(process: forked.Forked) -> tuple[str, str]:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{err}"
     return out, err
@@ -322,8 +321,9 @@ print("fine")
 
 
 def test_importing_runs_no_compiler_needs_none_and_writes_nothing(cache, stand_in):
-    out, err = finish(start(IMPORT_ONLY, cache, PATH=""))
-    assert (out, err) == ("fine\n", "")
+    env = {**os.environ, "MTM_CACHE_DIR": str(cache), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", IMPORT_ONLY], env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("fine\n", "")
     assert stand_in.calls() == []
     assert list(cache.iterdir()) == []
 
@@ -464,7 +464,7 @@ def test_disk_that_fills_during_the_build_is_told(cache, stand_in, monkeypatch):
     assert not list(cache.glob(".build-*"))
 
 
-def reason_of(impl_auto: subprocess.Popen[str]) -> str:
+def reason_of(impl_auto: forked.Forked) -> str:
     """The one warning of FALL_BACK's process, whose results are the reference's."""
     count, warning, *errors = finish(impl_auto)[0].splitlines()
     assert count == "1 RuntimeWarning"
@@ -608,7 +608,7 @@ def test_doctor_tells_what_is_used_and_by_its_exit_code(cache, tmp_path):
     assert re.search(r"cpu +native", text)
     bad = StandIn(tmp_path / "bad", body="echo 'error: out of coffee'; exit 1")
     env = {**os.environ, "MTM_CACHE_DIR": str(cache), "CXX": str(bad.path)}
-    done = subprocess.run([sys.executable, "-m", "mtm_ops.doctor"], env=env, capture_output=True, text=True)
+    done = forked.run("-m", "mtm_ops.doctor", env=env)
     assert done.returncode == 1
     assert "out of coffee" in done.stdout
     assert re.search(r"cpu +reference", done.stdout)

@@ -3,10 +3,9 @@ their fake kernels promise what the real ones give."""
 
 import itertools
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from op_cases import Case, assert_close, sample_inputs
@@ -198,7 +197,7 @@ except RuntimeError as error:
 
 
 def test_a_traced_graph_with_a_larger_batch_for_x_alone_is_an_error_not_a_crash():
-    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True)
+    done = forked.run("-c", TRACED)
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"mtm_ops::deform_conv2d: offset must be \[512, 18, 62, 62\].*; got \[1, 18, 62, 62\]", done.stdout

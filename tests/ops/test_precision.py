@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 
 STATES = {
@@ -97,5 +96,5 @@ print("done")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_products_follow_the_convolutions_and_the_switches_are_restored():
-    done = subprocess.run([sys.executable, "-c", LOOK], input=json.dumps(STATES), capture_output=True, text=True)
+    done = forked.run("-c", LOOK, input=json.dumps(STATES))
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stdout + done.stderr

@@ -1,10 +1,9 @@
 """What torch is told about the op: schema, fake kernels, autograd, autocast, torch.compile."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from op_cases import Case, assert_close, cotangent, first_order, sample_inputs
@@ -143,7 +142,7 @@ assert torch.allclose(compiled(*arguments), modulated_deform_conv2d(*arguments, 
 def test_compile_does_not_break_the_graph_where_there_is_no_kernel(tmp_path):
     """The warning that says so must not be what breaks it."""
     environment = {**os.environ, "CXX": "/nonexistent", "MTM_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", FALLS_BACK], env=environment, capture_output=True, text=True)
+    done = forked.run("-c", FALLS_BACK, env=environment)
     assert done.returncode == 0, done.stderr
 
 

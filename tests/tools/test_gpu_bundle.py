@@ -8,6 +8,7 @@ import tarfile
 from importlib import metadata
 from pathlib import Path
 
+import forked
 import pytest
 from click.testing import CliRunner
 
@@ -114,8 +115,7 @@ def test_counters_are_not_run_where_there_is_no_ncu(monkeypatch):
 def test_the_plugins_are_held_to_their_references(tmp_path):
     """On a CPU both are the reference: this runs the code, not the plugins."""
     dest = tmp_path / "plugins.json"
-    command = [sys.executable, "-m", "tools.gpu_plugins", "--device", "cpu", "--json", str(dest)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("-m", "tools.gpu_plugins", "--device", "cpu", "--json", str(dest), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert {name: p["error"] for name, p in json.loads(dest.read_text()).items()} == {
         "bias_act": 0, "upfirdn2d": 0, "filtered_lrelu": 0

@@ -1,11 +1,11 @@
 """The GPU's measuring tools where there is no GPU: their arithmetic, their errors, and what they run, on the CPU."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from click.testing import CliRunner
@@ -76,10 +76,9 @@ def test_table4_trains_the_official_networks_on_the_cpu(tmp_path):
     """A network of 16 px with the overlay's lines: its whole iteration, lazy regularisation among it."""
     if not (ROOT / "vendor" / "stylegan3" / "train.py").exists():
         pytest.skip("vendor/stylegan3 is not fetched: git submodule update --init vendor/stylegan3")
-    command = [sys.executable, "-m", "tools.bench_table4", "--device", "cpu"]
+    command = ["-m", "tools.bench_table4", "--device", "cpu"]
     command += [*"--resolution 16 --batch 4 --width 8 --rounds 1 --json".split(), str(tmp_path / "out/bench.json")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = forked.run(*command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     (none,) = (line for line in lines if line[0] == "none")

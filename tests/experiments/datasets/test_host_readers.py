@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from sources_lab import folder, image, packed_tar, tar_bytes
@@ -40,9 +39,9 @@ def read(host: str, script: str, *words: object) -> list:
     code = VENDOR / host / ("eg3d" if host == "eg3d" else ".")
     if not any((VENDOR / host).iterdir()):
         pytest.skip(f"vendor/{host} is not fetched: git submodule update --init vendor/{host}")
-    command = [sys.executable, "-c", script, *(str(word) for word in words[:1]), str(code), *map(str, words[1:])]
+    command = ["-c", script, *(str(word) for word in words[:1]), str(code), *map(str, words[1:])]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = forked.run(*command, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -3,10 +3,9 @@
 import doctest
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -116,9 +115,10 @@ def test_two_ranks_give_what_one_gives(tmp_path):
         port = free.getsockname()[1]
     lab = str(Path(__file__).parent)
     base = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", RANK, lab, str(tmp_path)]
-    ranks = [subprocess.Popen(command, env=base | {"RANK": str(r), "PYTHONPATH": str(ROOT)}) for r in range(2)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    base["PYTHONPATH"] = str(ROOT)
+    ranks = [forked.start("-c", RANK, lab, str(tmp_path), env=base | {"RANK": str(rank)}) for rank in range(2)]
+    said = [rank.communicate(120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
     rows = gaussian(5, 1001, 6)
     found = [FeatureStats.from_state(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     for one in found:

@@ -5,11 +5,10 @@ import os
 import pickle
 import re
 import socket
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -379,9 +378,8 @@ def test_two_ranks_share_the_work_and_give_what_one_gives(sides, mini, tmp_path)
         port = free.getsockname()[1]
     env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     env["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
-    words = [sys.executable, "-m", "experiments.metrics", "clip_fd,kid", *map(str, sides), "--json", "--batch=2"]
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    ranks = [subprocess.Popen(words, env=env | {"RANK": str(rank)}, **how) for rank in range(2)]
+    words = ["-m", "experiments.metrics", "clip_fd,kid", *map(str, sides), "--json", "--batch=2"]
+    ranks = [forked.start(*words, env=env | {"RANK": str(rank)}) for rank in range(2)]
     outputs = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert outputs[1] == ("", "")  # the first alone speaks

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from click.testing import CliRunner
 from metrics_lab import make_images
@@ -35,7 +34,7 @@ def test_kid_precision_and_recall_of_two_folders_are_torch_fidelitys(tmp_path, w
     real, fake = make_images(tmp_path / "real", NIMG, 0), make_images(tmp_path / "fake", NIMG, 1, dark=20)
     words = [str(real), str(fake), str(weights / WEIGHTS["inception-2015-12-05"].file)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", THEIRS, *words], env=env, capture_output=True, text=True, timeout=300)
+    done = forked.run("-c", THEIRS, *words, env=env)
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout.splitlines()[-1])
     result = CliRunner().invoke(main, ["kid,pr", *words[:2], f"--weights={weights}", "--json", "--quiet"])
