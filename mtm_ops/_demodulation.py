@@ -162,13 +162,14 @@ def _setup_backward(ctx, inputs, output) -> None:
 
 def _autograd_backward(ctx, gg_weight, gg_style):
     """Through the reference, which any further derivative goes through as well."""
+    further = torch.is_grad_enabled()  # else the results would keep a graph, and its memory, that nobody asked for
     with torch.enable_grad():
         weight, style, *grads = (t.view_as(t) for t in ctx.saved_tensors)
         inputs = [t if t.requires_grad else t.requires_grad_() for t in (weight, style, *grads)]
         outputs = [t.to(weight.dtype) for t in reference(weight, style, style.dtype, ctx.rescale)]
         outputs = [t for t, given in zip(outputs, ctx.given, strict=True) if given]
         first = torch.autograd.grad(outputs, (weight, style), grads, create_graph=True, materialize_grads=True)
-        found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=further, allow_unused=True)
     to_grads = iter(found[2:])
     return *found[:2], None, [None] * ctx.count, *(next(to_grads) if given else None for given in ctx.given)
 

@@ -158,3 +158,13 @@ def test_a_third_derivative_is_right(on_host):
         return torch.autograd.grad(t, weight)[0]
 
     assert_close(third(_demodulation.native), third(_demodulation.reference), torch.float64, "third", 4)
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_second_derivatives_have_a_graph_only_where_a_third_is_to_come(further, on_host):
+    weight, style = inputs(B=2, O=2, width=2)
+    (g,) = torch.autograd.grad(
+        _demodulation.native(weight, style, weight.dtype, False)[2].sum(), style, create_graph=True
+    )
+    found = torch.autograd.grad(g.square().sum(), (weight, style), create_graph=further)
+    assert [t.requires_grad for t in found] == [further, further]
