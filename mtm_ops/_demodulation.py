@@ -105,8 +105,9 @@ _RESULTS = ("scaled_weight", "style_out", "gain_out", "scaled_style", "gain", "e
 
 
 def _forward(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
+    weight, style = _dense(weight), style.contiguous()  # named, so that they live until the launch
     results = _empty_results(weight, style, rescale)
-    params = _params(_dense(weight), style.contiguous(), rescale, dict(zip(_RESULTS, results, strict=True)))
+    params = _params(weight, style, rescale, dict(zip(_RESULTS, results, strict=True)))
     _launch.launch("demodulate", weight.dtype, weight.device, params)
     return results
 
@@ -125,6 +126,7 @@ def _backward(
     grad_gain: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of (weight, style) for those of weight', style' and gain; None stands for zero."""
+    weight, style = _dense(weight), style.contiguous()
     to_weight, to_style = _empty_gradients(weight, style, rescale)
     given: dict[str, Tensor | None] = {
         **dict(zip(_RESULTS, results, strict=True)),
@@ -136,7 +138,7 @@ def _backward(
         "grad_weight": to_weight,
         "grad_style": to_style,
     }
-    params = _params(_dense(weight), style, rescale, given)
+    params = _params(weight, style, rescale, given)
     _launch.launch("demodulate_backward", weight.dtype, weight.device, params)
     return to_weight, to_style
 

@@ -1,5 +1,7 @@
 """Demodulation in one kernel (csrc/cuda_demodulate.h, run on the CPU) against plain torch, to the second order."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from op_cases import assert_close, cotangent, first_order, sample_inputs, second_order
@@ -168,3 +170,21 @@ def test_second_derivatives_have_a_graph_only_where_a_third_is_to_come(further, 
     )
     found = torch.autograd.grad(g.square().sum(), (weight, style), create_graph=further)
     assert [t.requires_grad for t in found] == [further, further]
+
+
+@pytest.mark.parametrize("name", ["weight", "style"])
+@pytest.mark.parametrize("view", ["every other", "transposed", "expanded"])
+def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, view, host, on_host):
+    """A dense copy must outlive the kernel's launch."""
+    case = sample_inputs(O=6, dtype=torch.float32)
+    t = getattr(case, name)
+    views = {
+        "every other": torch.stack([t, t + 1], -1)[..., 0],
+        "transposed": t.transpose(0, -1).contiguous().transpose(0, -1),
+        "expanded": t[:1].expand_as(t),
+    }
+    case = replace(case, **{name: views[view]})
+    for order in (first_order, second_order):
+        got, want = order(case, "native"), order(case, "reference")
+        for key, value in want.items():
+            assert_close(got[key], value, torch.float32, key, 8)
