@@ -120,10 +120,10 @@ def _backward(
     weight: Tensor,
     style: Tensor,
     rescale: bool,
-    results: list[Tensor],
     grad_weight: Tensor | None,
     grad_style: Tensor | None,
     grad_gain: Tensor | None,
+    *results: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of (weight, style) for those of weight', style' and gain; None stands for zero."""
     weight, style = _dense(weight), style.contiguous()
@@ -152,12 +152,11 @@ def _setup(ctx, inputs, output) -> None:
 
 def _autograd(ctx, *grads):
     weight, style, *results = ctx.saved_tensors
-    return *torch.ops.mtm_ops.demodulate_backward(weight, style, ctx.rescale, results, *grads[:3]), None
+    return *torch.ops.mtm_ops.demodulate_backward(weight, style, ctx.rescale, *grads[:3], *results), None
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    weight, style, ctx.rescale, results, *grads = inputs
-    ctx.count = len(results)
+    weight, style, ctx.rescale, *grads = inputs[:6]
     ctx.given = [g is not None for g in grads]
     ctx.save_for_backward(weight, style, *(g for g in grads if g is not None))
 
@@ -173,7 +172,8 @@ def _autograd_backward(ctx, gg_weight, gg_style):
         first = torch.autograd.grad(outputs, (weight, style), grads, create_graph=True, materialize_grads=True)
         found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=further, allow_unused=True)
     to_grads = iter(found[2:])
-    return *found[:2], None, [None] * ctx.count, *(next(to_grads) if given else None for given in ctx.given)
+    through = (next(to_grads) if given else None for given in ctx.given)
+    return *found[:2], None, *through, *[None] * len(_RESULTS)
 
 
 def register(lib: torch.library.Library) -> None:
@@ -181,8 +181,9 @@ def register(lib: torch.library.Library) -> None:
     schemas = {
         "demodulate": "(Tensor weight, Tensor style, bool rescale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
         "Tensor, Tensor)",
-        "demodulate_backward": "(Tensor weight, Tensor style, bool rescale, Tensor[] results, "
-        "Tensor? grad_weight, Tensor? grad_style, Tensor? grad_gain) -> (Tensor, Tensor)",
+        # No list of tensors: torch's batching (is_grads_batched) takes none.
+        "demodulate_backward": "(Tensor weight, Tensor style, bool rescale, Tensor? grad_weight, Tensor? grad_style, "
+        f"Tensor? grad_gain, {', '.join(f'Tensor {name}' for name in _RESULTS)}) -> (Tensor, Tensor)",
     }
     kernels = {"demodulate": (_forward, _empty_results), "demodulate_backward": (_backward, _empty_gradients)}
     for name, schema in schemas.items():

@@ -1,5 +1,6 @@
 """Demodulation in one kernel (csrc/cuda_demodulate.h, run on the CPU) against plain torch, to the second order."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -188,3 +189,16 @@ def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, v
         got, want = order(case, "native"), order(case, "reference")
         for key, value in want.items():
             assert_close(got[key], value, torch.float32, key, 8)
+
+
+def test_gradients_of_several_cotangents_at_once(on_host):
+    """autograd.grad's is_grads_batched, which vectorised Jacobians use."""
+    case = sample_inputs(O=6).leaves()
+    y, ends = case.run("native"), list(case.tensors().values())
+    cotangents = torch.stack([cotangent(y, seed) for seed in range(3)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        got = torch.autograd.grad(y, ends, cotangents, is_grads_batched=True, retain_graph=True)
+    for i, c in enumerate(cotangents):
+        for many, one in zip(got, torch.autograd.grad(y, ends, c, retain_graph=True), strict=True):
+            assert_close(many[i], one, torch.float64)
