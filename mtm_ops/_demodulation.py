@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _launch
+from ._operators import define
 
 EPS = 1e-8
 _SIZES = "B O width taps groups channel_step tap_step rescale".split()
@@ -177,22 +178,11 @@ def _autograd_backward(ctx, gg_weight, gg_style):
 
 
 def register(lib: torch.library.Library) -> None:
-    """The two operators, in `lib`."""
-    schemas = {
-        "demodulate": "(Tensor weight, Tensor style, bool rescale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
-        "Tensor, Tensor)",
-        # No list of tensors: torch's batching (is_grads_batched) takes none.
-        "demodulate_backward": "(Tensor weight, Tensor style, bool rescale, Tensor? grad_weight, Tensor? grad_style, "
-        f"Tensor? grad_gain, {', '.join(f'Tensor {name}' for name in _RESULTS)}) -> (Tensor, Tensor)",
-    }
-    kernels = {"demodulate": (_forward, _empty_results), "demodulate_backward": (_backward, _empty_gradients)}
-    for name, schema in schemas.items():
-        lib.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-        real, fake = kernels[name]
-        for key in ("CPU", "CUDA"):
-            lib.impl(name, real, key)
-        torch.library.register_fake(f"mtm_ops::{name}", fake, lib=lib)
-    torch.library.register_autograd("mtm_ops::demodulate", _autograd, setup_context=_setup, lib=lib)
-    torch.library.register_autograd(
-        "mtm_ops::demodulate_backward", _autograd_backward, setup_context=_setup_backward, lib=lib
+    """The two operators, in `lib`. No list of tensors: torch's batching (is_grads_batched) takes none."""
+    schema = "demodulate(Tensor weight, Tensor style, bool rescale) -> (" + ", ".join(["Tensor"] * len(_RESULTS)) + ")"
+    define(lib, schema, _forward, _empty_results, _autograd, _setup)
+    schema = (
+        "demodulate_backward(Tensor weight, Tensor style, bool rescale, Tensor? grad_weight, Tensor? grad_style, "
+        f"Tensor? grad_gain, {', '.join(f'Tensor {name}' for name in _RESULTS)}) -> (Tensor, Tensor)"
     )
+    define(lib, schema, _backward, _empty_gradients, _autograd_backward, _setup_backward)
