@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _launch
+from ._operators import define
 
 EPS = 1e-8
 _SIZES = "B O width taps groups channel_step tap_step rescale".split()
@@ -105,8 +106,9 @@ _RESULTS = ("scaled_weight", "style_out", "gain_out", "scaled_style", "gain", "e
 
 
 def _forward(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
+    weight, style = _dense(weight), style.contiguous()  # named, so that they live until the launch
     results = _empty_results(weight, style, rescale)
-    params = _params(_dense(weight), style.contiguous(), rescale, dict(zip(_RESULTS, results, strict=True)))
+    params = _params(weight, style, rescale, dict(zip(_RESULTS, results, strict=True)))
     _launch.launch("demodulate", weight.dtype, weight.device, params)
     return results
 
@@ -119,12 +121,13 @@ def _backward(
     weight: Tensor,
     style: Tensor,
     rescale: bool,
-    results: list[Tensor],
     grad_weight: Tensor | None,
     grad_style: Tensor | None,
     grad_gain: Tensor | None,
+    *results: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of (weight, style) for those of weight', style' and gain; None stands for zero."""
+    weight, style = _dense(weight), style.contiguous()
     to_weight, to_style = _empty_gradients(weight, style, rescale)
     given: dict[str, Tensor | None] = {
         **dict(zip(_RESULTS, results, strict=True)),
@@ -136,7 +139,7 @@ def _backward(
         "grad_weight": to_weight,
         "grad_style": to_style,
     }
-    params = _params(_dense(weight), style, rescale, given)
+    params = _params(weight, style, rescale, given)
     _launch.launch("demodulate_backward", weight.dtype, weight.device, params)
     return to_weight, to_style
 
@@ -150,45 +153,36 @@ def _setup(ctx, inputs, output) -> None:
 
 def _autograd(ctx, *grads):
     weight, style, *results = ctx.saved_tensors
-    return *torch.ops.mtm_ops.demodulate_backward(weight, style, ctx.rescale, results, *grads[:3]), None
+    return *torch.ops.mtm_ops.demodulate_backward(weight, style, ctx.rescale, *grads[:3], *results), None
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    weight, style, ctx.rescale, results, *grads = inputs
-    ctx.count = len(results)
+    weight, style, ctx.rescale, *grads = inputs[:6]
     ctx.given = [g is not None for g in grads]
     ctx.save_for_backward(weight, style, *(g for g in grads if g is not None))
 
 
 def _autograd_backward(ctx, gg_weight, gg_style):
     """Through the reference, which any further derivative goes through as well."""
+    further = torch.is_grad_enabled()  # else the results would keep a graph, and its memory, that nobody asked for
     with torch.enable_grad():
         weight, style, *grads = (t.view_as(t) for t in ctx.saved_tensors)
         inputs = [t if t.requires_grad else t.requires_grad_() for t in (weight, style, *grads)]
         outputs = [t.to(weight.dtype) for t in reference(weight, style, style.dtype, ctx.rescale)]
         outputs = [t for t, given in zip(outputs, ctx.given, strict=True) if given]
         first = torch.autograd.grad(outputs, (weight, style), grads, create_graph=True, materialize_grads=True)
-        found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=True, allow_unused=True)
+        found = torch.autograd.grad(first, inputs, (gg_weight, gg_style), create_graph=further, allow_unused=True)
     to_grads = iter(found[2:])
-    return *found[:2], None, [None] * ctx.count, *(next(to_grads) if given else None for given in ctx.given)
+    through = (next(to_grads) if given else None for given in ctx.given)
+    return *found[:2], None, *through, *[None] * len(_RESULTS)
 
 
 def register(lib: torch.library.Library) -> None:
-    """The two operators, in `lib`."""
-    schemas = {
-        "demodulate": "(Tensor weight, Tensor style, bool rescale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
-        "Tensor, Tensor)",
-        "demodulate_backward": "(Tensor weight, Tensor style, bool rescale, Tensor[] results, "
-        "Tensor? grad_weight, Tensor? grad_style, Tensor? grad_gain) -> (Tensor, Tensor)",
-    }
-    kernels = {"demodulate": (_forward, _empty_results), "demodulate_backward": (_backward, _empty_gradients)}
-    for name, schema in schemas.items():
-        lib.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-        real, fake = kernels[name]
-        for key in ("CPU", "CUDA"):
-            lib.impl(name, real, key)
-        torch.library.register_fake(f"mtm_ops::{name}", fake, lib=lib)
-    torch.library.register_autograd("mtm_ops::demodulate", _autograd, setup_context=_setup, lib=lib)
-    torch.library.register_autograd(
-        "mtm_ops::demodulate_backward", _autograd_backward, setup_context=_setup_backward, lib=lib
+    """The two operators, in `lib`. No list of tensors: torch's batching (is_grads_batched) takes none."""
+    schema = "demodulate(Tensor weight, Tensor style, bool rescale) -> (" + ", ".join(["Tensor"] * len(_RESULTS)) + ")"
+    define(lib, schema, _forward, _empty_results, _autograd, _setup)
+    schema = (
+        "demodulate_backward(Tensor weight, Tensor style, bool rescale, Tensor? grad_weight, Tensor? grad_style, "
+        f"Tensor? grad_gain, {', '.join(f'Tensor {name}' for name in _RESULTS)}) -> (Tensor, Tensor)"
     )
+    define(lib, schema, _backward, _empty_gradients, _autograd_backward, _setup_backward)

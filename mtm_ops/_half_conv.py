@@ -8,12 +8,10 @@ before (x times style, the weight) is rounded as a half would be.
     y = x * w;  x's gradient: y's with w transposed;  w's: the correlation of y's with x;  theirs are of the same kinds
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ._operators import define
 from ._precision import convolutions_in_tf32
 from ._wanted import will_run
 
@@ -93,21 +91,9 @@ def _autograd_backward(ctx, gg_x, gg_weight):
 
 def register(lib: torch.library.Library) -> None:
     """The two operators, in `lib`."""
-    schemas = {
-        "half_conv2d": "(Tensor x, Tensor weight, int padding) -> Tensor",
-        "half_conv2d_backward": "(Tensor grad_y, Tensor x, Tensor weight, int padding, bool[] needs) "
-        "-> (Tensor, Tensor)",
-    }
-    kernels: dict[str, tuple[Callable[..., Any], ...]] = {
-        "half_conv2d": (_forward, _fake_forward),
-        "half_conv2d_backward": (_backward, _fake_backward),
-    }
-    for name, schema in schemas.items():
-        lib.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
-        real, fake = kernels[name]
-        for key in ("CPU", "CUDA"):
-            lib.impl(name, real, key)
-        torch.library.register_fake(f"mtm_ops::{name}", fake, lib=lib)
-    register_autograd = torch.library.register_autograd
-    register_autograd("mtm_ops::half_conv2d", _autograd, setup_context=_setup, lib=lib)
-    register_autograd("mtm_ops::half_conv2d_backward", _autograd_backward, setup_context=_setup_backward, lib=lib)
+    schema = "half_conv2d(Tensor x, Tensor weight, int padding) -> Tensor"
+    define(lib, schema, _forward, _fake_forward, _autograd, _setup)
+    schema = (
+        "half_conv2d_backward(Tensor grad_y, Tensor x, Tensor weight, int padding, bool[] needs) -> (Tensor, Tensor)"
+    )
+    define(lib, schema, _backward, _fake_backward, _autograd_backward, _setup_backward)

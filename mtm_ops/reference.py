@@ -85,7 +85,7 @@ def sample_columns(
     for iy, wy in ((y0, 1 - fy), (y0 + 1, fy)):
         for ix, wx in ((x0, 1 - fx), (x0 + 1, fx)):
             seen = inside & (iy >= 0) & (iy < H) & (ix >= 0) & (ix < W)
-            index = torch.where(seen, iy * W + ix, 0).long().view(B, G, 1, taps * places)
+            index = torch.where(seen, iy * W + ix, 0).long().reshape(B, G, 1, taps * places)
             value = pixels.gather(3, index.expand(-1, -1, C // G, -1)).view(B, G, C // G, taps, Ho, Wo)
             columns = columns + torch.where(seen.unsqueeze(2), value, 0) * (wy * wx).unsqueeze(2)
     if mask is not None:

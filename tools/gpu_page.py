@@ -3,7 +3,6 @@
 What no session ran is said to be not run. Of several sessions the last that ran a step counts.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from experiments.files import UserError, atomic_output
 from tools import bench, bench_table4
-from tools.gpu_steps import STEPS
+from tools.gpu_steps import STEPS, read_steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results-cuda.md"
 BEGIN, END = "<!-- measured: written by make gpu-page -->", "<!-- measured end -->"
@@ -28,7 +27,10 @@ def read_sessions(folders: Sequence[Path]) -> dict[str, Result]:
         path = folder / "session.json"
         if not path.exists():
             raise UserError(f"gpu-page: FROM must hold session.json; got none in {folder}. Run: make gpu-session")
-        steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        try:
+            steps = read_steps(folder)
+        except ValueError as error:
+            raise UserError(f"gpu-page: {error}") from None
         ran = {name: step for name, step in steps.items() if step["state"] != NOT_RUN}
         if foreign := [name for name, step in ran.items() if not step["where"].get("gpu") or step["preset"] == "smoke"]:
             raise UserError(

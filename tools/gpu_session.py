@@ -13,6 +13,7 @@ Name steps to go on later: a training resumes where it was. Needs nothing but Py
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -25,12 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.gpu_steps import NOT_HERE, STEPS, Step, numbers_of
+from tools.gpu_steps import NOT_HERE, STEPS, Step, ledger_lines, numbers_of, read_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE, WHEELS, HOST, DATA, NOTE = ".gpu", "wheels", "stylegan3.tar.gz", "data.tar.gz", "bundle.json"
 SOURCE = ("mtm_ops", "mtm_hosts", "overlay", "patches", "experiments", "tools", "tests/gpu", "tests/ops")
 MOST_BYTES = 14 << 20  # of files.tar.gz
+LOOK_S = 60.0  # for torch to say whether there is a GPU: a broken driver may hang
 GRACE_S, KILL_S = 15.0, 5.0  # for a step to save what it has; then to end at once
 Result = dict[str, Any]
 LOOK = """
@@ -62,9 +64,8 @@ class Session:
         for folder in (self.out, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.note: Result = {}
-        self.results: dict[str, Result] = {}
-        if (self.out / "session.json").exists():
-            self.results = json.loads((self.out / "session.json").read_text(encoding="utf-8"))["steps"]
+        self.results: dict[str, Result] = read_steps(self.out) if (self.out / "session.json").exists() else {}
+        self.unwritten = False
         self.env = self._environment()
         self.no_gpu: str | None = None
         self.where: Result = {}  # the GPU and torch
@@ -110,12 +111,17 @@ class Session:
 
     def look_for_gpu(self) -> None:
         """Notes which there is, or why there is none."""
-        done = subprocess.run([sys.executable, "-c", LOOK], env=self.env, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            self.no_gpu = (done.stderr.strip().splitlines() or ["torch cannot be imported"])[-1]
-            return
-        self.where = json.loads(done.stdout.splitlines()[-1])
-        self.no_gpu = self.where.pop("why")
+        log_path = self.work / "look.log"
+        with log_path.open("wb") as log:
+            code = run_for([sys.executable, "-c", LOOK], LOOK_S, self.env, log)
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
+        if code is None:
+            self.no_gpu = f"torch did not say within {LOOK_S:.0f} s whether there is one"
+        elif code:
+            self.no_gpu = lines[-1]
+        else:
+            self.where = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+            self.no_gpu = self.where.pop("why")
 
     def do(self, step: Step, limit_s: float) -> None:
         """Runs the step, and writes what came of it."""
@@ -129,7 +135,7 @@ class Session:
         now = time.strftime("%Y-%m-%d", time.gmtime())
         facts = {**self.where, "commit": self.env.get("MTM_COMMIT"), "date": now}
         self.results[step.name] = result | {"preset": self.preset if step.row else None, "where": facts}
-        self.write()
+        self.try_to_write()
 
     def _run(self, step: Step, limit_s: float) -> Result:
         json_path, log_path = self.logs / f"{step.name}.json", self.logs / f"{step.name}.log"
@@ -137,12 +143,14 @@ class Session:
         words = {"PYTHON": sys.executable, "JSON": str(json_path), "DATA": str(self._data()), "TRAIN": str(self.train)}
         words["PRESET"] = self.preset
         argv = [words.get(word, word) for word in step.argv]
+        before = len(ledger_lines(self.train))
         started_s = time.monotonic()
         with log_path.open("wb") as log:
             code = run_for([*argv], limit_s, self.env, log)
         seconds = time.monotonic() - started_s
         text = log_path.read_text(encoding="utf-8", errors="replace")
-        numbers = numbers_of(step, json_path, self.train)
+        # What is done already leaves no new line; what fails early must not show an earlier attempt's numbers.
+        numbers = numbers_of(step, json_path, self.train, since=0 if code == 0 else before)
         said = ([line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]
         state = {0: "done", NOT_HERE: "not run", None: "timed out"}.get(code, "failed")
         figure = said if state == "not run" else step.figure(text, numbers) or said
@@ -159,6 +167,15 @@ class Session:
                 figure = " ".join(str(result["figure"]).split())[:150]
                 lines.append(f"{step.name:14}{result['state']:11}{result['seconds']:6.0f}  {figure}")
         return "\n".join(lines)
+
+    def try_to_write(self) -> None:
+        """`write`; where it fails (a full disk), the next step's may succeed, and has this one's results too."""
+        try:
+            self.write()
+            self.unwritten = False
+        except OSError as error:
+            self.unwritten = True
+            print(f"gpu-session: {self.out} could not be written: {error}.", file=sys.stderr, flush=True)
 
     def write(self) -> None:
         """OUT's files, each whole or as it was."""
@@ -192,16 +209,27 @@ def run_for(argv: Sequence[str], limit_s: float, env: dict[str, str], log: Any) 
     process = subprocess.Popen(
         argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
-    ends = (signal.SIGINT, GRACE_S), (signal.SIGINT, KILL_S), (signal.SIGKILL, KILL_S)
-    for number, patience_s in ((None, limit_s), *ends):
-        if number is not None:
-            os.killpg(process.pid, number)
-        try:
-            code = process.wait(patience_s)
-            return code if number is None else None
-        except subprocess.TimeoutExpired:
-            continue
-    return None
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # also where this session is interrupted
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends the command, and what it started and left: a GPU that others use gives no times."""
+    try:
+        for patience_s in (GRACE_S, KILL_S):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(patience_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_S)
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -242,15 +270,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    session.look_for_gpu()
-    for step in steps:
-        left_s = end_s - time.monotonic() - GRACE_S - 2 * KILL_S  # to end the step, and to write what came of it
-        print(f"{step.name} ...", end=" ", flush=True)
-        session.do(step, min(step.limit_s, left_s))
-        print(f"{session.results[step.name]['state']}, {session.results[step.name]['seconds']:.0f} s", flush=True)
+    try:
+        session.look_for_gpu()
+        for step in steps:
+            left_s = end_s - time.monotonic() - GRACE_S - 2 * KILL_S  # to end the step, and to write what came of it
+            print(f"{step.name} ...", end=" ", flush=True)
+            session.do(step, min(step.limit_s, left_s))
+            print(f"{session.results[step.name]['state']}, {session.results[step.name]['seconds']:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        session.try_to_write()
+        print("interrupted. Name the steps that are left to go on.", file=sys.stderr)
+        return 130
     print(f"\n{session.summary()}", flush=True)
-    return int(any(session.results[step.name]["state"] in ("failed", "timed out") for step in steps))
+    bad = any(session.results[step.name]["state"] in ("failed", "timed out") for step in steps)
+    return int(bad or session.unwritten)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a step must not outlive its session
     sys.exit(main())

@@ -92,15 +92,39 @@ STEPS = (
 )
 
 
-def numbers_of(step: Step, json_path: Path, train: Path) -> Numbers:
-    """What the step measured: its JSON, or the last line of its row in the ledger; empty where there is none."""
+def numbers_of(step: Step, json_path: Path, train: Path, since: int = 0) -> Numbers:
+    """What the step measured: its JSON, or the last line of its row in the ledger, not counting the first `since`;
+    empty where there is none."""
     try:
         if not step.row:
             return json.loads(json_path.read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (train / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in ledger_lines(train)[since:]]
         return [line for line in lines if line.get("row") == step.row][-1]
     except (OSError, ValueError, IndexError):
         return {}
+
+
+def ledger_lines(train: Path) -> list[str]:
+    """Of the trainings so far; none where there is no ledger."""
+    try:
+        return (train / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+
+
+def read_steps(out: Path) -> dict[str, dict[str, Any]]:
+    """What a session left in OUT/session.json of each step. Raises ValueError where that is no session's."""
+    kinds: dict[str, Any] = {"state": str, "seconds": int | float, "figure": str, "numbers": dict, "where": dict}
+    kinds["preset"] = str | None
+    path = out / "session.json"
+    try:
+        steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        whole = all(isinstance(step[key], kind) for step in steps.values() for key, kind in kinds.items())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} must be as gpu-session wrote it; got {error!r}. Move it away.") from None
+    if not whole:
+        raise ValueError(f"{path} must be as gpu-session wrote it; got values of other types. Move it away.")
+    return steps
 
 
 def read_counters(text: str) -> list[dict[str, Any]]:

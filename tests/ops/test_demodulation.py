@@ -1,5 +1,8 @@
 """Demodulation in one kernel (csrc/cuda_demodulate.h, run on the CPU) against plain torch, to the second order."""
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from op_cases import assert_close, cotangent, first_order, sample_inputs, second_order
@@ -158,3 +161,44 @@ def test_a_third_derivative_is_right(on_host):
         return torch.autograd.grad(t, weight)[0]
 
     assert_close(third(_demodulation.native), third(_demodulation.reference), torch.float64, "third", 4)
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_second_derivatives_have_a_graph_only_where_a_third_is_to_come(further, on_host):
+    weight, style = inputs(B=2, O=2, width=2)
+    (g,) = torch.autograd.grad(
+        _demodulation.native(weight, style, weight.dtype, False)[2].sum(), style, create_graph=True
+    )
+    found = torch.autograd.grad(g.square().sum(), (weight, style), create_graph=further)
+    assert [t.requires_grad for t in found] == [further, further]
+
+
+@pytest.mark.parametrize("name", ["weight", "style"])
+@pytest.mark.parametrize("view", ["every other", "transposed", "expanded"])
+def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, view, host, on_host):
+    """A dense copy must outlive the kernel's launch."""
+    case = sample_inputs(O=6, dtype=torch.float32)
+    t = getattr(case, name)
+    views = {
+        "every other": torch.stack([t, t + 1], -1)[..., 0],
+        "transposed": t.transpose(0, -1).contiguous().transpose(0, -1),
+        "expanded": t[:1].expand_as(t),
+    }
+    case = replace(case, **{name: views[view]})
+    for order in (first_order, second_order):
+        got, want = order(case, "native"), order(case, "reference")
+        for key, value in want.items():
+            assert_close(got[key], value, torch.float32, key, 8)
+
+
+def test_gradients_of_several_cotangents_at_once(on_host):
+    """autograd.grad's is_grads_batched, which vectorised Jacobians use."""
+    case = sample_inputs(O=6).leaves()
+    y, ends = case.run("native"), list(case.tensors().values())
+    cotangents = torch.stack([cotangent(y, seed) for seed in range(3)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        got = torch.autograd.grad(y, ends, cotangents, is_grads_batched=True, retain_graph=True)
+    for i, c in enumerate(cotangents):
+        for many, one in zip(got, torch.autograd.grad(y, ends, c, retain_graph=True), strict=True):
+            assert_close(many[i], one, torch.float64)

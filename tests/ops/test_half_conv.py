@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from op_cases import assert_close
+from op_cases import assert_close, cotangent
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,6 +46,45 @@ def test_a_third_order():
     want = found(lambda x, w: F.conv2d(x, w, padding=1))
     for got, value in zip(found(lambda x, w: half_conv2d(x, w, 1)), want, strict=True):
         assert_close(got, value, torch.float64)
+
+
+@pytest.mark.parametrize("through", [(0,), (1,), (0, 1)], ids=str)
+def test_a_second_order_through_several_gradients_at_once(through):
+    """gradgradcheck has one cotangent at a time."""
+
+    def found(run) -> list[Tensor]:
+        tensors = inputs()
+        y = run(*tensors)
+        grad_y = cotangent(y).requires_grad_()
+        first = torch.autograd.grad(y, [tensors[i] for i in through], grad_y, create_graph=True)
+        total = sum((g * cotangent(g, 2 + i)).sum() for i, g in enumerate(first))
+        ends = (*tensors, grad_y)
+        return list(torch.autograd.grad(total, ends, allow_unused=True, materialize_grads=True))
+
+    want = found(lambda x, w: F.conv2d(x, w, padding=1))
+    for got, value in zip(found(lambda x, w: half_conv2d(x, w, 1)), want, strict=True):
+        assert_close(got, value, torch.float64)
+
+
+@pytest.mark.parametrize(("through", "needs"), [(0, [False, True]), (1, [True, False])])
+def test_a_second_order_through_one_gradient_has_no_product_for_the_other(through, needs):
+    tensors = inputs()
+    y = half_conv2d(*tensors, 1)
+    grad_y = cotangent(y).requires_grad_()
+    g = torch.autograd.grad(y, tensors, grad_y, create_graph=True)[through]  # of the other no use is made
+    seen = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is OPS.half_conv2d.default:
+                seen.append("forward")
+            if func is OPS.half_conv2d_backward.default:
+                seen.append(args[4])
+            return func(*args, **(kwargs or {}))
+
+    with Look():
+        torch.autograd.grad(g.sum(), (grad_y, tensors[1 - through]))
+    assert seen == ["forward", needs]
 
 
 def test_opcheck():

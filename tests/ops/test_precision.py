@@ -81,6 +81,9 @@ def look(name, setup, wanted):
     assert (state(), ask(torch._C._get_cudnn_allow_tf32)) == (before, convolutions), state()
     torch.backends.fp32_precision = "ieee"  # what was inherited still is
     assert precision() == (before[0] if "matmul" in name else "ieee"), precision()
+    if "conv.fp32_precision = 'none'" in setup:
+        torch.backends.fp32_precision = "tf32"
+        assert precision("conv") == "tf32", precision("conv")
 
 for name, (setup, wanted) in json.load(sys.stdin).items():
     if (child := os.fork()) == 0:

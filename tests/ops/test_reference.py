@@ -200,3 +200,9 @@ def test_reference_differentiates_three_times():
     g = torch.autograd.grad(g.square().sum(), case.offset)[0]
     assert g.isfinite().all()
     assert g.abs().max() > 0
+
+
+def test_takes_offsets_in_any_strides():
+    case = sample_inputs(groups=2)
+    offset = case.offset.transpose(0, 3).contiguous().transpose(0, 3)
+    assert torch.equal(replace(case, offset=offset).run("reference"), case.run("reference"))

@@ -108,6 +108,13 @@ def test_a_folder_without_a_session_is_refused(tmp_path):
         read_sessions([tmp_path])
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": {"bench": {"state": "done"}}}'])
+def test_a_damaged_session_is_refused(tmp_path, text):
+    (tmp_path / "session.json").write_text(text)
+    with pytest.raises(UserError, match=r"gpu-page: .*session\.json must be as gpu-session wrote it; got "):
+        read_sessions([tmp_path])
+
+
 def test_the_page_has_the_marks():
     assert PAGE.read_text().count(BEGIN) == PAGE.read_text().count(END) == 1
 

@@ -3,6 +3,9 @@
 import importlib
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -108,6 +111,103 @@ def test_a_command_is_asked_to_stop_before_it_is_killed(tmp_path, monkeypatch):
         assert run_for([sys.executable, "-c", stubborn], 1, {}, log) is None
         assert run_for([sys.executable, "-c", "raise SystemExit(5)"], 60, {}, log) == 5
     assert time.monotonic() - begun_s < 30
+
+
+def ended(marker: str) -> bool:
+    """Whether no process has this word any more: one that was just killed may take a moment."""
+    for _ in range(50):
+        found = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
+        if not any(marker in line and not line.startswith("Z") for line in found.splitlines()):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(("last", "limit_s", "code"), [("exit 4", 60, 4), ("sleep 60", 1, None)])
+def test_what_a_command_started_ends_with_it(tmp_path, monkeypatch, last, limit_s, code):
+    """sh lets what it starts in the background ignore SIGINT."""
+    monkeypatch.setattr(gpu_session, "GRACE_S", 1.0)
+    marker = f"61.{time.time_ns()}"
+    with (tmp_path / "log").open("wb") as log:
+        assert run_for(["sh", "-c", f"sleep {marker} & {last}"], limit_s, dict(os.environ), log) == code
+    assert ended(marker)
+
+
+SESSION = """
+import json, runpy, sys
+from tools import gpu_steps
+gpu_steps.STEPS = (gpu_steps.Step("long", ("sleep", "MARKER"), 60, lambda *_: "", needs_gpu=False),)
+sys.argv = ["gpu-session", "--out", "OUT", "--work", "OUT/work", "--bundle", "OUT"]
+runpy.run_module("tools.gpu_session", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_session_that_is_ended_ends_its_step(tmp_path, number):
+    marker = f"62.{time.time_ns()}"
+    code = SESSION.replace("MARKER", marker).replace("OUT", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", code], cwd=gpu_session.ROOT, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "work" / "logs" / "long.log").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[1] == b"interrupted. Name the steps that are left to go on.\n"
+    assert process.returncode == 130
+    assert ended(marker)
+    assert (tmp_path / "files.tar.gz").exists()
+
+
+@pytest.mark.parametrize("text", ['{"steps": ', "[]", "{}", "null", '{"steps": {"good": {"state": "done"}}}', "\xff"])
+def test_a_damaged_session_is_refused_with_its_name(steps, tmp_path, capsys, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "session.json").write_bytes(text.encode("latin-1"))
+    assert call(tmp_path, "--steps", "good") == 2
+    assert "session.json must be as gpu-session wrote it; got " in capsys.readouterr().err
+    assert (tmp_path / "out" / "session.json").read_bytes() == text.encode("latin-1")
+
+
+def test_results_that_could_not_be_written_come_with_the_next(steps, tmp_path, monkeypatch, capsys):
+    """A disk that is full for a while."""
+    inner, calls = gpu_session._replace, []
+
+    def replace_after_one_failure(path, data) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        inner(path, data)
+
+    monkeypatch.setattr(gpu_session, "_replace", replace_after_one_failure)
+    assert call(tmp_path, "--steps", "good absent") == 0
+    assert states(tmp_path) == {"good": "done", "absent": "not run"}
+    assert "could not be written: [Errno 28] No space left on device." in capsys.readouterr().err
+    calls.clear()
+    assert call(tmp_path, "--steps", "good") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import time; time.sleep(60)", "torch did not say within 1 s whether there is one"),
+        ("raise SystemExit('a broken driver')", "a broken driver"),
+        ("import os; os.write(1, bytes([255, 10])); print('{\"why\": \"none\"}'); print('later')", "none"),
+    ],
+)
+def test_a_gpu_that_cannot_be_looked_for_is_none(steps, tmp_path, monkeypatch, code, why):
+    monkeypatch.setattr(gpu_session, "LOOK", code)
+    monkeypatch.setattr(gpu_session, "LOOK_S", 1.0 if "sleep" in code else 60.0)
+    session = Session(tmp_path / "out", tmp_path / "work", tmp_path, "full")
+    session.look_for_gpu()
+    assert session.no_gpu == why
+
+
+@pytest.mark.parametrize(("code", "kimg"), [(0, 48), (3, None)])
+def test_numbers_of_an_earlier_attempt_are_shown_only_of_a_training_that_is_done(steps, tmp_path, code, kimg):
+    session = Session(tmp_path / "out", tmp_path / "work", tmp_path, "smoke")
+    session.train.mkdir()
+    (session.train / "ledger.jsonl").write_text('{"row": "plain", "kimg": 48}\n')
+    session.do(small("train", f"raise SystemExit({code})", row="plain"), 60)
+    assert session.results["train"]["numbers"].get("kimg") == kimg
 
 
 def wheel(path, name: str) -> None:
