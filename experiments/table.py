@@ -46,9 +46,7 @@ def load_table(name: str, preset: str = "full") -> Table:
     path = Path(name) if name.endswith(".toml") else TABLES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in TABLES.glob("*.toml")))
-        raise UserError(
-            f"load_table: name must be one of {known}, or the path of a TOML file; got {name!r}. Correct it."
-        )
+        raise UserError(f"load_table: name must be one of {known}, or a TOML file's path; got {name!r}. Correct it.")
     values = _read(path)
     if base := values.get("base"):
         shared = SHARED / f"{base}.toml"

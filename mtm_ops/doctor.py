@@ -62,10 +62,8 @@ def report() -> tuple[bool, str]:
     lines = [head, *cpu, _cuda_line(), "", 'What impl="auto" uses:']
     lines += [f"  {device:6}{impl_used(device)}" for device in ("cpu", "cuda")]
     set_ = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
-    lines += [
-        "",
-        "Environment: " + (", ".join(f"{k}={v}" for k, v in set_.items()) or f"none of {', '.join(_VARIABLES)} is set"),
-    ]
+    shown = ", ".join(f"{name}={value}" for name, value in set_.items())
+    lines += ["", f"Environment: {shown or 'none of ' + ', '.join(_VARIABLES) + ' is set'}"]
     return cpu_ok, "\n".join(lines)
 
 
