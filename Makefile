@@ -72,7 +72,8 @@ help:  ## List every target
 setup: $(READY_DEV)  ## Create .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
 # Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
-$(READY): requirements.txt pyproject.toml
+# Also where .venv/bin/python is gone: a .venv that was half deleted.
+$(READY): requirements.txt pyproject.toml $(if $(wildcard $(PY)),,FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { version=$$($(PYTHON) -V 2>/dev/null) || \
 		version="$(PYTHON), which does not run"; echo "make setup: PYTHON must be Python 3.11 or newer; got $$version." \
 		"Try: make setup PYTHON=python3.12" >&2; exit 1; }

@@ -18,6 +18,16 @@ def test_a_target_that_does_not_exist_is_named_with_the_next_step():
     assert "there is no target 'qickstart'. Print the targets: make help" in done.stderr
 
 
+def test_an_environment_without_its_interpreter_is_made_again(tmp_path: Path):
+    (tmp_path / "venv").mkdir()
+    ready = tmp_path / "venv" / ".ready"
+    ready.touch()
+    assert "-m venv" in make("-n", "doctor", f"VENV={ready.parent}").stdout
+    (tmp_path / "venv" / "bin").mkdir()
+    (tmp_path / "venv" / "bin" / "python").touch()
+    assert "-m venv" not in make("-n", "doctor", f"VENV={ready.parent}").stdout
+
+
 @pytest.mark.parametrize(
     ("says", "got"),
     [("echo Python 3.9.18", "Python 3.9.18."), ("echo no such version >&2; exit 127", "which does not run.")],
