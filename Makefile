@@ -52,6 +52,10 @@ REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OU
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
+# A target that does not exist.
+.DEFAULT:
+	@echo "make: there is no target '$@'. Print the targets: make help" >&2; exit 2
+
 .PHONY: help setup quickstart smoke table report study study-results study-report weights patch unpatch audit edits patch-check count-params test test-fast test-torch lint docs bench \
 	bench-metrics test-gpu bench-gpu bench-table4 gpu-bundle gpu-session gpu-page cuda-report doctor clean
 
@@ -68,9 +72,11 @@ help:  ## List every target
 setup: $(READY_DEV)  ## Create .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
 # Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
-$(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "make setup: PYTHON must be Python 3.11 or newer; got $$($(PYTHON) --version 2>&1). Try: make setup PYTHON=python3.12"; exit 1; }
+# Also where .venv/bin/python is gone: a .venv that was half deleted.
+$(READY): requirements.txt pyproject.toml $(if $(wildcard $(PY)),,FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { version=$$($(PYTHON) -V 2>/dev/null) || \
+		version="$(PYTHON), which does not run"; echo "make setup: PYTHON must be Python 3.11 or newer; got $$version." \
+		"Try: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --no-compile -r requirements.txt
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
@@ -82,13 +88,13 @@ $(READY_DEV): $(READY) requirements-dev.txt requirements-metrics.txt
 	@touch $@
 
 quickstart: $(READY)  ## Train a small generator without and with MTM on a CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
-	$(RUN)
+	@$(RUN)
 
 smoke: $(READY_DEV) patch  ## Smoke test: train every official codebase for a few iterations, plain and with MTM, on a CPU (OUT=, PARALLEL=)
-	$(PY) -m experiments.run smoke --out "$$MTM_OUT" $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
+	@$(PY) -m experiments.run smoke --out "$$MTM_OUT" $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
 table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
-	$(RUN)
+	@$(RUN)
 
 reproduce-all:  ## Reproduce every table and figure of the paper (PRESET=full, small or smoke; OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
 
@@ -101,10 +107,10 @@ reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
 FORCE:
 
 report: $(READY)  ## Render the report of a run again (OUT=)
-	$(PY) -m experiments.report --out "$$MTM_OUT"
+	@$(PY) -m experiments.report --out "$$MTM_OUT"
 
 study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Run the study of docs/study.md: does MTM help where geometry varies? (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
-	$(PY) -m experiments.study run --out "$$MTM_OUT" --preset $(PRESET) $(addprefix --table ,$(TABLES)) \
+	@$(PY) -m experiments.study run --out "$$MTM_OUT" --preset $(PRESET) $(addprefix --table ,$(TABLES)) \
 		$(if $(MTM_DATA),--data "$$MTM_DATA") $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
 study-results: $(READY)  ## Collect the study's runs in docs/study/results.json (FROM='folder ...', default runs/study)

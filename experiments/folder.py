@@ -144,6 +144,8 @@ def check_owner(out: Path, table: Table) -> OutState | None:
                 f"run: out must hold this table and preset, or nothing; expected {' '.join(here)}, got {str(out)!r}, "
                 f"which holds {' '.join(there)}. Choose another folder: OUT=..."
             )
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"run: OUT must be a folder; got the file {str(out)!r}. Choose another: OUT=...")
     elif out.exists() and (foreign := sorted(p.name for p in out.iterdir() if p.name != LOCK)):
         raise UserError(
             f"run: out must be a run's folder or empty; expected no other files, got {', '.join(foreign[:5])} in "

@@ -112,9 +112,11 @@ def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...],
         elif len(wanted) == 1 and Path(word).exists():
             found[wanted[0]] = Path(word)
         else:
+            names = ", ".join(dict.fromkeys(wanted or dataset_names))
+            absent = "" if equals or Path(word).exists() else ", which does not exist"
             raise UserError(
-                f"reproduce: DATA must be NAME=PATH with a name of {', '.join(wanted or dataset_names)}, or a folder "
-                f"with entries of these names; got {word!r}. Correct it."
+                f"reproduce: DATA must be NAME=PATH with a name of {names}, or a folder with entries of these names; "
+                f"got {word!r}{absent}. Correct it."
             )
     return found
 

@@ -101,12 +101,16 @@ def _shown(call: Call) -> Iterator[str]:
         yield bench_step(call.table, call.out).text()
 
 
+def _at_a_time(call: Call) -> str:
+    return f"{call.table.parallel} run{'s' * (call.table.parallel > 1)} at a time"
+
+
 def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     given, free = call.table.applied.cost, free_text(call.out)
     if given is not None:
         yield (
             f"\ncost: about {duration_text(given.hours * 3600)} on {given.machine}, {given.memory_gb:g} GB of memory, "
-            f"{given.disk_gb:g} GB of disk ({free} free); {call.table.parallel} runs at a time"
+            f"{given.disk_gb:g} GB of disk ({free} free); {_at_a_time(call)}"
         )
         return
     costs = call.costs(runs)
@@ -118,5 +122,5 @@ def _cost(call: Call, runs: list[Run]) -> Iterator[str]:
     yield (
         f"\ncost of {len(runs)} runs: {times}{what}; {disk_gb:,.1f} GB of disk for runs and "
         f"{data_gb:,.1f} GB for data that is not made yet. Still needed: {needed:,.1f} GB ({free} free); "
-        f"{call.table.parallel} runs at a time"
+        f"{_at_a_time(call)}"
     )

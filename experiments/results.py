@@ -175,8 +175,8 @@ def load_results(out: Path) -> Results:
     state = read_state(out)
     if state is None:
         raise UserError(
-            f"report: out must be the folder of a table; expected {STATE_NAME} in it, got {str(out)!r} without. "
-            "Run something first: python -m experiments.run quickstart --out FOLDER (or make quickstart)."
+            f"report: OUT must be the folder of a table that was run, with {STATE_NAME} in it; got {str(out)!r}. "
+            "Give the folder of your run: make report OUT=FOLDER. Or run a table first, such as make quickstart."
         )
     table = table_from_dict(state.table, STATE_NAME)
     entries, problems = ledger.read_entries(out / ledger.NAME)

@@ -213,7 +213,7 @@ def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
     ids = [row.id for row in table.rows]
     for row_id in only:
         if row_id not in ids:
-            raise UserError(f"run: row must exist; expected one of {', '.join(ids)}, got {row_id!r}.")
+            raise UserError(f"run: row must be one of {', '.join(ids)}; got {row_id!r}. Correct it.")
     return [row for row in table.rows if not only or row.id in only]
 
 

@@ -46,7 +46,7 @@ def load_table(name: str, preset: str = "full") -> Table:
     path = Path(name) if name.endswith(".toml") else TABLES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in TABLES.glob("*.toml")))
-        raise UserError(f"load_table: name must be a table; expected one of {known}, got {name!r}.")
+        raise UserError(f"load_table: name must be one of {known}, or a TOML file's path; got {name!r}. Correct it.")
     values = _read(path)
     if base := values.get("base"):
         shared = SHARED / f"{base}.toml"
@@ -97,8 +97,7 @@ def _checked(values: dict[str, Any], where: str) -> Table:
 
 def _refuse(where: str, key: str, name: str, known: Collection[str]) -> None:
     raise UserError(
-        f"load_table: {where}: {key} must name something that exists; expected one of {', '.join(known) or 'none'}, "
-        f"got {name!r}. Correct it."
+        f"load_table: {where}: {key} must be one of {', '.join(known) or 'none'}; got {name!r}. Correct it."
     )
 
 

@@ -11,6 +11,8 @@ import torch
 
 from . import __version__, _build, _library
 
+# What _build reads.
+_VARIABLES = ("CXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "MTM_CACHE_DIR")
 _NO_COMPILER = ("none found. Install one (Debian: apt install g++).",)
 
 
@@ -59,8 +61,9 @@ def report() -> tuple[bool, str]:
     head = f"mtm_ops {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"
     lines = [head, *cpu, _cuda_line(), "", 'What impl="auto" uses:']
     lines += [f"  {device:6}{impl_used(device)}" for device in ("cpu", "cuda")]
-    set_ = {name: value for name, value in os.environ.items() if name.startswith("MTM_") or name == "CXX"}
-    lines += ["", "Environment: " + (", ".join(f"{k}={v}" for k, v in set_.items()) or "no MTM_* variable, no CXX")]
+    set_ = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    shown = ", ".join(f"{name}={value}" for name, value in set_.items())
+    lines += ["", f"Environment: {shown or 'none of ' + ', '.join(_VARIABLES) + ' is set'}"]
     return cpu_ok, "\n".join(lines)
 
 

@@ -199,6 +199,9 @@ def _check(
     x: Tensor, weight: Tensor, offset: Tensor, style: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> None:
     """Checks every rule on the arguments; each error says what was expected and what was given."""
+    for name, t in {"x": x, "weight": weight, "offset": offset, "style": style, "mask": mask}.items():
+        if not isinstance(t, Tensor) and (t is not None or name in ("x", "weight", "offset")):
+            fail(NAME, name, "be a torch.Tensor", f"{type(t).__module__}.{type(t).__qualname__}", TypeError)
     check_shapes(NAME, x, weight, offset, mask, *geometry)
     if style is not None and style.shape != x.shape[:2]:
         rule = f"be {list(x.shape[:2])}, one factor per sample and input channel"

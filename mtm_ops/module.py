@@ -44,7 +44,7 @@ class ModulatedTransformation(nn.Module):
         x), also under autocast: a half has steps of 1/32 px at x = 32. For x in half types on CUDA, x times style and
         the weight are rounded to 11 significant bits (TF32) before products; sums are float32.
 
-    Errors: ValueError for an unknown head and for shapes that do not fit.
+    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError for what is no tensor.
 
     Examples:
         >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
@@ -59,6 +59,9 @@ class ModulatedTransformation(nn.Module):
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"ModulatedTransformation: head must be one of {', '.join(HEADS)}; got {head!r}.")
+        for name, size in {"in_channels": in_channels, "w_dim": w_dim, "kernel_size": kernel_size}.items():
+            if not isinstance(size, numbers.Integral) or size < 1:
+                raise ValueError(f"ModulatedTransformation: {name} must be an int of at least 1; got {size!r}.")
         self.in_channels, self.w_dim, self.kernel_size, self.head = in_channels, w_dim, kernel_size, head
         self.padding = kernel_size // 2 if padding is None else padding
         self.strength = 1.0  # see offsets_scaled
@@ -75,6 +78,9 @@ class ModulatedTransformation(nn.Module):
         self.weight_gain = 1 / math.sqrt(in_channels * self.taps)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        for name, t in {"x": x, "w": w}.items():
+            if not isinstance(t, Tensor):
+                raise TypeError(f"ModulatedTransformation: {name} must be a torch.Tensor; got {type(t).__name__}.")
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"ModulatedTransformation: x must be [B, {self.in_channels}, H, W]; got {list(x.shape)}. "
@@ -252,6 +258,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     Raises:
         ValueError: for an invalid factor; if `module` contains no ModulatedTransformation, so that a comparison cannot
             silently compare nothing; or if one is of a version that cannot be scaled.
+        TypeError: if `module` is no torch.nn.Module.
 
     Examples:
         >>> head = ModulatedTransformation(8, 4)
@@ -289,6 +296,8 @@ def offsets_disabled(module: nn.Module) -> contextlib.AbstractContextManager[Non
 
 def _modules_of(network: nn.Module) -> list[Any]:
     """Its ModulatedTransformations, found by name and not by type: unpickled snapshots have their own class."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"offsets_scaled: module must be a torch.nn.Module; got {type(network).__name__}.")
     modules = [m for m in network.modules() if type(m).__name__ == ModulatedTransformation.__name__]
     if not modules:
         raise ValueError(

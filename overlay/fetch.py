@@ -68,13 +68,20 @@ def fetch_message(hosts: list[Host], verb: str) -> str:
     got = "; ".join(f"{h.vendor} is {_what_is_there(h.folder)}" for h in hosts)
     mirrors = "\n".join(f"    git config --global url.<mirror of it>.insteadOf {h.url}" for h in hosts)
     return (
-        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. Fetch with:\n"
-        f"    git submodule update --init {folders}\n"
+        f"{verb}: {folders} must be fetched, at the commit in patches/upstreams.toml; {got}. {_how_to_fetch(hosts)}\n"
         "  Where that address cannot be reached, name a mirror (an address or a folder) first, then fetch:\n"
         f"{mirrors}\n"
         "    git config --global protocol.file.allow always    (only where the mirror is a folder)\n"
         f"  Or leave it out: {COMMAND} {verb} --host <another host>"
     )
+
+
+def _how_to_fetch(hosts: list[Host]) -> str:
+    recorded = git.gitlinks(hosts[0].root) or {}
+    if all(host.vendor in recorded for host in hosts):
+        return f"Fetch with:\n    git submodule update --init {' '.join(host.vendor for host in hosts)}"
+    clones = [f"    git clone {h.url} {h.vendor} && git -C {h.vendor} checkout -q {h.commit}" for h in hosts]
+    return "\n".join(["This is no git clone (a zip has no submodules). Clone the repository, or fetch with:", *clones])
 
 
 def _what_is_there(folder: Path) -> str:

@@ -24,9 +24,14 @@ def show(trees: Collection[Tree], selected: Collection[str], *options: str) -> I
     for tree in shown:
         patches = {c: p for c, p in tree.patches.items() if not selected or c in selected}
         for concern, patch in patches.items():
-            yield f"# ==== {tree.host.name}/{concern}: {len(patch.files)} files, {patch.line_count} lines inserted\n"
+            size = f"{_count(len(patch.files), 'file')}, {_count(patch.line_count, 'line')} inserted"
+            yield f"# ==== {tree.host.name}/{concern}: {size}\n"
             yield from (f"# {text}".rstrip() + "\n" for text in patch.why)
         yield git.diff_files(_versions(tree, patches), *options)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _versions(tree: Tree, patches: dict[str, Patch]) -> dict[str, tuple[bytes, bytes]]:

@@ -37,6 +37,7 @@ class Workspace(Repository):
         super().__init__(root)
         for name in ("Makefile", "pyproject.toml", *[path.name for path in ROOT.glob("requirements*.txt")]):
             shutil.copy2(ROOT / name, root / name)
+            os.utime(root / name, (0, 0))  # older than the environment, which make must not set up again
         (root / ".venv").symlink_to(Path(sys.prefix))
 
     @property

@@ -142,13 +142,17 @@ def test_what_can_be_had_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("words", "said"),
     [
         (["table9"], "table must be one of all, table1, .*; got 'table9'"),
-        (["table1", "--preset", "tiny"], "preset must name something that exists; expected one of full, small, smoke"),
+        (["table1", "--preset", "tiny"], "preset must be one of full, small, smoke"),
         (["table1", "--gpus", "3"], "GPUS must divide the batch of 64 of row imagenet-stylegan2 .*; got 3"),
         (["table1c", "--gpus", "16"], "into at least 8 images a GPU; got 16"),
-        (["table1", "--row", "nobody"], "row must exist; expected one of imagenet-stylegan2, .*, got 'nobody'"),
+        (["table1", "--row", "nobody"], "row must be one of imagenet-stylegan2, .*; got 'nobody'"),
         (["table1", "--nnodes", "2"], "RDZV must be HOST:PORT of the first machine where NNODES is 2; got ''"),
         (["table1", "--nnodes", "3", "--rdzv", "a:1"], "NNODES must divide the GPUs of every run; got 3 and 8"),
-        (["table1", "--data", "/nowhere"], "DATA must be NAME=PATH with a name of imagenet-128, .*; got '/nowhere'"),
+        (
+            ["table1", "--data", "/nowhere"],
+            "DATA must be NAME=PATH with a name of imagenet-128, .*; got '/nowhere', which does",
+        ),
+        (["table1b", "--data", "/nowhere"], "with a name of taichi-256, or a folder"),
         (["table2", "--data", "cats=/x"], "DATA must be NAME=PATH with a name of ffhq-256, .*; got 'cats=/x'"),
     ],
 )

@@ -607,8 +607,10 @@ def test_doctor_tells_what_is_used_and_by_its_exit_code(cache, tmp_path):
     assert works
     assert re.search(r"cpu +native", text)
     bad = StandIn(tmp_path / "bad", body="echo 'error: out of coffee'; exit 1")
-    env = {**os.environ, "MTM_CACHE_DIR": str(cache), "CXX": str(bad.path)}
+    env = {**os.environ, "MTM_CACHE_DIR": str(cache), "CXX": str(bad.path), "MTM_OUT": "of the Makefile"}
     done = forked.run("-m", "mtm_ops.doctor", env=env)
     assert done.returncode == 1
     assert "out of coffee" in done.stdout
     assert re.search(r"cpu +reference", done.stdout)
+    assert f"CXX={bad.path}" in done.stdout
+    assert "MTM_OUT" not in done.stdout

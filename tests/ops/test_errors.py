@@ -65,6 +65,11 @@ SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"style": ones(6)}, "style must be [2, 6], one factor per sample and input channel; got [6]."),
 ]
 DTYPES: list[tuple[dict[str, Any], str]] = [
+    ({"x": ones(2, 6, 5, 4).numpy()}, "x must be a torch.Tensor; got numpy.ndarray."),
+    ({"weight": None}, "weight must be a torch.Tensor; got builtins.NoneType."),
+    ({"offset": ones(2, 18, 3, 2).numpy()}, "offset must be a torch.Tensor; got numpy.ndarray."),
+    ({"style": [1.0]}, "style must be a torch.Tensor; got builtins.list."),
+    ({"mask": 1}, "mask must be a torch.Tensor; got builtins.int."),
     ({"x": ones(2, 6, 5, 4).int()}, "x must be float32, float64, float16 or bfloat16; got torch.int32."),
     (
         {"x": ones(2, 6, 5, 4).to(torch.complex64)},

@@ -409,6 +409,25 @@ def test_unknown_head_is_refused():
         ModulatedTransformation(6, 4, head="bend")
 
 
+@pytest.mark.parametrize(
+    "given", [{"in_channels": 0}, {"w_dim": -1}, {"kernel_size": 0}, {"in_channels": "6"}], ids=str
+)
+def test_a_size_below_1_is_refused(given):
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=rf"{name} must be an int of at least 1; got {value!r}\."):
+        ModulatedTransformation(**{"in_channels": 6, "w_dim": 4, **given})
+
+
+def test_what_is_no_tensor_and_no_module_is_refused():
+    x, w = torch.zeros(2, 6, 5, 4), torch.zeros(2, 4)
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor; got ndarray\."):
+        trained()(x.numpy(), w)
+    with pytest.raises(TypeError, match=r"w must be a torch\.Tensor; got ndarray\."):
+        trained()(x, w.numpy())
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module; got Tensor\."), offsets_disabled(x):
+        pass
+
+
 @pytest.mark.parametrize("shape", [[2, 5, 5, 4], [6, 5, 4], [2, 6, 5]], ids=str)
 def test_x_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"x must be \[B, 6, H, W\]; got \[" + ", ".join(map(str, shape)) + r"\]"):

@@ -80,6 +80,20 @@ def test_where_fetching_fails_the_advice_names_mirrors_and_nothing_is_written(cl
     assert clone.file().read_bytes() == expected("alpha", "train.py", ALL)
 
 
+def test_in_an_unpacked_zip_the_advice_is_to_clone_and_works(clone, tmp_path, monkeypatch):
+    shutil.rmtree(clone.root / ".git")
+    done = clone.run("apply", "--host", "alpha")
+    assert done.code == 4
+    assert "git submodule update" not in done.err
+    (advice,) = (line.strip() for line in done.err.splitlines() if line.startswith("    git clone "))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")
+    monkeypatch.setenv("GIT_CONFIG_KEY_1", f"url.file://{tmp_path}/alpha.git.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_1", "https://example.org/alpha")
+    subprocess.run(advice, shell=True, check=True, cwd=clone.root)
+    clone.ok("apply", "--host", "alpha")
+    assert clone.file().read_bytes() == expected("alpha", "train.py", ALL)
+
+
 def test_a_pinned_commit_that_upstream_does_not_have_is_refused_with_the_advice(clone, tmp_path):
     wanted = "1" * 40
     git(clone.root, "update-index", "--cacheinfo", f"160000,{wanted},vendor/alpha")
