@@ -81,10 +81,11 @@ def distance_of_statistics(real: Statistics, fake: Statistics) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """A [D, D] with A A^T = covariance: its Cholesky factor, or where it is singular the eigenvectors, which takes ten
-    times as long; eigenvalues that rounding made negative count as 0."""
+    """A with A A^T = covariance [D, D]: its Cholesky factor, or where it is singular the eigenvectors of what is not
+    0 but for rounding, [D, rank], which takes ten times as long."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(values.clip(min=0))
+    kept = values > values[-1] * values.size * np.finfo(values.dtype).eps
+    return vectors[:, kept] * np.sqrt(values[kept])

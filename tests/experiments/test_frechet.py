@@ -88,6 +88,21 @@ def test_fewer_samples_than_dimensions_warns_and_stays_real():
     assert np.isfinite(distance)
 
 
+@pytest.mark.filterwarnings("ignore:frechet_distance")
+def test_few_samples_close_together_are_measured_as_exactly_as_many():
+    """From the samples themselves: with A = X^T / sqrt(n), the trace is the sum of the singular values of A^T B."""
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((7, 300))
+    fake = real[:6] + 1e-4 * rng.standard_normal((6, 300))
+    (a, b), shift = (
+        [(x - x.mean(axis=0)) / np.sqrt(len(x)) for x in (real, fake)],
+        real.mean(axis=0) - fake.mean(axis=0),
+    )
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    expected = np.square(shift).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross
+    assert frechet_distance(real, fake) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused_with_its_count(bad):
     fake = np.zeros((9, 2))
