@@ -8,6 +8,7 @@ its client, which holds the other end of its standard input.
 import atexit
 import contextlib
 import json
+import multiprocessing.process
 import os
 import runpy
 import select
@@ -64,6 +65,7 @@ def run(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> No
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    multiprocessing.process.ORIGINAL_DIR = cwd
     tempfile.tempdir = None
     numpy.random.seed()
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = (

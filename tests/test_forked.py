@@ -29,6 +29,25 @@ def test_a_command_runs_as_in_an_interpreter_of_its_own(how: str, tmp_path: Path
     assert (ours.returncode, ours.stdout, ours.stderr) == (0, theirs.stdout, theirs.stderr)
 
 
+SPAWN = """
+import multiprocessing
+
+def work(number):
+    print(number, __name__, flush=True)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(5,))
+    process.start()
+    process.join()
+"""
+
+
+def test_processes_that_a_command_spawns_find_its_file(tmp_path: Path) -> None:
+    (tmp_path / "spawn.py").write_text(SPAWN)
+    done = forked.run("spawn.py", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("5 __mp_main__\n", "")
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"),
     [

@@ -409,7 +409,7 @@ def test_a_row_without_all_strengths_has_no_film(out):
 def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path):
     result = CliRunner().invoke(report.main, ["--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert "expected table.json in it" in result.output
+    assert "with table.json in it; got" in result.output
     assert "make quickstart" in result.output
     assert list(tmp_path.iterdir()) == []
 
