@@ -227,10 +227,7 @@ def _recognise(path: Path, host: str | None, vendor: Path) -> str | None:
     if name not in HOSTS:
         raise UserError(f"open_snapshot: host must be one of {', '.join(HOSTS)}; got {name!r}.")
     if not (vendor / name / HOSTS[name].loader).is_file():
-        raise UserError(
-            f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: git submodule update --init "
-            f"vendor/{name}"
-        )
+        raise UserError(f"{path}: its host {name} is not fetched: vendor/{name} is empty. Run: make patch HOST={name}")
     return name
 
 

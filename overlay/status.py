@@ -20,7 +20,7 @@ def status(tree: Tree, selected: Collection[str]) -> Status:
     if tree.checkout is None:
         if not tree.patches:
             return Status(OK, (f"{tree.host.name}: absent (no patches for it yet)",))
-        return Status(ABSENT, (f"{tree.host.name}: absent", f"  run: git submodule update --init {tree.host.vendor}"))
+        return Status(ABSENT, (f"{tree.host.name}: absent", f"  run: {COMMAND} apply --host {tree.host.name}"))
     code, lines = _concerns(tree, [c for c in tree.patches if not selected or c in selected])
     states = [{OK: "applied", NOT_APPLIED: "partly applied" if _any(tree) else "pristine"}[code]]
     if not tree.patches:

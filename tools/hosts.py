@@ -48,9 +48,7 @@ def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS
         return
     checkout = open_checkout(host.folder)
     if checkout is None:
-        raise click.ClickException(
-            f"{host.vendor} must be fetched; got an empty folder. Run: git submodule update --init {host.vendor}"
-        )
+        raise click.ClickException(f"{host.vendor} must be fetched; got no checkout. Run: make patch HOST={name}")
     tree = tree_blobs(checkout, host.commit) or {}
     code = {path: blob for path, (_, blob) in tree.items() if Path(path).suffix in _CODE}
     blobs = read_blobs(checkout, list(code.values()))

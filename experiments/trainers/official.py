@@ -109,8 +109,7 @@ class Official(Trainer):
     def check(self, run: Run) -> None:
         if not (ROOT / self.cwd / self.script).is_file():
             raise UserError(
-                f"run: {self.cwd} must be fetched; got no {self.script} in it. Run: git submodule update --init "
-                f"vendor/{self.host} && make patch HOST={self.host}"
+                f"run: {self.cwd} must be fetched; got no {self.script} in it. Run: make patch HOST={self.host}"
             )
         applied = run.identity.get("host", {}).get("patches", {})
         if (ROOT / "patches" / self.host / "mtm.patch").is_file() and "mtm" not in applied:

@@ -33,7 +33,7 @@ def test_status_tells_all_problems_at_once_with_the_worst_code(lab):
     for said in ("stale", "modified", "at commit", "vendor/alpha/train.py: edits", "vendor/alpha/bare.py: edits"):
         assert said in done.out
     assert "beta: absent" in done.out
-    assert "git submodule update --init vendor/beta" in done.out
+    assert "tools/apply_patches.py apply --host beta" in done.out
 
 
 def test_status_goes_on_to_the_other_hosts_when_a_patch_is_broken(lab):
