@@ -64,7 +64,7 @@ help:  ## List every target
 	@echo
 	@echo "Variables: PYTHON=python3  DATA=folder-or-zip  OUT=runs/...  PRESET=full|smoke  DRY_RUN=1  SKIP_BROKEN=1"
 	@echo "           TABLE=smoke|...  TABLES='people ...' (study)  PARALLEL=2"
-	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-...; PRESET=small too)"
+	@echo "           GPUS=8  NNODES=2 RDZV=host:port  ROW='row ...'  SEED=0  SEEDS='0 1 2' (reproduce-..., which also has PRESET=small)"
 	@echo "           CLUSTER=slurm  PARTITION=name  SLURM_ARGS='--account=... --time=...' (table, reproduce-...)"
 	@echo "           WEIGHTS='name ...'  FROM=folder (make weights; MTM_WEIGHTS names their folder)"
 	@echo "           HOST='stylegan3 ...'  CONCERN='compat cpu ...' (patches; default: all)"
@@ -87,18 +87,18 @@ $(READY_DEV): $(READY) requirements-dev.txt requirements-metrics.txt
 	$(PY) -m pip install --disable-pip-version-check --no-compile --quiet --no-deps -r requirements-metrics.txt
 	@touch $@
 
-quickstart: $(READY)  ## Train a small generator without and with MTM on a CPU, in 7 minutes, with a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
+quickstart: $(READY)  ## Train a small generator without and with MTM on a CPU, in about 7 minutes, and write a report (DATA=, OUT=, PRESET=, DRY_RUN=1)
 	@$(RUN)
 
 smoke: $(READY_DEV) patch  ## Smoke test: train every official codebase for a few iterations, plain and with MTM, on a CPU (OUT=, PARALLEL=)
 	@$(PY) -m experiments.run smoke --out "$$MTM_OUT" $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
-table: $(READY)  ## Run a table of experiments/tables, or resume it (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
+table: $(READY)  ## Run or resume a table of experiments/tables (TABLE=, OUT=, DATA=, PRESET=, PARALLEL=, DRY_RUN=1)
 	@$(RUN)
 
 reproduce-all:  ## Reproduce every table and figure of the paper (PRESET=full, small or smoke; OUT=, DATA=, GPUS=, ROW=, SEEDS=, DRY_RUN=1)
 
-reproduce-table1:  ## Reproduce one: table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
+reproduce-table1:  ## Reproduce one of table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
 
 # A dry run needs the small environment alone.
 reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
@@ -109,7 +109,7 @@ FORCE:
 report: $(READY)  ## Render the report of a run again (OUT=)
 	@$(PY) -m experiments.report --out "$$MTM_OUT"
 
-study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Run the study of docs/study.md: does MTM help where geometry varies? (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
+study: $(if $(DRY_RUN),$(READY),$(READY_DEV))  ## Run or resume the study of docs/study.md, which asks whether MTM helps where geometry varies (OUT=, PRESET=smoke, TABLES=, PARALLEL=, DRY_RUN=1)
 	@$(PY) -m experiments.study run --out "$$MTM_OUT" --preset $(PRESET) $(addprefix --table ,$(TABLES)) \
 		$(if $(MTM_DATA),--data "$$MTM_DATA") $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(DRY_RUN),--dry-run)
 
@@ -122,23 +122,23 @@ study-report: $(READY_DEV)  ## Write the tables and figures of docs/study.md fro
 weights: $(READY)  ## Fetch and verify the pretrained networks that the metrics need (WEIGHTS="name ...", FROM=folder, DRY_RUN=1)
 	@$(PY) -m tools.weights $(WEIGHTS) $(if $(MTM_FROM),--from "$$MTM_FROM") $(if $(DRY_RUN),--dry-run)
 
-patch: $(READY)  ## Insert our lines into the official code under vendor/, fetching it first (HOST=, CONCERN=, DRY_RUN=1)
+patch: $(READY)  ## Fetch the official code into vendor/ and insert our lines (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) apply $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-unpatch: $(READY)  ## Remove our lines again (HOST=, CONCERN=, DRY_RUN=1)
+unpatch: $(READY)  ## Remove our lines from the official code (HOST=, CONCERN=, DRY_RUN=1)
 	@$(OVERLAY) revert $(CHOSEN) $(if $(DRY_RUN),--dry-run)
 
-audit: $(READY)  ## Print every inserted line in its context, one diff per host; make -s audit > audit.diff saves it (HOST=, CONCERN=)
+audit: $(READY)  ## Print every inserted line in its context, one diff per host; to save it: make -s audit > audit.diff (HOST=, CONCERN=)
 	@$(OVERLAY) show $(CHOSEN)
 
-edits: $(READY)  ## Print your own edits in the patched files, as a diff that git apply -R removes (HOST=)
+edits: $(READY)  ## Print your own edits in the patched files as a diff; git apply -R removes them (HOST=)
 	@$(OVERLAY) edits $(CHOSEN)
 
-patch-check: $(READY)  ## Check the patch files, and print what is applied (HOST=)
+patch-check: $(READY)  ## Check the patch files, and print which patches are applied (HOST=)
 	@$(OVERLAY) check $(CHOSEN)
 	@$(OVERLAY) status $(CHOSEN) || test $$? = 3 -o $$? = 4
 
-count-params: $(READY)  ## Print the parameters with and without MTM, beside the paper's Table 4
+count-params: $(READY)  ## Print the numbers of parameters with and without MTM, next to the paper's Table 4
 	@$(PY) -m tools.count_params
 
 # A process takes whole test files, so that a fixture of a file is made once. A file's
@@ -160,7 +160,7 @@ lint: $(READY_DEV)  ## Check style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; a broken link fails
+docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; fails if a link is broken
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
@@ -174,38 +174,38 @@ $(BENCH_READY): requirements-bench.txt $(READY)
 	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-bench.txt
 	@touch $@
 
-bench: $(BENCH_READY)  ## Time the op beside plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
+bench: $(BENCH_READY)  ## Time the op, plain convolution, torchvision and onnxruntime (installs requirements-bench.txt)
 	$(PY) -m tools.bench
 
-bench-metrics: $(READY_DEV)  ## Time the metrics beside torch-fidelity and clean-fid: images/s and peak memory, CPU, stand-in weights
+bench-metrics: $(READY_DEV)  ## Time our metrics, torch-fidelity and clean-fid on a CPU: images/s and peak memory, with stand-in weights
 	$(PY) -m tools.bench_metrics
 
-test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails where there is none (PYTHON= instead of .venv)
+test-gpu: $(GPU_READY)  ## Run the tests that need an NVIDIA GPU; fails if there is none (PYTHON= replaces .venv)
 	@$(GPU_PY) -m tools.gpu "make test-gpu"
 	$(GPU_PY) -m pytest tests/gpu
 
-bench-gpu: $(GPU_READY)  ## Time the op on a GPU beside plain convolution, torchvision and the roofline (PYTHON=)
+bench-gpu: $(GPU_READY)  ## Time the op on a GPU, and compare with plain convolution, torchvision and the roofline (PYTHON=)
 	$(GPU_PY) -m tools.bench --device cuda
 
-bench-table4: $(GPU_READY)  ## The paper's Table 4 costs: a training iteration with MTM none, low, mid, high (PYTHON=)
+bench-table4: $(GPU_READY)  ## Time training iterations and inference with MTM none, low, mid, high: the costs in the paper's Table 4 (PYTHON=)
 	$(GPU_PY) -m tools.bench_table4
 
-gpu-bundle: $(READY_DEV)  ## Pack what a GPU machine without a network lacks into .gpu (docs/results-cuda.md)
+gpu-bundle: $(READY_DEV)  ## Pack into .gpu what a GPU machine without a network needs (docs/results-cuda.md)
 	@$(OVERLAY) apply --host stylegan3
 	$(PY) -m tools.gpu_bundle $(if $(GPU_PYTHON),--python-version $(GPU_PYTHON))
 
-gpu-session: $(GPU_READY)  ## Tests, benches and trainings that need a GPU, in steps (STEPS='test bench', OUT=, PRESET=, LIMIT_S=, PYTHON=)
+gpu-session: $(GPU_READY)  ## Run the tests, benchmarks and trainings that need a GPU, in steps (STEPS='test bench', OUT=, PRESET=, LIMIT_S=, PYTHON=)
 	$(GPU_PY) -m tools.gpu_session --steps "$(STEPS)" --out "$$MTM_OUT" --preset $(PRESET) $(if $(LIMIT_S),--limit-s $(LIMIT_S))
 
-gpu-page: $(READY)  ## Put the results of GPU sessions (FROM='folder ...'; runs/gpu) into docs/results-cuda.md
+gpu-page: $(READY)  ## Write the results of GPU sessions into docs/results-cuda.md (FROM='folder ...', default runs/gpu)
 	$(PY) -m tools.gpu_page $(if $(MTM_FROM),$(value FROM),runs/gpu)
 
-cuda-report: $(READY)  ## Registers, spills, machine code and launches of the CUDA kernels (needs nvcc, no GPU)
+cuda-report: $(READY)  ## Print registers, spills, machine code and launches of the CUDA kernels (needs nvcc, no GPU)
 	$(PY) -m tools.cuda_report
 	$(PY) -m tools.cuda_calls
 
 doctor: $(READY)  ## Print which implementation the op uses on this machine, and what would make it faster
 	$(PY) -m mtm_ops.doctor
 
-clean:  ## Remove .venv, .torch and caches; runs/, data/ and weights/ stay
+clean:  ## Remove .venv, .torch and caches; keep runs/, data/ and weights/
 	rm -rf $(VENV) $(DOCS_VENV) .torch build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -238,15 +238,24 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
 
 @click.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder; the same one resumes.")
-@click.option("--data", "sources", multiple=True, help="Your own images, a folder or a zip: PATH, or DATASET=PATH.")
-@click.option("--preset", default="full", show_default=True, help="full, or smoke: a smoke test, in minutes.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The output folder; pass the same one to resume."
+)
+@click.option("--data", "sources", multiple=True, help="Folder or zip to use as data: PATH, or DATASET=PATH.")
+@click.option(
+    "--preset",
+    default="full",
+    show_default=True,
+    help="A preset of the table: full, or smoke for a smoke test in minutes.",
+)
 @click.option("--row", "only", multiple=True, help="Run only this row (may be given more than once).")
-@click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time [default: the table's].")
+@click.option("--parallel", type=click.IntRange(min=1), help="Number of runs side by side.  [default: the table's]")
 @CACHE
-@click.option("--skip-broken", is_flag=True, help="Continue without images of --data that cannot be read.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images of --data that cannot be read.")
 @slurm_options
-@click.option("--prepare", is_flag=True, help="Make data and folders, print each run's command.")
+@click.option(
+    "--prepare", is_flag=True, help="Make data and folders, print the command of each remaining run, and stop."
+)
 @click.option("--dry-run", is_flag=True, help="Print every command, the data and the cost; write nothing.")
 def main(
     name: str,
@@ -261,7 +270,8 @@ def main(
     dry_run: bool,
     **cluster: Any,
 ) -> None:
-    """Run the table NAME (such as quickstart): data, training, metrics, report. Run it again to resume."""
+    """Run the table NAME (such as quickstart, or a TOML file): data, training, metrics, images, report. Run the same
+    command again to resume."""
     with told():
         check_paths(str(out), *sources)
         table = load_table(name, preset)

@@ -66,9 +66,13 @@ class Slurm:
 def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of chosen_slurm to a click command."""
     for option in (
-        click.option("--slurm-args", default="", help="More options of sbatch: '--account=me --time=24:00:00'."),
-        click.option("--partition", default="", help="Where the jobs go [default: the cluster's]."),
-        click.option("--cluster", type=click.Choice(["slurm"]), help="Submit every run as a job to this cluster."),
+        click.option(
+            "--slurm-args", default="", help="More options for sbatch, such as '--account=me --time=24:00:00'."
+        ),
+        click.option("--partition", default="", help="Partition for the jobs.  [default: the cluster's]"),
+        click.option(
+            "--cluster", type=click.Choice(["slurm"]), help="Submit every run as a job to this kind of cluster."
+        ),
     ):
         command = option(command)
     return command

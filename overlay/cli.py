@@ -36,8 +36,12 @@ def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[
             command = click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")(
                 command
             )
-        concern = click.option("--concern", "concerns", multiple=True, help="Only this concern (repeatable).")
-        host = click.option("--host", "hosts", multiple=True, help="Only this host (repeatable).")
+        concern = click.option(
+            "--concern", "concerns", multiple=True, help="Only this concern: one of a host's patches (repeatable)."
+        )
+        host = click.option(
+            "--host", "hosts", multiple=True, help="Only this host: a codebase under vendor/ (repeatable)."
+        )
         return host(concern(command))
 
     return decorate
@@ -49,7 +53,7 @@ def _options(*, write: bool = False) -> Callable[[Callable[..., Any]], Callable[
 )
 @click.pass_context
 def cli(context: click.Context, root: Path) -> None:
-    """Insert our lines into the official codebases under vendor/, remove, show, check and renew them."""
+    """Insert our lines into the official codebases (hosts) under vendor/; remove, show, check and update them."""
     context.obj = root.resolve()
 
 
@@ -57,7 +61,7 @@ def cli(context: click.Context, root: Path) -> None:
 @_options(write=True)
 @click.pass_obj
 def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Insert the patches' lines, after fetching missing checkouts. If any host is refused, nothing is written.
+    """Insert the patches' lines; first fetch missing checkouts. If any host is refused, nothing is written.
 
     Running it again changes nothing. Your own edits stay, and are listed.
     """
@@ -68,7 +72,7 @@ def apply(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run
 @_options(write=True)
 @click.pass_obj
 def revert(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], dry_run: bool) -> None:
-    """Remove the patches' lines again. Your own edits stay, and are listed."""
+    """Remove the patches' lines. Your own edits stay, and are listed."""
     _write(root, "revert", hosts, concerns, dry_run)
 
 
@@ -120,7 +124,7 @@ def _report(tree: Tree, changes: list[Change], done: str) -> None:
 @_options()
 @click.pass_obj
 def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None:
-    """Print what is applied, and every problem; the exit code is that of the worst one."""
+    """Print which concerns are applied, and every problem; the exit code is that of the worst problem."""
     code = OK
     problems: list[Problem] = []
     for host in select_hosts(load_hosts(root), hosts, concerns):
@@ -139,11 +143,16 @@ def status(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> Non
 @cli.command()
 @_options()
 @click.option(
-    "--context", "-U", type=click.IntRange(min=0), default=3, show_default=True, help="Lines around an insertion."
+    "--context",
+    "-U",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Context lines around an insertion.",
 )
 @click.pass_obj
 def show(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...], context: int) -> None:
-    """Print every inserted line with context, one diff per host, for git apply. Coloured on a terminal."""
+    """Print every inserted line with context, one diff per host. git apply accepts it. Coloured on a terminal."""
     trees = _trees(root, hosts, concerns, fetch=True)
     _print(show_trees(trees, concerns, f"--unified={context}", _colour()))
 
@@ -180,12 +189,12 @@ def _print(parts: Iterator[str]) -> None:
 @cli.command()
 @click.option("--host", required=True, help="The host whose checkout was edited.")
 @click.option("--concern", required=True, help="The concern that the edit belongs to.")
-@click.option("--why", help="The opening comment: why the patch exists. Needed for a new patch.")
+@click.option("--why", help="Why the patch exists: its opening comment. Required for a new patch.")
 @click.option("--drop", multiple=True, metavar="FILE", help="Remove this file's lines from the patch (repeatable).")
 @click.option("--dry-run", is_flag=True, help="Print the patch; write nothing.")
 @click.pass_obj
 def refresh(root: Path, host: str, concern: str, why: str | None, drop: tuple[str, ...], dry_run: bool) -> None:
-    """Write one concern's patch anew from the checkout. Anything that is not an insertion is refused."""
+    """Write one concern's patch again from the edited checkout. Any edit that is not an insertion is refused."""
     (chosen,) = select_hosts(load_hosts(root), [host], [])
     if concern not in chosen.series:
         text = f"--concern must be listed in patches/{host}/series; got {concern!r}. Add a line where it belongs."

@@ -71,8 +71,9 @@ def make_command(recipe: Recipe) -> click.Command:
 
 @click.group(cls=Recipes)
 def main() -> None:
-    """Make the data set NAME from SOURCE, as its publisher provides it, at DEST: a zip that every trainer reads, with a
-    manifest. For the options of one, see python -m tools.data NAME --help."""
+    """Make a data set: a zip that every trainer reads, with a manifest. COMMAND is the data set's name; its arguments
+    are SOURCE, the files that the publisher provides (rendered data sets have no SOURCE), and DEST, the zip to write.
+    For its options, run python -m tools.data COMMAND --help."""
 
 
 if __name__ == "__main__":

@@ -171,16 +171,27 @@ def pt2_runner(path: Path) -> Run:
 @click.command()
 @click.argument("snapshot", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("onnx", metavar="[MODEL.onnx]", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--torch-export", metavar="MODEL.pt2", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--torch-export",
+    metavar="MODEL.pt2",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write torch.export's format to this file.",
+)
 @click.option("--noise", type=click.Choice(NOISES), help="Per-layer noise: none, the network's constants, or inputs.")
 @click.option(
     "--batch", type=click.IntRange(min=1), help="A fixed batch size.  [default: dynamic, if the network allows it]"
 )
 @click.option("--opset", type=click.IntRange(min=LEAST_OPSET), default=20, show_default=True, help="ONNX opset.")
 @click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, help="Tolerance of the check."
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-5,
+    show_default=True,
+    help="Largest accepted difference from torch.",
 )
-@click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not say.")
+@click.option(
+    "--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if it cannot be told from the file."
+)
 def main(
     snapshot: Path,
     onnx: Path | None,
@@ -191,9 +202,10 @@ def main(
     tolerance: float,
     host: str | None,
 ) -> None:
-    """Export the averaged generator of SNAPSHOT to ONNX, with --torch-export to torch's own format, and check it.
+    """Export the averaged generator of SNAPSHOT, and check each file against torch before writing it: to ONNX as
+    MODEL.onnx, and with --torch-export to torch's own format.
 
-    Inputs of the file: z, truncation, and, if the network has them, label and noise. Output: image.
+    Inputs of the model: z, truncation, and, if the network has them, label and noise. Output: image.
     """
     if onnx is None and torch_export is None:
         raise click.UsageError("Name a file to write: MODEL.onnx, or --torch-export MODEL.pt2.")

@@ -22,11 +22,15 @@ from experiments.snapshots import HOSTS, TRUST, open_snapshot
 @click.command(epilog=TRUST)
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
-@click.option("--data", type=click.Path(path_type=Path), help="Data set, for real images beside the generated ones.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data set, to show real images too.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the latents.")
-@click.option("--count", type=click.IntRange(min=1), default=MOST_NIMG, show_default=True, help="Images in the grids.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=MOST_NIMG, show_default=True, help="Number of images in the grids."
+)
 @click.option("--device", help="cpu or cuda.  [default: a GPU if there is one]")
-@click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not say.")
+@click.option(
+    "--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if it cannot be told from the file."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 def main(
     snapshot: Path,
@@ -38,7 +42,9 @@ def main(
     host: str | None,
     threads: int | None,
 ) -> None:
-    """Draw the images of SNAPSHOT: final.pt or snapshot.pt of experiments.mini, or a pickle of an official codebase."""
+    """Draw images of a trained generator: samples, the same latents with the offsets on and off, a sweep of the
+    offsets' strength, and the learned offsets. SNAPSHOT is a final.pt or snapshot.pt of experiments.mini (the
+    quickstart), or a pickle of an official codebase."""
     if threads:
         torch.set_num_threads(threads)
     if snapshot.suffix == ".pkl":

@@ -91,30 +91,32 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
 @click.option(
     "--nimg",
     type=click.IntRange(min=2),
-    help=f"Images that FAKE generates [{DEFAULT_NIMG}], or the most that are used of its files [all].",
+    help=f"Number of images if FAKE is a network [{DEFAULT_NIMG}]; at most this many of its files otherwise [all].",
 )
 @click.option(
-    "--real-nimg", type=click.IntRange(min=2), help="At most this many images of REAL, drawn from --seed.  [all]"
+    "--real-nimg", type=click.IntRange(min=2), help="At most this many images of REAL, drawn at random.  [all]"
 )
-@click.option("--nclips", type=click.IntRange(min=2), default=DEFAULT_NCLIPS, show_default=True, help="Clips for FVD.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."
+    "--nclips", type=click.IntRange(min=2), default=DEFAULT_NCLIPS, show_default=True, help="Number of clips for FVD."
 )
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--ddof", type=click.IntRange(0, 1), default=0, show_default=True, help="Divide covariances by N - ddof.")
 @click.option("--device", help="cpu or cuda.  [default: a GPU if there is one]")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at once.  [16 on a CPU, 64 on a GPU; 2 clips]")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size.  [16 on a CPU, 64 on a GPU; 2 clips]")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode images.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads that compute.  [default: torch's]")
 @click.option(
-    "--weights", "folder", type=click.Path(path_type=Path), help="The weights' folder.  [$MTM_WEIGHTS, or weights]"
+    "--weights", "folder", type=click.Path(path_type=Path), help="Folder of the weights.  [$MTM_WEIGHTS, or weights]"
 )
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
-@click.option("--no-cache", is_flag=True, help="Do not use the cache of REAL's statistics.")
+@click.option("--no-cache", is_flag=True, help="Do not use cached statistics of REAL.")
 @click.option("--save-stats", type=click.Path(path_type=Path), help="Write the moments of REAL to this .npz.")
-@click.option("--outdir", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.json for each metric.")
+@click.option(
+    "--outdir", type=click.Path(file_okay=False, path_type=Path), help="Write NAME.json for each metric to this folder."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print values and fingerprints as JSON.")
-@click.option("--host", help="The codebase of FAKE's pickle, if the file does not say.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--host", help="The codebase of FAKE's pickle, if it cannot be told from the file.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
 def main(
     metrics: list[Metric],
     real: Path,
@@ -132,7 +134,8 @@ def main(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Compute metrics of FAKE against REAL: folders or zips, saved moments, or for FAKE a trained generator."""
+    """Compute metrics of FAKE against REAL. Both are folders or zips of images or videos, or saved moments (.npz); FAKE
+    may also be a trained generator."""
     import torch
 
     from experiments.metrics.measure import Measurement
