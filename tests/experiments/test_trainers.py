@@ -305,9 +305,7 @@ def test_parameters_and_options_are_read_from_log_and_options(tmp_path):
 
 def test_a_host_that_is_not_there_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(StyleGAN3, "host", "stylegan4")
-    with pytest.raises(
-        UserError, match=r"vendor/stylegan4 must be fetched.*make patch HOST=stylegan4"
-    ):
+    with pytest.raises(UserError, match=r"vendor/stylegan4 must be fetched.*make patch HOST=stylegan4"):
         OFFICIAL.check(make_run(tmp_path))
 
 

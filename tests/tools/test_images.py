@@ -194,9 +194,7 @@ def test_help_and_every_pickle_say_whom_to_trust(tmp_path):
 def test_a_host_that_is_not_fetched_says_how_to_fetch_it(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps("class TriPlaneGenerator:"))
-    with pytest.raises(
-        UserError, match=r"a\.pkl: its host eg3d is not fetched.*make patch HOST=eg3d"
-    ):
+    with pytest.raises(UserError, match=r"a\.pkl: its host eg3d is not fetched.*make patch HOST=eg3d"):
         open_snapshot(path, vendor=tmp_path)
 
 
