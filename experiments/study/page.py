@@ -29,7 +29,7 @@ CAPTIONS = {
     "film": "Seed 0. One latent on its way through four others: offsets off, half and on",
 }
 SO_FAR = ", so far: not all seeds are there"
-RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Pose"
+RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Decision rules"
 
 
 def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
