@@ -44,7 +44,7 @@ class ModulatedTransformation(nn.Module):
         x), also under autocast: a half has steps of 1/32 px at x = 32. For x in half types on CUDA, x times style and
         the weight are rounded to 11 significant bits (TF32) before products; sums are float32.
 
-    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError for what is no tensor.
+    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError if an input is not a tensor.
 
     Examples:
         >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
@@ -258,7 +258,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     Raises:
         ValueError: for an invalid factor; if `module` contains no ModulatedTransformation, so that a comparison cannot
             silently compare nothing; or if one is of a version that cannot be scaled.
-        TypeError: if `module` is no torch.nn.Module.
+        TypeError: if `module` is not a torch.nn.Module.
 
     Examples:
         >>> head = ModulatedTransformation(8, 4)

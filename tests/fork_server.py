@@ -28,8 +28,9 @@ import torch._dynamo  # noqa: F401 - an optimiser's first step would import it
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that answer
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(sys.argv[1])
+        server.bind(f"{sys.argv[1]}.new")
         server.listen()
+        os.rename(f"{sys.argv[1]}.new", sys.argv[1])  # the client waits for this name, and connects at once
         while sys.stdin not in (ready := select.select([server, sys.stdin], [], [])[0]):
             assert ready == [server]
             connection, _ = server.accept()
