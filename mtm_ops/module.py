@@ -44,7 +44,8 @@ class ModulatedTransformation(nn.Module):
         x), also under autocast: a half has steps of 1/32 px at x = 32. For x in half types on CUDA, x times style and
         the weight are rounded to 11 significant bits (TF32) before products; sums are float32.
 
-    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError if an input is not a tensor.
+    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError if an input is not a
+        tensor.
 
     Examples:
         >>> head = ModulatedTransformation(in_channels=8, w_dim=4)
