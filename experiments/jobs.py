@@ -75,9 +75,9 @@ class Scheduler:
         self.peak_rss_bytes = 0
 
     def stopped_text(self) -> str:
-        """What a signal stopped, and what was kept."""
-        stopped = [f"{job.label} at {job.kimg:.3g} kimg" for job in self._jobs if job.status == "interrupted"]
-        return f"stopped; kept: {', '.join(stopped) or 'what has finished'}. {AGAIN}"
+        """What a signal stopped, and what was saved of it."""
+        stopped = [f"{job.label} {_saved_text(job.run)}" for job in self._jobs if job.status == "interrupted"]
+        return f"stopped; saved: {', '.join(stopped) or 'what has finished'}. {AGAIN}"
 
     def run(self) -> None:
         """Runs everything; returns when no run works any more, or at once after SIGHUP."""
@@ -235,12 +235,20 @@ class Scheduler:
                 self._end(job, "interrupted", "")
                 self._progress.stage(job.label, "runs on another machine, and keeps running")
             for job in self._running:
-                self._progress.stage(job.label, "saving a snapshot and stopping (press Ctrl-C again to stop at once)")
+                self._progress.stage(job.label, "stopping (press Ctrl-C again to stop at once)")
                 with suppress(ProcessLookupError):
                     if _is_row(job):
                         os.kill(job.pid, number)
                     elif job.child_pid:  # a trainer that outlived its run's process
                         os.killpg(job.child_pid, number)
+
+
+def _saved_text(run: Run) -> str:
+    """How much of a run's training the next attempt finds done."""
+    with suppress(UserError, OSError):
+        kimg = TRAINERS[run.trainer].saved_kimg(run)
+        return f"up to {kimg:.3g} kimg" if kimg else "nothing yet"
+    return "an unreadable file"
 
 
 def _take_over(job: Job) -> None:

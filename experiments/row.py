@@ -34,6 +34,9 @@ from experiments.trainers.nodes import nodes
 
 TAIL_LINES = 15
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
+NOTHING_SAVED = (
+    131  # interrupted, and the next attempt would begin where this one did: slurm_job.sh requeues no such run
+)
 
 
 class State(Checked):
@@ -76,6 +79,7 @@ class Work:
     exit_code: int | None = None
     peak_rss_bytes: int = 0
     begun_kimg: float = 0.0
+    finished_steps: int = 0
     commands: list[str] = field(default_factory=list)
 
     def do(self) -> None:
@@ -120,6 +124,13 @@ class Work:
             raise Stopped
         if self.exit_code:
             raise StepFailed(f"{step.name} ended with {exit_text(self.exit_code)}.\n{_tail(log_path, begun)}")
+        self.finished_steps += 1
+
+    def has_saved(self) -> bool:
+        """Whether the next attempt has less to do than this one had, as far as the files can be read."""
+        with suppress(UserError, OSError):
+            return self.finished_steps > 0 or self.trainer.saved_kimg(self.run) > self.begun_kimg
+        return True
 
     def _start(self, step: Step, log: IO[bytes]) -> None:
         try:
@@ -168,20 +179,22 @@ class Work:
             temporary.write_text(state.model_dump_json(indent=1), encoding="utf-8")
 
 
-def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
-    """Does the run and returns its status: done, failed or interrupted. Raises UserError if the state cannot be
-    written; an entry that cannot is in the state's message."""
+def do_run(folder: Path, out: Path, data: Path, lock: int) -> int:
+    """Does the run and returns the exit code for its status (EXIT_CODES), or NOTHING_SAVED. Raises UserError if the
+    state cannot be written; an entry that cannot is in the state's message."""
     run = load_run(folder, data)
     work = Work(run, TRAINERS[run.trainer], out, lock)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, work.on_signal)
     started_s = time.monotonic()
-    status, message = "done", ""
+    status, message, has_saved = "done", "", True
     try:
-        work.begun_kimg = work.trainer.progress(run).kimg
+        work.begun_kimg = work.trainer.saved_kimg(run)
         work.do()
     except Stopped:
         status = "interrupted"
+        if not (has_saved := work.has_saved()):
+            message = f"it was stopped before it had saved anything new (saved: {work.begun_kimg:.3g} kimg)."
     except (StepFailed, UserError) as error:
         status, message = "failed", str(error)
     entry = ledger_entry(work, status, message)
@@ -190,7 +203,7 @@ def do_run(folder: Path, out: Path, data: Path, lock: int) -> str:
     except (UserError, OSError) as error:
         status, message = "failed", f"{message}\nThe ledger cannot be written: {error}".strip()
     work.write_state(status, message)
-    return status
+    return EXIT_CODES[status] if has_saved else NOTHING_SAVED
 
 
 def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
@@ -289,7 +302,7 @@ def hold(folder: Path, patience_s: float = 5.0) -> int:
 def main(folder: Path, out: Path, data: Path) -> None:
     """Do what is left of the run in FOLDER, which the runner (experiments.run) prepared."""
     try:
-        raise SystemExit(EXIT_CODES[do_run(folder, out, data, hold(folder))])
+        raise SystemExit(do_run(folder, out, data, hold(folder)))
     except UserError as error:
         raise click.ClickException(str(error)) from None
 

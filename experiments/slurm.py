@@ -241,7 +241,8 @@ class SlurmScheduler(Scheduler):
         elif self._states[number] == "CANCELLED":
             self._end(job, "interrupted", f"its Slurm job {number} was cancelled.")
         elif state is not None and state.status == "interrupted":
-            self._end(job, "interrupted", f"its Slurm job {number} was told to stop, and is no longer in the queue.")
+            what = f"its Slurm job {number} was told to stop, and is no longer in the queue."
+            self._end(job, "interrupted", f"{what} {state.message}".strip())
         else:
             what = f"its Slurm job {number} ended ({self._states[number]}) without a result."
             self._end(job, "failed", f"{what} See: sacct -j {number}", note=True)

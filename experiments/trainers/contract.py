@@ -158,6 +158,11 @@ class Trainer(ABC):
     def progress(self, run: Run) -> Progress:
         """The progress of the training. Raises UserError for an invalid file, naming it."""
 
+    def saved_kimg(self, run: Run) -> float:
+        """From where the training would resume now. Here for trainers that save a snapshot when they are told to stop;
+        others override it. Raises as `progress` does."""
+        return self.progress(run).kimg
+
     @abstractmethod
     def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
         """All ticks in order of kimg, each once however often the run was interrupted. What is wrong with the files

@@ -205,6 +205,11 @@ class Official(Trainer):
             newest = newest or (replace(snapshot, exact=False) if snapshot.kimg >= 1 else None)
         return newest
 
+    def saved_kimg(self, run: Run) -> float:
+        """That of its last snapshot: train.py saves none when it is told to stop."""
+        last = self.to_resume(run)
+        return last.kimg if last is not None else 0.0
+
     def snapshot(self, run: Run) -> Path | None:
         newest = next(self.snapshots(run), None)
         return newest.path.resolve() if newest else None

@@ -40,6 +40,8 @@ def train(args: argparse.Namespace) -> None:
         while (args.outdir / "hold").exists():  # until the test removes it
             time.sleep(0.05)
         kimg, chain = kimg + 1, hashlib.sha256(chain.encode()).hexdigest()
+        if args.mode == "saves-nothing":
+            continue
         with (args.outdir / "stats.jsonl").open("a") as file:
             stats = {"kimg": kimg, "elapsed_s": kimg * 2.0, "G_loss": 1 / kimg, "path_length": 0.1}
             file.write(json.dumps(stats) + "\n")

@@ -144,6 +144,11 @@ def folder(table: Path, row: str, seed: int = 7, out: str = "out") -> Path:
     return found
 
 
+def log_of(table: Path, row: str) -> str:
+    """What a run's commands have printed so far; empty before it has a folder."""
+    return "".join(path.read_text() for path in (table.parent / "out" / "runs" / row).glob("7-*/log.txt"))
+
+
 def final(table: Path, row: str, out: str = "out") -> str:
     return (folder(table, row, out=out) / "train/final.pt").read_text()
 
@@ -238,6 +243,18 @@ def test_only_the_chosen_row_runs_and_the_others_can_follow(table, no_report):
     assert [entry.row for entry in attempts(table)] == ["low", "plain"]
 
 
+def test_a_run_that_had_saved_nothing_says_so_when_it_is_stopped(table, start, no_report):
+    edit(table, "kimg = 5", 'kimg = 2500\ntick-s = 0.05\nmode = "saves-nothing"')
+    process = start(table, "--row", "low")
+    wait_for(lambda: "pid " in log_of(table, "low"))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert "stopped; saved: low/7 nothing yet. Run the same command again to resume" in errors
+    (attempt,) = attempts(table)
+    assert attempt.status == "interrupted"
+    assert attempt.message == "it was stopped before it had saved anything new (saved: 0 kimg)."
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_resumes_to_the_uninterrupted_result(table, start, no_report, number, code):
     edit(table, "kimg = 5", "kimg = 25\ntick-s = 0.05")
@@ -246,7 +263,8 @@ def test_an_interrupted_run_resumes_to_the_uninterrupted_result(table, start, no
     os.killpg(process.pid, number)  # to the whole group, as a terminal does
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
-    assert "Run the same command again to resume" in errors
+    saved = re.search(r"stopped; saved: (.*)\. Run the same command again to resume", errors)[1]
+    assert set(saved.split(", ")) == {f"{entry.row}/7 up to {entry.kimg:g} kimg" for entry in attempts(table)}
     assert [entry.status for entry in attempts(table)] == ["interrupted", "interrupted"]
     log = (folder(table, "low") / "log.txt").read_text()
     assert log.count(f"stopped by [{number.value}]") == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_trainer
 import pytest
 import slurm_lab
-from test_run import TABLE, attempts, edit, final, folder, ticks, wait_for
+from test_run import TABLE, attempts, edit, final, folder, log_of, ticks, wait_for
 
 from experiments import slurm
 from experiments.trainers.contract import ROOT
@@ -23,6 +23,7 @@ WITH_SLURM = (
     "test_every_run_is_a_job_and_the_runner_reports",
     "test_a_requeued_job_goes_on_to_the_uninterrupted_result",
     "test_shortly_before_the_time_limit_a_run_stops_and_is_requeued",
+    "test_a_run_that_saves_nothing_in_its_time_is_not_requeued",
     "test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them",
     "test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice",
     "test_a_limit_of_jobs_keeps_the_rest_waiting",
@@ -123,6 +124,17 @@ def test_shortly_before_the_time_limit_a_run_stops_and_is_requeued(table, start)
     printed = output(process)
     assert process.returncode == 0, printed
     assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "interrupted"), ("low", "done")]
+
+
+def test_a_run_that_saves_nothing_in_its_time_is_not_requeued(table, start):
+    edit(table, "kimg = 5", 'kimg = 2500\ntick-s = 0.1\nmode = "saves-nothing"')
+    process = start(table, "--row", "low")
+    wait_for(lambda: "pid " in log_of(table, "low"), 60)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", number(table, "low")], check=True)
+    printed = output(process)
+    assert process.returncode == 1, printed
+    assert "is no longer in the queue. it was stopped before it had saved anything new (saved: 0 kimg)." in printed
+    assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "interrupted")]
 
 
 def test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them(table, start):

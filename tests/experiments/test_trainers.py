@@ -196,6 +196,15 @@ def test_ticks_of_all_starts_are_one_curve_whether_they_count_on_or_anew(tmp_pat
     assert problems == []
 
 
+def test_only_what_is_in_a_snapshot_is_saved(tmp_path):
+    run = make_run(tmp_path)
+    assert OFFICIAL.saved_kimg(run) == 0
+    part = make_part(run, 0, [0.004, 8, 9])
+    assert OFFICIAL.saved_kimg(run) == 0
+    snap(part, 8, sidecar=True)
+    assert (OFFICIAL.saved_kimg(run), OFFICIAL.progress(run).kimg) == (8, 9)
+
+
 def test_damaged_statistics_are_reported_and_left_out(tmp_path):
     run = make_run(tmp_path)
     part = make_part(run, 0, [0.004, 2])
