@@ -33,15 +33,22 @@ RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Decis
 
 
 def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
-    """Puts the results into the page. Raises UserError where it lacks the marks."""
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise UserError(f"study: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
-    before, rest = text.split(BEGIN, 1)
+    """Puts the results into the page. Raises UserError as `check_page` does."""
+    before, rest = check_page(page).split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     lines = "\n".join(results_lines(study, figures))
     with atomic_output(page) as partial:
         partial.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+
+
+def check_page(page: Path) -> str:
+    """Its text. Raises UserError where there is no page, or where it lacks the marks or has them in another order."""
+    if not page.is_file():
+        raise UserError(f"study: --page must be a file; got {str(page)!r}, which is none. Run it in the checkout.")
+    text = page.read_text(encoding="utf-8")
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise UserError(f"study: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
+    return text
 
 
 def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
