@@ -20,13 +20,13 @@ from experiments.table import load_table
 BEGIN, END = "<!-- results: written by make study-report -->", "<!-- results end -->"
 METRIC_NAMES = ("person_rate", "joint_distance", "frechet", "frechet_mobilenet")
 CAPTIONS = {
-    "paired": "Plain and Low: a point a run, a line a seed",
-    "curves": "The same figures over training: a thin line a seed, a thick one their mean",
-    "controls": "Every row on people at 32 px: a point a run, a bar their mean",
-    "offsets": "Root mean square of the offsets of each layer over training, in pixels of the layer: a line a seed",
-    "people": "Seed 0. Real images; plain; Low with its offsets on and off, of the same latents as plain, not selected",
-    "sweep": "Seed 0. Two ways between latents, each with the offsets off, half and on",
-    "film": "Seed 0. One latent on its way through four others: offsets off, half and on",
+    "paired": "Plain and Low. One point per run; a line joins the runs of a seed. The arrow shows the better direction",
+    "curves": "The same metrics during training. Thin lines: seeds; thick lines: their mean",
+    "controls": "Every row on people at 32 px. One point per run; the bar is their mean. Plain, low: 5 seeds; others: 3",
+    "offsets": "Root mean square of each layer's offsets during training, in px of that layer. One line per seed",
+    "people": "Seed 0, not selected. Real images; plain; Low; Low with its offsets off; the last three share latents",
+    "sweep": "Low, seed 0. Two paths, each from one latent to another, with the offsets off, at half strength and on",
+    "film": "Low, seed 0. A path through four latents and back. Left to right: offsets off, at half strength, on",
 }
 SO_FAR = ", so far: not all seeds are there"
 RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Decision rules"
@@ -111,7 +111,7 @@ def verdict_lines(study: Study, compared: list[Compared]) -> Iterator[str]:
     if contrast.mean is not None:
         low, high = number(contrast.low), number(contrast.high)
         yield (
-            f"\nThe gain in `{CONTRAST[0].metric}` on people less that on aligned, as shares of plain's value: "
+            f"\nThe relative gain in `{CONTRAST[0].metric}` on people minus that on aligned: "
             f"{contrast.mean:+.3f}, 95 % interval {low} to {high}, Welch's p {number(contrast.p_t)}."
         )
 
