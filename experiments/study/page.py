@@ -22,7 +22,7 @@ METRIC_NAMES = ("person_rate", "joint_distance", "frechet", "frechet_mobilenet")
 CAPTIONS = {
     "paired": "Plain and Low. One point per run; a line joins the runs of a seed. The arrow shows the better direction",
     "curves": "The same metrics during training. Thin lines: seeds; thick lines: their mean",
-    "controls": "Every row on people at 32 px. One point per run; the bar is their mean. Plain, low: 5 seeds; others: 3",
+    "controls": "Every row on people at 32 px. Points: runs; bar: their mean. Plain, low: five seeds; others: three",
     "offsets": "Root mean square of each layer's offsets during training, in px of that layer. One line per seed",
     "people": "Seed 0, not selected. Real images; plain; Low; Low with its offsets off; the last three share latents",
     "sweep": "Low, seed 0. Two paths, each from one latent to another, with the offsets off, at half strength and on",
