@@ -31,7 +31,7 @@ ANALYSIS = "analysis"  # a run's folder of NAME.json, what experiments.study.lim
 def read_results(path: Path) -> dict[str, Any]:
     """The file that `write_results` wrote; an empty study where there is none. Raises UserError for a newer
     schema, and for a file that was damaged or edited."""
-    content = {"schema": SCHEMA, "preset": "", "fingerprints": {}, "runs": []} | read_object(path)
+    content: dict[str, Any] = {"schema": SCHEMA, "preset": "", "fingerprints": {}, "runs": []} | read_object(path)
     schema = content["schema"]
     if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(f"study: {path} must be of schema {SCHEMA}; got {schema}. Update this checkout.")
