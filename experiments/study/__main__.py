@@ -11,6 +11,7 @@ from experiments.commands import CACHE, check_paths, told
 from experiments.files import UserError
 from experiments.study import DOCS, PAGE, RESULTS, TABLES
 
+TO_COLLECT = "Collect the runs first: make study-results."
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="The study's folder.")
 
 
@@ -57,10 +58,11 @@ def run(
 )
 def merge(folders: tuple[Path, ...], into: Path) -> None:
     """Add the runs of FOLDERS, of this machine or copied from others, to the file of all runs; each counts once."""
+    from experiments.study.gather import check_folders, read_results, write_results
     from experiments.study.gather import merge as merged
-    from experiments.study.gather import read_results, write_results
 
     try:
+        check_folders(folders)
         content, said = merged(read_results(into), folders)
         write_results(into, content)
     except UserError as error:
@@ -98,9 +100,12 @@ def report(results: Path, page: Path) -> None:
     from experiments.study import figures
     from experiments.study.compare import Study
     from experiments.study.gather import read_results
-    from experiments.study.page import write_page
+    from experiments.study.page import check_page, write_page
 
     try:
+        if not results.is_file():
+            raise UserError(f"study: --results must be a file; got {str(results)!r}, which is none. {TO_COLLECT}")
+        check_page(page)
         study = Study(read_results(results))
         folder = page.parent / DOCS.joinpath("study").name
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +53,18 @@ class Study:
         found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
         return found[metric][0] if metric in found else None
 
-    def fingerprint(self, run: dict[str, Any], metric: str) -> str:
-        return run["metrics"].get(metric, [None, ""])[1]
+    def fingerprint(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> str:
+        """How `value` was taken."""
+        found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
+        return found.get(metric, [None, ""])[1]
 
     def cpu_s(self, run: dict[str, Any]) -> float:
         """Of the whole training."""
         return run["times"][max(run["times"], key=float)][1]  # the file has the keys in the order of their letters
+
+    def has_time(self, run: dict[str, Any]) -> bool:
+        """Whether the run's times reach its end: a copy may lack them, or a part of them."""
+        return max(map(float, run["times"]), default=-1.0) >= math.floor(run["kimg"])
 
     def time_ratio(self, row: str, baseline: str) -> float | None:
         """Processor time of a kimg relative to the baseline's: the median over the seeds that both have."""
@@ -65,7 +72,7 @@ class Study:
         ratios = [
             self.cpu_s(a) / a["kimg"] / (self.cpu_s(b) / b["kimg"])
             for a, b in both.values()
-            if a["times"] and b["times"]
+            if self.has_time(a) and self.has_time(b)
         ]
         return float(np.median(ratios)) if ratios else None
 
@@ -91,7 +98,7 @@ class Study:
             if comparison.equal_time and at is None:
                 continue
             values = self.value(a, comparison.metric, at), self.value(b, comparison.metric)
-            alike = self.fingerprint(a, comparison.metric) == self.fingerprint(b, comparison.metric)
+            alike = self.fingerprint(a, comparison.metric, at) == self.fingerprint(b, comparison.metric)
             if None not in values and alike:
                 found.append((seed, *values))
         seeds, row, baseline = zip(*found, strict=True) if found else ((), (), ())

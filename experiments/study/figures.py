@@ -25,6 +25,7 @@ PANELS: tuple[Panel, ...] = (
     ("Aligned", "frechet", ("aligned-plain", "aligned-low")),
 )
 SHORT = {"frechet": "Fréchet, random", "frechet_mobilenet": "Fréchet, MobileNetV2"}  # above a narrow panel
+SIDEWAYS = str.maketrans("↓↑", "←→")  # for a metric along x
 CONTROLS = (
     *("people-plain", "people-wide", "people-sees-x", "people-sees-w"),
     *("people-late", "people-low", "people-low-mid", "people-mask"),
@@ -32,7 +33,7 @@ CONTROLS = (
 
 
 def paired(study: Study, path: Path) -> None:
-    """Plain beside Low: a point a run, a line a seed. Panels without a run are left out, unless all are."""
+    """Plain beside Low: one point per run, a line per seed. Panels without a run are left out, unless all are."""
     shown = _with_runs(study, PANELS)
     with rc_context(STYLE):
         figure, panels = _figure(len(shown), 2.3)
@@ -55,7 +56,7 @@ def paired(study: Study, path: Path) -> None:
 
 
 def controls(study: Study, path: Path) -> None:
-    """Every row on people at 32 px: a point a run, a bar their mean."""
+    """Every row on people at 32 px: one point per run, a bar for their mean."""
     with rc_context(STYLE):
         figure, panels = _figure(2, 4.2, height=3.0)
         for axes, metric in zip(panels, ("person_rate", "joint_distance"), strict=True):
@@ -67,7 +68,7 @@ def controls(study: Study, path: Path) -> None:
                 if values:
                     axes.plot([float(np.mean(values))] * 2, (y - 0.3, y + 0.3), color=colour, linewidth=2)
             axes.set_yticks(range(len(CONTROLS)), [row.removeprefix("people-") for row in reversed(CONTROLS)])
-            _dress(axes, METRICS[metric].title, across=True)
+            _dress(axes, named(metric).translate(SIDEWAYS), across=True)
         _save(figure, path)
 
 
@@ -83,7 +84,15 @@ def curves(study: Study, path: Path) -> None:
                     axes.plot(*zip(*line, strict=True), color=colour, linewidth=0.7, alpha=0.5)
                 shared = sorted(set.intersection(*[{x for x, _ in line} for line in lines])) if lines else []
                 means = [float(np.mean([dict(line)[x] for line in lines])) for x in shared]
-                axes.plot(shared, means, "o-", color=colour, linewidth=1.8, markersize=3, label=row.split("-")[1])
+                axes.plot(
+                    shared,
+                    means,
+                    "o-",
+                    color=colour,
+                    linewidth=1.8,
+                    markersize=3,
+                    label="Low" if row.endswith("-low") else "plain",
+                )
             axes.set_xlabel("kimg", color=MUTED)
             _dress(axes, f"{title}: {named(metric)}")
         panels[0].legend(frameon=False, labelcolor=TEXT)
@@ -95,7 +104,8 @@ def _with_runs(study: Study, panels: Sequence[Panel]) -> Sequence[Panel]:
 
 
 def named(metric: str) -> str:
-    return SHORT.get(metric, METRICS[metric].title)
+    """Its title, and an arrow in the direction that is better."""
+    return f"{SHORT.get(metric, METRICS[metric].title)} {'↓' if METRICS[metric].lower_is_better else '↑'}"
 
 
 def curve(study: Study, run: dict[str, Any], metric: str) -> list[tuple[float, float]]:
@@ -118,8 +128,15 @@ def offsets(study: Study, path: Path) -> bool:
         for layer, colour in zip(layers, ROW_COLOURS, strict=False):
             for i, found in enumerate(looked):
                 line = [(one["kimg"], one["layers"][layer]) for one in found["offset_rms_px"]]
-                axes.plot(*zip(*line, strict=True), "o-", color=colour, markersize=3, label=None if i else layer)
+                axes.plot(
+                    *zip(*line, strict=True),
+                    "o-",
+                    color=colour,
+                    markersize=3,
+                    label=None if i else f"{layer.removeprefix('convs.')} px layer",
+                )
         axes.set_xlabel("kimg", color=MUTED)
+        axes.set_ylim(bottom=0)  # leaves room for the legend
         axes.legend(frameon=False, labelcolor=TEXT)
         _dress(axes, "Offsets, root mean square, px")
         _save(figure, path)

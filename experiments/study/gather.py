@@ -9,26 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from experiments import ledger
 from experiments.checked import read_json, read_object
 from experiments.files import UserError, atomic_output
+from experiments.folder import STATE_NAME, read_state
 from experiments.results import Results, RowResult, RunResult, load_results
 from experiments.trainers.contract import METRICS, TRAIN, Measured, read_lines
 from experiments.trainers.mini import STATS
 
 SCHEMA = 1
+KINDS = {"schema": int, "preset": str, "fingerprints": dict, "runs": list}  # of the file's content
+KEYS = ("row", "seed", "identity", "status", "options", "kimg", "times", "metrics", "kept", "analysis")  # of a run
+RESTORE = "Restore the file: git checkout it, and merge again."
 ANALYSIS = "analysis"  # a run's folder of NAME.json, what experiments.study.limbs and others found in its snapshots
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The file that `write_results` wrote; an empty study where there is none. Raises UserError for a newer schema."""
-    content = read_object(path)
-    if content.get("schema", SCHEMA) > SCHEMA:
-        raise UserError(f"study: {path} must be of schema {SCHEMA}; got {content['schema']}. Update this checkout.")
-    return {"schema": SCHEMA, "preset": content.get("preset", ""), "fingerprints": {}, "runs": []} | content
+    """The file that `write_results` wrote; an empty study where there is none. Raises UserError for a newer
+    schema, and for a file that was damaged or edited."""
+    content: dict[str, Any] = {"schema": SCHEMA, "preset": "", "fingerprints": {}, "runs": []} | read_object(path)
+    schema = content["schema"]
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"study: {path} must be of schema {SCHEMA}; got {schema}. Update this checkout.")
+    if wrong := [key for key, kind in KINDS.items() if not isinstance(content[key], kind)]:
+        raise UserError(
+            f"study: {path} must have the right types; got {wrong[0]}: {content[wrong[0]]!r:.60}. {RESTORE}"
+        )
+    for i, run in enumerate(content["runs"]):
+        lacks = [key for key in KEYS if not isinstance(run, dict) or key not in run]
+        if lacks:
+            raise UserError(f"study: {path} must have {', '.join(lacks)} in every run; runs[{i}] has none. {RESTORE}")
+    return content
 
 
 def write_results(path: Path, content: dict[str, Any]) -> None:
@@ -56,7 +71,7 @@ def merge(before: dict[str, Any], folders: Iterable[Path]) -> tuple[dict[str, An
         if results.table.preset != preset:
             raise UserError(
                 f"study: all runs must be of one preset; got {results.table.preset} in {folder} beside {preset}. "
-                "Give another file: --into."
+                f"Give another file: python -m experiments.study merge {folder} --into FILE."
             )
         said += results.problems
         for run in runs_of(results, prints):
@@ -67,14 +82,27 @@ def merge(before: dict[str, Any], folders: Iterable[Path]) -> tuple[dict[str, An
                 if same:
                     runs[key_of(run)] = both(there, run)
                 continue
+            if there is not None and there["status"] == "done":
+                said.append(f"{name_of(run)} of {folder} replaces the one that was done later")
             runs[key_of(run)] = run
     ordered = sorted(runs.values(), key=lambda run: (run["row"], run["seed"], run["identity"]))
     return {"schema": SCHEMA, "preset": preset, "fingerprints": prints, "runs": ordered}, said
 
 
+def check_folders(folders: Iterable[Path]) -> None:
+    """Raises UserError for a folder that holds no table."""
+    for folder in folders:
+        if read_state(folder) is None:
+            raise UserError(
+                f"study: every folder must be one that make study wrote, with {STATE_NAME} in it; got {str(folder)!r}. "
+                "Give the study's OUT: make study-results FROM='FOLDER ...'."
+            )
+
+
 def both(there: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """The same run, read twice: what was measured or looked at in either place."""
-    return there | run | {name: there[name] | run[name] for name in ("metrics", "kept", "analysis")}
+    """The same run, read twice: what was measured or looked at in either place, also where one copy lacks files."""
+    kept = {kimg: there["kept"].get(kimg, {}) | run["kept"].get(kimg, {}) for kimg in [*there["kept"], *run["kept"]]}
+    return there | run | {name: there[name] | run[name] for name in ("metrics", "analysis", "times")} | {"kept": kept}
 
 
 def key_of(run: dict[str, Any]) -> tuple[str, int, str]:
@@ -156,7 +184,11 @@ def noted(metrics: dict[str, Measured], prints: dict[str, Any]) -> dict[str, lis
 def kept(folder: Path, prints: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
     """By kimg: the metrics of the generators that were kept on the way."""
     found = {}
-    for at in sorted((folder / METRICS).glob("kept-*"), key=lambda path: float(path.name.partition("-")[2])):
+    by_kimg: dict[float, Path] = {}
+    for at in (folder / METRICS).glob("kept-*"):
+        with suppress(ValueError):  # another folder, of the user's
+            by_kimg[float(at.name.partition("-")[2])] = at
+    for _, at in sorted(by_kimg.items()):
         measured = {path.stem: read_json(Measured, path) for path in sorted(at.glob("*.json"))}
         found[at.name.partition("-")[2]] = noted(measured, prints)
     return found

@@ -20,28 +20,35 @@ from experiments.table import load_table
 BEGIN, END = "<!-- results: written by make study-report -->", "<!-- results end -->"
 METRIC_NAMES = ("person_rate", "joint_distance", "frechet", "frechet_mobilenet")
 CAPTIONS = {
-    "paired": "Plain and Low: a point a run, a line a seed",
-    "curves": "The same figures over training: a thin line a seed, a thick one their mean",
-    "controls": "Every row on people at 32 px: a point a run, a bar their mean",
-    "offsets": "Root mean square of the offsets of each layer over training, in pixels of the layer: a line a seed",
-    "people": "Seed 0. Real images; plain; Low with its offsets on and off, of the same latents as plain, not selected",
-    "sweep": "Seed 0. Two ways between latents, each with the offsets off, half and on",
-    "film": "Seed 0. One latent on its way through four others: offsets off, half and on",
+    "paired": "Plain and Low. One point per run; a line joins the runs of a seed. The arrow shows the better direction",
+    "curves": "The same metrics during training. Thin lines: seeds; thick lines: their mean",
+    "controls": "Every row on people at 32 px. Points: runs; bar: their mean. Plain, low: five seeds; others: three",
+    "offsets": "Root mean square of each layer's offsets during training, in px of that layer. One line per seed",
+    "people": "Seed 0, not selected. Real images; plain; Low; Low with its offsets off; the last three share latents",
+    "sweep": "Low, seed 0. Two paths, each from one latent to another, with the offsets off, at half strength and on",
+    "film": "Low, seed 0. A path through four latents and back. Left to right: offsets off, at half strength, on",
 }
 SO_FAR = ", so far: not all seeds are there"
 RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Decision rules"
 
 
 def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
-    """Puts the results into the page. Raises UserError where it lacks the marks."""
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise UserError(f"study: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
-    before, rest = text.split(BEGIN, 1)
+    """Puts the results into the page. Raises UserError as `check_page` does."""
+    before, rest = check_page(page).split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     lines = "\n".join(results_lines(study, figures))
     with atomic_output(page) as partial:
         partial.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+
+
+def check_page(page: Path) -> str:
+    """Its text. Raises UserError where there is no page, or where it lacks the marks or has them in another order."""
+    if not page.is_file():
+        raise UserError(f"study: --page must be a file; got {str(page)!r}, which is none. Run it in the checkout.")
+    text = page.read_text(encoding="utf-8")
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise UserError(f"study: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
+    return text
 
 
 def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
@@ -104,7 +111,7 @@ def verdict_lines(study: Study, compared: list[Compared]) -> Iterator[str]:
     if contrast.mean is not None:
         low, high = number(contrast.low), number(contrast.high)
         yield (
-            f"\nThe gain in `{CONTRAST[0].metric}` on people less that on aligned, as shares of plain's value: "
+            f"\nThe relative gain in `{CONTRAST[0].metric}` on people minus that on aligned: "
             f"{contrast.mean:+.3f}, 95 % interval {low} to {high}, Welch's p {number(contrast.p_t)}."
         )
 

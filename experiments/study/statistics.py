@@ -78,8 +78,8 @@ def holm(p_values: Sequence[float | None], count: int = 0) -> list[float | None]
 
 
 def verdict(summary: Summary, least: float, p_corrected: float | None) -> str:
-    """Upheld: a gain whose corrected p is below 0.05. Refuted: a loss whose p is, or an interval that has no gain of
-    `least` in it. Undecided else."""
+    """Upheld: a gain whose corrected p is below 0.05. Refuted: a loss whose uncorrected p is, or an interval that lies
+    below `least`. Otherwise undecided."""
     if summary.n == 0:
         return NOT_RUN
     if summary.mean is None or summary.high is None or p_corrected is None or summary.p_t is None:

@@ -15,6 +15,11 @@ def test_every_figure_is_drawn_of_a_whole_study(tmp_path):
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 10
 
 
+def test_a_metrics_title_shows_which_direction_is_better():
+    assert figures.named("person_rate") == "Person rate ↑"
+    assert figures.named("frechet") == "Fréchet, random ↓"
+
+
 def test_figures_of_no_run_are_empty_and_none_of_offsets(tmp_path):
     figures.paired(study(), tmp_path / "paired.png")
     figures.curves(study(), tmp_path / "curves.png")

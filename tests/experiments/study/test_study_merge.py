@@ -11,9 +11,10 @@ from study_lab import run
 from experiments.files import UserError
 from experiments.study.__main__ import main
 from experiments.study.compare import Study
-from experiments.study.gather import ANALYSIS, merge, read_results, write_results
+from experiments.study.gather import ANALYSIS, both, kept, merge, read_results, write_results
 from experiments.study.page import BEGIN, END, results_lines, write_page
 from experiments.table import load_table
+from experiments.trainers.contract import METRICS
 
 
 def command(*words: str | Path):
@@ -100,6 +101,75 @@ def test_of_two_runs_with_one_identity_the_first_that_was_done_counts(tmp_path, 
     assert said == [f"people-low/0-0123abcd of {tmp_path / 'd'} is counted once: it was done before"]
 
 
+def test_an_earlier_run_that_replaces_another_is_said(tmp_path, monkeypatch):
+    early, late = done_at("2026-01-01T00:00:00Z", 0.6), done_at("2026-02-02T00:00:00Z", 0.7)
+    results = type("Results", (), {"table": load_table("study-people"), "problems": []})()
+    monkeypatch.setattr("experiments.study.gather.load_results", lambda _: results)
+    monkeypatch.setattr("experiments.study.gather.runs_of", lambda *_: [early])
+    content, said = merge(read_results(tmp_path / "none") | {"runs": [late]}, [tmp_path / "a"])
+    assert content["runs"] == [early]
+    assert said == [f"people-low/0-0123abcd of {tmp_path / 'a'} replaces the one that was done later"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_copy_that_lacks_files_takes_nothing_away(turned):
+    whole = done_at("t", 0.5, kept={"10": {"frechet": [1.0, "a"], "person_rate": [0.5, "a"]}, "20": {}})
+    torn = whole | {"times": {"9": [1, 1]}, "kept": {"10": {"frechet": [1.0, "a"]}}, "metrics": {}}
+    first, second = (torn, whole) if turned else (whole, torn)
+    assert both(first, second) == whole
+
+
+def test_kept_generators_are_read_in_order_and_other_folders_left(tmp_path):
+    for name in ("kept-20", "kept-9", "kept-mine"):
+        (tmp_path / METRICS / name).mkdir(parents=True)
+    assert list(kept(tmp_path, {})) == ["9", "20"]
+
+
+def test_a_folder_without_a_table_is_refused_with_the_next_step(tmp_path):
+    into = tmp_path / "results.json"
+    done = command("merge", tmp_path / "nowhere", "--into", into)
+    assert done.exit_code == 1
+    assert "nowhere'. Give the study's OUT: make study-results FROM=" in done.output
+    assert not into.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema": "2"}', "got schema: '2'. Restore the file"),
+        ('{"runs": {}}', "got runs: {}. Restore the file"),
+        ('{"preset": null}', "got preset: None. Restore the file"),
+        ('{"runs": [{"row": "people-low"}]}', r"must have seed, .*analysis in every run; runs\[0\] has none"),
+        ('{"runs": [1]}', r"runs\[0\] has none"),
+        ('{"schema": 1, "runs": [', "expected JSON"),
+    ],
+)
+def test_a_damaged_file_of_runs_is_refused(text, said, tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_results(path)
+
+
+def test_a_report_of_no_file_or_no_page_writes_nothing(tmp_path):
+    page, results = tmp_path / "docs" / "study.md", tmp_path / "r.json"
+    page.parent.mkdir()
+    page.write_text(f"{BEGIN}\nnumbers\n{END}\n")
+    done = command("report", "--results", results, "--page", page)
+    assert done.exit_code == 1
+    assert "r.json', which is none. Collect the runs first: make study-results." in done.output
+    assert "numbers" in page.read_text()
+    write_results(results, read_results(results))
+    done = command("report", "--results", results, "--page", tmp_path / "other" / "study.md")
+    assert done.exit_code == 1
+    assert "study.md', which is none. Run it in the checkout." in done.output
+    assert not (tmp_path / "other").exists()
+    page.write_text(f"{END}\n{BEGIN}\n")
+    done = command("report", "--results", results, "--page", page)
+    assert "must hold the lines" in done.output
+    assert [one.name for one in page.parent.iterdir()] == ["study.md"]
+
+
 def test_a_folder_of_another_table_or_preset_is_refused(tmp_path, monkeypatch):
     results = type("Results", (), {"table": load_table("quickstart"), "problems": []})()
     monkeypatch.setattr("experiments.study.gather.load_results", lambda _: results)
@@ -162,3 +232,9 @@ def test_a_dry_run_writes_nothing_and_says_what_the_whole_costs(tmp_path):
     done = command("run", "--out", tmp_path / "out", "--dry-run", "--preset", "smoke")
     assert "the study: 26 runs are left with 2 at a time" in done.output  # what the whole costs says nothing of these
     assert command("run", "--out", tmp_path, "--table", "nothing").exit_code == 1
+
+
+def test_data_for_a_misspelt_data_set_is_refused(tmp_path):
+    done = command("run", "--out", tmp_path / "out", "--data", "peopel=mine.zip", "--dry-run")
+    assert done.exit_code == 1
+    assert "with one of aligned, openmoji, people, people64; got 'peopel=mine.zip'" in done.output

@@ -127,6 +127,22 @@ def test_at_equal_time_the_row_is_taken_where_it_had_the_baselines_time():
     assert slower.pairs(comparison).gains == (pytest.approx(-0.2),)
 
 
+def test_a_generator_on_the_way_that_was_measured_differently_is_not_compared():
+    comparison = Comparison("people-low", "people-plain", "person_rate", 0.03, relative=False, equal_time=True)
+    low = run("people-low", 0, 0.6, 450, {"35": 0.55})
+    assert study(run("people-plain", 0, 0.5, 400), low).pairs(comparison).seeds == (0,)
+    low["kept"]["35"]["person_rate"][1] = "b"
+    assert study(run("people-plain", 0, 0.5, 400), low).pairs(comparison).seeds == ()
+
+
+def test_a_run_whose_times_stop_early_decides_no_equal_time():
+    low = [run("people-low", seed, 0.6, 450) for seed in (0, 1, 2)]
+    for one in low[1:]:
+        one["times"] = {"9": [30.0, 20.0]}  # a copy that lacks the rest
+    rows = study(*[run("people-plain", seed, 0.5, 400) for seed in (0, 1, 2)], *low)
+    assert rows.time_ratio("people-low", "people-plain") == pytest.approx(1.125)
+
+
 def test_a_clear_gain_on_people_is_upheld_and_the_rest_is_not_run():
     runs = [run("people-plain", s, 0.5 + 0.01 * s) for s in range(5)]
     runs += [run("people-low", s, 0.62 + 0.012 * s) for s in range(5)]
