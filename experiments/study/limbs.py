@@ -1,6 +1,8 @@
-"""What the offsets of a trained network do: three questions to a finished run's snapshots.
+"""What the offsets of a trained network do: four questions to a finished run's snapshots.
 
 * The switch (the paper's Fig. 4): with the offsets off, are there people left, and do their poses still differ?
+* Exchange: what if each latent gets the offsets of another latent, or the mean of all? How many people are left, and
+  whose pose do they have? A correlation of joints is over all 26 numbers together, each less its mean.
 * Displacement: how much of the joints' displacement from the mean pose do the offset fields explain, by a ridge
   regression of held-out latents; and how much as many numbers of the same layers' inputs do, in this network and in the
   plain one of the same seed. All are reduced to COMPONENTS principal components first, fitted on the training part.
@@ -48,6 +50,8 @@ def look(final: Path, plain: Path | None, kept: dict[float, Path], pose: Extract
         sides = {layer.resolution for layer in snapshot.facts.layers}
         on, offsets, inputs = drawn(network, sides)
         off = drawn(network, sides, strength=0.0)[0]
+        mean = redrawn(network, sides, np.broadcast_to(offsets.mean(axis=0), offsets.shape))
+        other = redrawn(network, sides, np.roll(offsets, 1, axis=0))
         layers = [layer.name for layer in snapshot.facts.layers]
     seen = pose_of(pose, on)
     fit: dict[str, Any] = {"layers": layers, "components": COMPONENTS, "n": int(seen[0].sum())}
@@ -57,7 +61,10 @@ def look(final: Path, plain: Path | None, kept: dict[float, Path], pose: Extract
             images, _, features = drawn(local(snapshot), sides)
         fit["r2_plain"] = explained(features, *pose_of(pose, images))
     sizes = [{"kimg": kimg, "layers": offset_sizes(path)} for kimg, path in sorted(kept.items())]
-    return {"switch": switch(seen, pose_of(pose, off)), "displacement": fit, "offset_rms_px": sizes, "nimg": NIMG}
+    moved = torch.nn.functional.pad(on, (1, 0, 0, 0), mode="replicate")[..., :-1]
+    exchanged = exchange(seen, pose_of(pose, moved), pose_of(pose, mean), pose_of(pose, other))
+    found = {"switch": switch(seen, pose_of(pose, off)), "exchange": exchanged, "displacement": fit}
+    return found | {"offset_rms_px": sizes, "nimg": NIMG}
 
 
 def local(snapshot: Any) -> Any:
@@ -70,15 +77,46 @@ def local(snapshot: Any) -> Any:
 def drawn(generator: Any, sides: set[int], strength: float = 1.0) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Images [N, 3, R, R] of the same latents each time; the offsets, and the inputs of the layers at those
     resolutions, as rows [N, numbers]. Without noise: nothing but the latent differs."""
-    stream = torch.Generator().manual_seed(SEED)
     images, offsets, inputs = [], [], []
-    for _ in range(NIMG // BATCH):
-        z = torch.randn(BATCH, generator.network.z_dim, generator=stream)
+    for z in latents(generator):
         with recorded(generator.network, sides) as (some_offsets, some_inputs):
             images.append(generator.generate(z, strength=strength))
         offsets.append(np.concatenate(some_offsets, axis=1) if some_offsets else np.zeros((BATCH, 0), np.float32))
         inputs.append(np.concatenate(some_inputs, axis=1))
     return torch.cat(images), np.concatenate(offsets), np.concatenate(inputs)
+
+
+def redrawn(generator: Any, sides: set[int], offsets: np.ndarray) -> Tensor:
+    """Images [N, 3, R, R] of the latents of `drawn`, with these offsets [N, numbers] in place of their own."""
+    images = []
+    for z, rows in zip(latents(generator), torch.from_numpy(offsets.copy()).split(BATCH), strict=True):
+        left = [rows]
+
+        def put(_module: Any, _given: Any, made: Any, left: list[Tensor] = left) -> tuple[Tensor, Tensor | None]:
+            part, left[0] = left[0].tensor_split([made[0][0].numel()], dim=1)
+            return part.reshape(made[0].shape), made[1]
+
+        modules = [conv.mtm for conv in layers_at(generator.network, sides) if conv.mtm is not None]
+        hooks = [module.register_forward_hook(put) for module in modules]
+        try:
+            images.append(generator.generate(z))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return torch.cat(images)
+
+
+def latents(generator: Any) -> Iterator[Tensor]:
+    """The same latents each time, in batches."""
+    stream = torch.Generator().manual_seed(SEED)
+    for _ in range(NIMG // BATCH):
+        yield torch.randn(BATCH, generator.network.z_dim, generator=stream)
+
+
+def layers_at(network: Any, sides: set[int]) -> list[Any]:
+    """The network's plain layers at these resolutions."""
+    both = zip(network.synthesis.resolutions, network.synthesis.convs, strict=True)
+    return [conv for side, conv in both if side in sides]
 
 
 @contextmanager
@@ -91,11 +129,10 @@ def recorded(network: Any, sides: set[int]) -> Iterator[tuple[list[np.ndarray], 
         return lambda _module, given, made: into.append(take(given, made).detach().flatten(1).numpy().copy())
 
     hooks = []
-    for side, conv in zip(network.synthesis.resolutions, network.synthesis.convs, strict=True):
-        if side in sides:
-            hooks.append(conv.register_forward_hook(keep(inputs, lambda given, _made: given[0])))
-            if conv.mtm is not None:
-                hooks.append(conv.mtm.register_forward_hook(keep(offsets, lambda _given, made: made[0])))
+    for conv in layers_at(network, sides):
+        hooks.append(conv.register_forward_hook(keep(inputs, lambda given, _made: given[0])))
+        if conv.mtm is not None:
+            hooks.append(conv.mtm.register_forward_hook(keep(offsets, lambda _given, made: made[0])))
     try:
         yield offsets, inputs
     finally:
@@ -124,6 +161,36 @@ def switch(on: tuple[np.ndarray, np.ndarray], off: tuple[np.ndarray, np.ndarray]
         "pose_spread_off": after,
         "pose_spread_ratio": after / before if before and after is not None else 1.0,
     }
+
+
+def exchange(
+    own: tuple[np.ndarray, np.ndarray],
+    moved: tuple[np.ndarray, np.ndarray],
+    mean: tuple[np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """Person rates with each latent's own offsets, the mean ones and those of the latent before it, and correlations of
+    joints: with `own` in `moved`, the same images moved by a pixel (as alike as a pose found twice can be), in `mean`
+    and in `other`; and with the pose of the latent that gave the offsets."""
+    donor = np.roll(own[0], 1), np.roll(own[1], 1, axis=0)
+    return {
+        "person_rate_own": float(own[0].mean()),
+        "person_rate_mean": float(mean[0].mean()),
+        "person_rate_other": float(other[0].mean()),
+        "own_moved": correlation(own, moved),
+        "own_mean": correlation(own, mean),
+        "own_other": correlation(own, other),
+        "donor_other": correlation(donor, other),
+    }
+
+
+def correlation(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float | None:
+    """Of the joints of the images that show a person in both; None where those are too few."""
+    seen = a[0] & b[0]
+    if seen.sum() < LEAST_SEEN:
+        return None
+    x, y = (joints[seen] - joints[seen].mean(axis=0) for _, joints in (a, b))
+    return round(float((x * y).sum() / np.sqrt(np.square(x).sum() * np.square(y).sum())), 4)
 
 
 def explained(features: np.ndarray, seen: np.ndarray, joints: np.ndarray) -> float | None:

@@ -183,6 +183,28 @@ def offset_lines(study: Study) -> Iterator[str]:
             f"{number(fit['r2_inputs'])} | {plain} | "
             f"{', '.join(fit['layers'])} |"
         )
+    yield from exchange_lines(runs)
+
+
+def exchange_lines(runs: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """Where each latent got other offsets than its own, run by run."""
+    yield (
+        "\nWith other offsets than its own, how many images show a person, and how do their joints correlate with "
+        "those of the same latent?\n"
+    )
+    yield (
+        "| seed | person rate: own offsets / mean of all latents / another latent's | correlation: the same images "
+        "moved by 1 px | mean of all | another latent's | with the pose of that other latent |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for seed, found in runs:
+        e = found.get("exchange")
+        if e is None:
+            yield f"| {seed} | {NOT_RUN} |||||"
+            continue
+        rates = " / ".join(number(e[f"person_rate_{name}"]) for name in ("own", "mean", "other"))
+        values = [number(e[name]) for name in ("own_moved", "own_mean", "own_other", "donor_other")]
+        yield f"| {seed} | {rates} | {' | '.join(values)} |"
 
 
 def run_lines(study: Study) -> Iterator[str]:

@@ -43,7 +43,7 @@ def whole() -> Study:
             made = run(row.id, seed, value, kept=kept) | {"message": "", "parameters": 200_000}
             made["metrics"]["frechet_mobilenet"] = [3.0, "a"]
             if row.id == "people-low":
-                made["analysis"] = {"limbs": LIMBS}
+                made["analysis"] = {"limbs": dict(LIMBS)}
             runs.append(made)
     return Study({"preset": "full", "runs": runs})
 
@@ -56,6 +56,15 @@ LIMBS = {
         "pose_spread_on": 0.5,
         "pose_spread_off": None,
         "pose_spread_ratio": 1.0,
+    },
+    "exchange": {
+        "person_rate_own": 0.7,
+        "person_rate_mean": 0.71,
+        "person_rate_other": 0.69,
+        "own_moved": 0.8,
+        "own_mean": 0.2,
+        "own_other": None,
+        "donor_other": 0.01,
     },
     "displacement": {"layers": ["convs.8", "convs.16"], "r2_offsets": 0.5, "r2_inputs": 0.6, "r2_plain": None},
     "offset_rms_px": [{"kimg": kimg, "layers": {"convs.8": kimg / 40, "convs.16": kimg / 80}} for kimg in (10, 40)],

@@ -55,6 +55,21 @@ def test_the_switch_compares_rates_and_spreads():
     assert (nobody["person_rate_ratio"], nobody["pose_spread_off"], nobody["pose_spread_ratio"]) == (0, None, 1)
 
 
+def test_an_exchange_tells_whose_pose_is_shown():
+    rng = np.random.default_rng(4)
+    everyone = np.ones(200, bool)
+    joints = rng.standard_normal((200, 26))
+    own = everyone, joints + 5  # a mean pose of its own counts for nothing
+    half = everyone, joints + rng.standard_normal((200, 26))
+    donors = np.arange(200) < 100, np.roll(joints, 1, axis=0)
+    found = limbs.exchange(own, own, half, donors)
+    assert (found["person_rate_own"], found["person_rate_mean"], found["person_rate_other"]) == (1, 1, 0.5)
+    assert found["own_moved"] == found["donor_other"] == 1
+    assert found["own_mean"] == pytest.approx(0.5**0.5, abs=0.03)
+    assert abs(found["own_other"]) < 0.05
+    assert limbs.correlation(own, (np.arange(200) < 49, joints)) is None
+
+
 class Pose:
     """Stands in for BlazePose: every image has a person, whose joints are where the image is bright."""
 
@@ -88,6 +103,8 @@ def test_a_run_is_looked_at_as_a_whole(runs, monkeypatch):
     sizes = [one["layers"]["convs.8"] for one in found["offset_rms_px"]]
     assert 0 < sizes[0] < sizes[1]  # they begin at exactly 0, and grow
     assert found["switch"]["person_rate_ratio"] == 1
+    assert found["exchange"]["person_rate_other"] == 1
+    assert -1 <= found["exchange"]["donor_other"] < 1
 
 
 def test_the_plain_networks_features_are_as_many_as_the_inputs_and_the_latents_the_same(runs, monkeypatch):
@@ -101,6 +118,17 @@ def test_the_plain_networks_features_are_as_many_as_the_inputs_and_the_latents_t
     assert made["8"][2].shape == made["none"][2].shape == (100, 8 * 8 * 8)
     with limbs.open_snapshot(runs / "8" / "final.pt") as snapshot:
         assert torch.equal(limbs.drawn(limbs.local(snapshot), {8})[0], made["8"][0])
+
+
+def test_offsets_can_be_exchanged_and_ones_own_change_nothing(runs, monkeypatch):
+    monkeypatch.setattr(limbs, "NIMG", 200)
+    with limbs.open_snapshot(runs / "8" / "final.pt") as snapshot:
+        network = limbs.local(snapshot)
+        images, offsets, _ = limbs.drawn(network, {8})
+        assert torch.equal(limbs.redrawn(network, {8}, offsets), images)
+        others = limbs.redrawn(network, {8}, 100 * np.roll(offsets, 1, axis=0))
+        assert not torch.equal(others, images)
+        assert torch.equal(limbs.drawn(network, {8})[0], images)  # nothing stays exchanged
 
 
 def test_a_plain_run_is_refused(runs):
