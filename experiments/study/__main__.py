@@ -79,7 +79,7 @@ def merge(folders: tuple[Path, ...], into: Path) -> None:
 @CACHE
 @click.option("--images", type=click.Path(path_type=Path), help="Also write images of the first seed to this folder.")
 def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
-    """Ask the finished runs of people-low in OUT what their offsets do: 1 minute a run; merge takes it along."""
+    """Ask the finished runs of people-low in OUT what their offsets do: 2 minutes a run; merge takes it along."""
     from experiments.study.finished import data_of, look_at_all
     from experiments.study.show import write_all
 

@@ -34,7 +34,7 @@ COMPONENTS, HELD_OUT = 64, 0.3
 PENALTIES = tuple(10.0**power for power in range(-2, 6))
 LEAST_SEEN = 50  # images with a person; with fewer there is no spread and no fit
 SIZE_NIMG = 64
-BATCH = 100
+BATCH = 100  # no more than the generator takes at once (experiments.generators), so that a hook sees all of them
 
 
 def look(final: Path, plain: Path | None, kept: dict[float, Path], pose: Extractor | None = None) -> dict[str, Any]:
