@@ -154,7 +154,7 @@ def comparison_lines(compared: list[Compared]) -> Iterator[str]:
         at = f" (at {pairs.at_kimg:g} kimg, equal time)" if comparison.equal_time and pairs.at_kimg else ""
         means = [number(float(np.mean(values))) if values else "–" for values in (pairs.row, pairs.baseline)]
         interval = f"{number(s.low, '+')} to {number(s.high, '+')}" if s.low is not None else "–"
-        unit = " of baseline" if comparison.relative else ""
+        unit = " of baseline" if comparison.relative and s.mean is not None else ""
         yield (
             f"| `{comparison.row}`{at} – `{comparison.baseline}` | {METRICS[comparison.metric].title} | {s.n} | "
             f"{means[0]} | {means[1]} | {number(s.mean, '+')}{unit} | {interval} | {comparison.least:g} | "
