@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.files import atomic_output
 
 SVG = Path("docs/mtm.svg")
-WIDTH, TOP, HEIGHT = 900, 32, 298  # TOP: of the drawing, px
+WIDTH, TOP, HEIGHT = 900, 32, 298  # TOP: of the drawing, in px
 STYLE = """
 text { font: 15px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1c2430 }
 text.small { font-size: 12.5px; fill: #5a6675 }
