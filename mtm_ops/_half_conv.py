@@ -45,7 +45,7 @@ def _fake_backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, need
 
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, needs: list[bool]) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight, empty where they are not needed."""
+    """Gradients of x and weight; an empty tensor if it is not needed."""
     with convolutions_in_tf32(), torch._C._DisableAutocast():
         return _fake_backward(grad_y, x, weight, padding, needs)
 

@@ -190,7 +190,7 @@ def _output_rows(s: Sampling, dtype: torch.dtype, weight: Tensor) -> Tensor:
 def backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation, needs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
+    """Gradients of (x, weight, offset, mask); an empty tensor if `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[0], *needs[2:]))
     products = products_of(s, weight)

@@ -45,7 +45,7 @@ def precision_of_convolutions() -> Iterator[None]:
 
 @contextmanager
 def convolutions_in_tf32() -> Iterator[None]:
-    """Within the context, float32 convolutions on CUDA use TF32, whatever the switch says. It is also process-wide."""
+    """Within the context, float32 convolutions on CUDA use TF32, whatever the switch says. This affects all threads."""
     get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
     before = get(*_CONV)
     if before == "tf32":

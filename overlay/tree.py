@@ -128,7 +128,7 @@ class _Reader:
         return {c: f for c, f in self.of_path[path].items() if f.before == base}
 
     def _base_of_committed(self, path: str) -> str | None:
-        """The upstream blob that HEAD's file consists of besides our lines; None if HEAD's file is not such a file."""
+        """The upstream blob to which HEAD's version of the file adds our lines; None if it has none of ours."""
         head = self.heads[path]
         tries = [(w.base, w.concerns) for w in self._writings(path)]
         for base in dict.fromkeys(f.before for f in self.of_path[path].values()):

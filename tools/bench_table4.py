@@ -1,4 +1,4 @@
-"""make bench-table4: the cost of MTM in a whole training iteration of StyleGAN2, and the paper's Table 4.
+"""make bench-table4: the cost of MTM in a whole training iteration of StyleGAN2, compared with the paper's Table 4.
 
 Runs the official networks and loss of the patched stylegan3 on synthetic images, with its lazy regularisation:
 a cycle is 16 iterations, with R1 once and path-length regularisation four times. Settings take turns, cycle by cycle.

@@ -102,7 +102,7 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Calls]
 
 @click.command()
 def main() -> None:
-    """Count what a layer's passes ask of the host."""
+    """Count what a layer's passes cost the CPU."""
     click.echo(f"{'[B, C, H, W]':24}{'pass':18}{'operators':>10}{'kernels of torch':>18}{'of ours':>9}{'entries':>9}")
     for shape in SHAPES:
         for kind, dtype in DTYPES.items():

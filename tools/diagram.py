@@ -66,7 +66,7 @@ def taps(left: float, top: float, step: float) -> Iterator[str]:
 
 
 def draw() -> str:
-    """The whole file."""
+    """The complete SVG file."""
     parts: list[str] = []
     parts += box(24, 52, 92, 60, "box", "x", "layer input")
     parts += box(24, 226, 92, 60, "box", "w", "latent code")

@@ -178,7 +178,7 @@ def write_page(page: Path, steps: dict[str, Result]) -> None:
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="[default: docs/results-cuda.md]")
 def main(folders: tuple[Path, ...], page: Path) -> None:
-    """Put what sessions (the OUT of each, oldest first) measured into the page; without any, what is not run."""
+    """Write what sessions (the OUT of each, oldest first) measured to the page; without any, all count as not run."""
     try:
         write_page(page, read_sessions(folders))
     except UserError as error:

@@ -256,9 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the chosen steps; the exit code is not 0 if one failed."""
     parser = argparse.ArgumentParser(prog="gpu-session", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--steps", default="", help="names, separated by spaces; default: all")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="where results go")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="folder for the results")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-work", help="packages, builds, snapshots")
-    parser.add_argument("--bundle", type=Path, default=ROOT / BUNDLE, help="what make gpu-bundle made")
+    parser.add_argument("--bundle", type=Path, default=ROOT / BUNDLE, help="the output of make gpu-bundle")
     parser.add_argument("--preset", default="full", help="preset of the trainings: full, long, or smoke on a CPU")
     parser.add_argument("--limit-s", type=float, default=1e9, help="for all steps together, seconds")
     given = parser.parse_args(arguments)
