@@ -89,7 +89,7 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
 
     The layer is the non-upsampling convolution of a resolution (StyleGAN2), or the last non-upsampling one of an
     output sampling rate (StyleGAN3). Call it at the end of the network's constructor. The host's random stream and
-    other parameters do not change; the modules' initial values depend on torch's seed, and differ between layers.
+    parameters do not change; the modules' initial values depend on torch's seed, and differ between layers.
 
     Args:
         synthesis: has StyleGAN2's block_resolutions and b<resolution>.conv1, or StyleGAN3's layer_names. If its class

@@ -105,7 +105,7 @@ def save(loop: Mapping[str, Any]) -> None:
     The first rank's file is written last and moved into place, so if it exists, the state is complete. The training
     goes on as if this had not been called.
     """
-    pkl, rank = loop.get("network_pkl", loop["snapshot_pkl"]), loop["rank"]  # StyleSV's other pickle is the best so far
+    pkl, rank = loop.get("network_pkl", loop["snapshot_pkl"]), loop["rank"]  # StyleSV's snapshot_pkl is the best so far
     if pkl is None:
         return
     state = {

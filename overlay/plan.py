@@ -105,7 +105,7 @@ def _change(tree: Tree, view: FileView, verb: str, selected: Collection[str]) ->
 
 
 def _want(tree: Tree, view: FileView, verb: str, wanted: Collection[str]) -> Concerns:
-    """The concerns the file shall have. apply updates all of them; revert keeps the others' present lines."""
+    """The concerns the file shall have. apply updates all of them; revert leaves the others as they are."""
     assert view.current is not None
     if verb == "revert":
         return {c: insertions for c, insertions in view.current.items() if c not in wanted}

@@ -57,7 +57,7 @@ def _has(view: FileView, concern: str) -> bool:
 
 
 def _foreign(tree: Tree, concerns: set[str]) -> Iterator[tuple[str, str]]:
-    """(path, mode and hash) of each file that is neither HEAD's nor HEAD's with these concerns' lines."""
+    """(path, mode and hash) of each file that is not HEAD's, with or without these concerns' lines."""
     assert tree.checkout is not None
     folder = tree.checkout.folder
     blobs = git.tree_blobs(tree.checkout, tree.checkout.head) or {}

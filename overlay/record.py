@@ -31,7 +31,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Pending:
-    """A file of a run that has not finished: its hash before and after, and what it then contains."""
+    """A file of a run that has not finished: its hash before and after, and what it contains afterwards."""
 
     before: str
     after: str
