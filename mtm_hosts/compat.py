@@ -1,6 +1,6 @@
-"""Today's libraries: restores, on import, what the official code needs and newer libraries have dropped.
+"""Support for current libraries: restores, on import, what the official code needs and newer versions have removed.
 
-Each function fixes one incompatibility where it exists, and leaves a library alone that still works.
+Each function fixes one incompatibility if it exists, and does not change a library that still works.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _TRUE, _FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", 
 
 
 def strtobool(value: str) -> bool:
-    """distutils.util's reading of a boolean; ValueError for anything else."""
+    """distutils.util.strtobool: the boolean that a string names. Raises ValueError for anything else."""
     word = value.lower()
     if word not in _TRUE + _FALSE:
         raise ValueError(f"strtobool: value must be one of {', '.join(_TRUE + _FALSE)}; got {value!r}.")
@@ -30,28 +30,28 @@ def strtobool(value: str) -> bool:
 
 
 def copy_tree(src: Any, dst: Any) -> None:
-    """distutils.dir_util's: copies a folder's content into another, which may exist."""
+    """distutils.dir_util.copy_tree: copies a folder's content into another, which may exist."""
     shutil.copytree(src, dst, dirs_exist_ok=True)
 
 
 def _absent(name: str) -> bool:
-    """A module in sys.modules counts, also another package's stand-in without a spec, at which find_spec fails."""
+    """False if it is in sys.modules, even as another package's stand-in without a spec, on which find_spec fails."""
     return name not in sys.modules and importlib.util.find_spec(name) is None
 
 
 def provide_pkg_resources() -> None:
-    """setuptools 82 no longer has pkg_resources; the hosts compare versions with it."""
+    """setuptools 82 removed pkg_resources, with which the hosts compare versions."""
     if _absent("pkg_resources"):
-        # pytest calls the second one wherever it finds the module.
+        # pytest calls fixup_namespace_packages if the module exists.
         unused = {"fixup_namespace_packages": lambda path_item, parent=None: None}
         provide("pkg_resources", parse_version=torch.torch_version.TorchVersion, **unused)
 
 
 def provide_distutils() -> None:
-    """Python 3.12 no longer has distutils; the hosts read booleans with it."""
+    """Python 3.12 removed distutils, with which the hosts parse booleans."""
     if _absent("distutils"):
         with contextlib.suppress(ImportError):
-            importlib.import_module("setuptools")  # brings its own distutils, which it needs complete
+            importlib.import_module("setuptools")  # installs its own distutils, and needs all of it
     if _absent("distutils"):
         util = provide("distutils.util", strtobool=strtobool)
         dir_util = provide("distutils.dir_util", copy_tree=copy_tree)
@@ -59,7 +59,7 @@ def provide_distutils() -> None:
 
 
 def provide(name: str, **members: Any) -> types.ModuleType:
-    """Put a stand-in with these members where the module of that name would be imported from."""
+    """Register a stand-in module with these members under that name, so that imports find it."""
     module = types.ModuleType(name, "mtm_hosts.compat's stand-in.")
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     vars(module).update(members)
@@ -68,13 +68,13 @@ def provide(name: str, **members: Any) -> types.ModuleType:
 
 
 def let_samplers_take_the_data(sampler: Any = torch.utils.data.Sampler) -> None:
-    """torch's Sampler no longer takes an argument; the hosts' InfiniteSampler passes it the data set."""
+    """torch's Sampler no longer takes an argument, but the hosts' InfiniteSampler passes it the data set."""
     if sampler.__init__ is object.__init__:
         sampler.__init__ = lambda self, data_source=None: None
 
 
 def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
-    """Adam refuses betas of an integer and a float; the hosts pass [0, 0.99]."""
+    """Adam rejects betas that mix an integer and a float, but the hosts pass [0, 0.99]."""
     build = adam.__init__
 
     @functools.wraps(build)
@@ -87,12 +87,12 @@ def let_adam_mix_numbers(adam: Any = torch.optim.Adam) -> None:
 
 
 def operation(found: Any) -> Any:
-    """The operation in what torch._C._jit_get_operation returned: from torch 1.12 on, overloads come with it."""
+    """The operation from torch._C._jit_get_operation, which since torch 1.12 also returns the overloads."""
     return found[0] if isinstance(found, tuple) else found
 
 
 def let_sqrtm_estimate_its_error() -> None:
-    """SciPy 1.18's sqrtm no longer has the argument disp; the hosts' Fréchet distances pass disp=False."""
+    """SciPy 1.18 removed sqrtm's argument disp, but the hosts' Fréchet distances pass disp=False."""
     if importlib.util.find_spec("scipy") is None:
         return
     import scipy.linalg
@@ -101,7 +101,7 @@ def let_sqrtm_estimate_its_error() -> None:
 
 
 def _sqrtm_of(sqrtm: Any) -> Any:
-    """That sqrtm, with disp: disp=False returns (root, estimated error)."""
+    """Wraps `sqrtm` to accept disp; with disp=False it returns (root, estimated error)."""
     import numpy as np
 
     knows_disp = "disp" in inspect.signature(sqrtm).parameters
@@ -110,7 +110,7 @@ def _sqrtm_of(sqrtm: Any) -> Any:
     def root_of(A: Any, disp: bool = True, **options: Any) -> Any:
         if knows_disp:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of that argument
+                warnings.simplefilter("ignore", DeprecationWarning)  # about disp
                 return sqrtm(A, disp=disp, **options)
         root = sqrtm(A, **options)
         return root if disp else (root, np.linalg.norm(root @ root - A) / np.linalg.norm(A))
@@ -119,9 +119,9 @@ def _sqrtm_of(sqrtm: Any) -> Any:
 
 
 def one_gradient_per_input(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """Decorator for an autograd function's backward that returns too few gradients: adds None for the remaining inputs.
+    """Decorator for an autograd function's backward that returns too few gradients: adds None for the other inputs.
 
-    torch requires one gradient per input. Not a hook: the patch decorates EG3D's second-order convolution with it.
+    torch requires one gradient per input. Not called by install(): the patch decorates EG3D's second-order convolution.
     """
 
     @functools.wraps(backward)
@@ -133,7 +133,7 @@ def one_gradient_per_input(backward: Callable[..., tuple[Any, ...]]) -> Callable
 
 
 def install() -> None:
-    """Every hook above, once."""
+    """Calls every function above that fixes a library, once."""
     provide_pkg_resources()
     provide_distutils()
     let_samplers_take_the_data()

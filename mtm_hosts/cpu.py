@@ -1,6 +1,6 @@
 """Running without a GPU: on import, replaces the CUDA calls of the official code with CPU equivalents.
 
-Where CUDA is available nothing is changed. To train on the CPU of a machine that has a GPU, hide it:
+If CUDA is available, nothing is changed. To train on the CPU of a machine that has a GPU, hide it:
 CUDA_VISIBLE_DEVICES= python train.py ...
 """
 
@@ -17,7 +17,7 @@ from mtm_hosts.device import redirect
 
 
 class Event:
-    """torch.cuda.Event on the host's clock."""
+    """torch.cuda.Event, measured with the CPU's clock."""
 
     def __init__(self, **_options: Any) -> None:
         self.time_s = 0.0
@@ -34,8 +34,8 @@ class Event:
 
 
 def install() -> None:
-    """Replaces what only a GPU has: the device, timing events, streams, memory statistics, pinned memory, NCCL."""
-    # torch allocates memory in huge pages: in a run of StyleSV on a CPU, page faults took two fifths of the time.
+    """Replaces what needs a GPU: the device, timing events, streams, memory statistics, pinned memory, NCCL."""
+    # Makes torch allocate huge pages: without them, page faults took two fifths of the time of a StyleSV run on a CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     redirect(lambda chosen: torch.device("cpu") if chosen.type == "cuda" else chosen)
     cuda: Any = torch.cuda
@@ -56,7 +56,7 @@ def install() -> None:
 
 
 def _let_ddp_take_a_device() -> None:
-    """DistributedDataParallel refuses the device of modules on the CPU; the video hosts pass one."""
+    """DistributedDataParallel rejects device_ids for modules on the CPU, but the video hosts pass them."""
     ddp: Any = torch.nn.parallel.DistributedDataParallel
     build = ddp.__init__
 
@@ -67,14 +67,14 @@ def _let_ddp_take_a_device() -> None:
     ddp.__init__ = init
 
 
-# What a training without a GPU draws to show its progress. With a GPU the hosts draw up to a thousand images, and
-# videos of thousands of frames; the video hosts take the labels of their videos from the images.
+# The previews that a training without a GPU draws to show its progress. With a GPU the hosts draw up to a thousand
+# images, and videos of thousands of frames. The video hosts take the labels of their videos from the images.
 PREVIEW_VIDEOS, PREVIEW_FRAMES = 1, 4
 _grid = {"side": 6}
 
 
 def small_grid(grid: Callable[..., Any], side: int | None = None) -> Callable[..., Any]:
-    """A host's setup_snapshot_image_grid; without a GPU, cut to `side` x `side` images."""
+    """A host's setup_snapshot_image_grid; without a GPU, its grid is cut to `side` x `side` images."""
     if torch.cuda.is_available():
         return grid
     _grid["side"] = side or _grid["side"]
@@ -87,7 +87,7 @@ def small_grid(grid: Callable[..., Any], side: int | None = None) -> Callable[..
 
 
 def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for few images and videos."""
+    """The video hosts' setup_snapshot_image_grid and generate_videos; without a GPU, for fewer images and videos."""
     if torch.cuda.is_available():
         return grid, videos
 
@@ -102,7 +102,7 @@ def small_previews(grid: Callable[..., Any], videos: Callable[..., Any]) -> tupl
 
 
 def few_previews(vis: Any) -> None:
-    """StyleSV's number of videos in `vis`, without a GPU, before its images are chosen: they can be fewer then, too."""
+    """Without a GPU, reduces StyleSV's number of videos in `vis`. Call before choosing images: it reduces those too."""
     if not torch.cuda.is_available():
         vis.num_videos, _grid["side"] = PREVIEW_VIDEOS, 2
 

@@ -1,6 +1,6 @@
-"""torch.device(...) as the hosts' code calls it, redirected: to the CPU without a GPU, or to torchrun's local rank.
+"""Redirects the hosts' calls of torch.device(...): to the CPU without a GPU, or to torchrun's local rank.
 
-The hosts write torch.device('cuda', rank) in about twenty places. Replacing the name once needs fewer lines.
+The hosts write torch.device('cuda', rank) in about twenty places. Replacing the name once needs fewer inserted lines.
 """
 
 import sys
@@ -15,12 +15,12 @@ _answers: list[_Answer] = []
 
 
 class _StandIn(type):
-    """Makes real devices and recognises them, so that only the call differs."""
+    """Calls return real devices, and isinstance accepts them, so that only the call differs."""
 
     def __call__(cls, *arguments: Any, **options: Any) -> torch.device:
         chosen = _real(*arguments, **options)
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller == "torch" or caller.startswith("torch."):  # torch means what it says
+        if caller == "torch" or caller.startswith("torch."):  # torch's own calls are not redirected
             return chosen
         for answer in _answers:
             chosen = answer(chosen)
@@ -32,8 +32,8 @@ class _StandIn(type):
     def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, _real)
 
-    # torch.fx asks whether a type is torch.device before it writes a device into a graph's code: torch.export,
-    # torch.compile.
+    # torch.export and torch.compile: torch.fx checks whether a type is torch.device before it writes a device into a
+    # graph's code.
     def __eq__(cls, other: object) -> bool:
         return other is cls or other is _real
 
@@ -42,9 +42,9 @@ class _StandIn(type):
 
 
 def redirect(answer: _Answer) -> None:
-    """From now on, pass each device that code outside torch makes with torch.device(...) through `answer`."""
+    """From now on, every torch.device(...) call outside torch returns `answer` of the device."""
     if not _answers:
-        # Under torch's own name: pickled devices look their constructor up there.
+        # Named as torch's own class: pickled devices look up their constructor there.
         module: Any = torch
         module.device = _StandIn("device", (), {"__module__": "torch", "__doc__": _real.__doc__})
     _answers.append(answer)

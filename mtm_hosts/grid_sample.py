@@ -1,7 +1,7 @@
 """grid_sample that is differentiable twice with respect to its input, for the video hosts' augmentation under R1.
 
-Their own version works with torch 1.9 and older, and otherwise falls back to torch's, which not every version of torch
-differentiates twice. If torch does, this calls torch's.
+The hosts' own version works with torch 1.9 and older. With newer versions it falls back to torch's, which not every
+version of torch can differentiate twice. If torch can, this module calls torch's.
 """
 
 import functools
@@ -34,7 +34,7 @@ def _torch_differentiates_twice() -> bool:
 
 
 class _Sample(torch.autograd.Function):
-    """Linear in x, so that the gradient with respect to grad_y of its backward pass is it again, of a cotangent."""
+    """Linear in x, so the gradient of its backward with respect to grad_y is the same function of the cotangent."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The table of what differs between the hosts (the codebases under vendor/), and their modules by one name."""
+"""The table of differences between the hosts (the codebases under vendor/), and uniform access to their modules."""
 
 import importlib
 import re
@@ -10,8 +10,8 @@ from typing import NamedTuple, NoReturn
 class Host(NamedTuple):
     """Facts about one host.
 
-    code: the folder in vendor/<host> that its scripts run in and import from.
-    package: what the names of its modules begin with.
+    code: the folder in vendor/<host> in which its scripts run and from which they import.
+    package: the prefix of its modules' names.
     """
 
     code: str
@@ -27,8 +27,8 @@ HOSTS = {
 
 
 def package() -> str:
-    """What the names of the modules of the host that runs in this process begin with."""
-    # The longest: a video host's scripts have its folder src on the path, too.
+    """The prefix of the module names of the host that runs in this process."""
+    # Longest first: a video host's scripts also have its folder src on the path.
     packages = sorted({host.package for host in HOSTS.values()}, key=len, reverse=True)
     return next((package for package in packages if f"{package}dnnlib" in sys.modules), "")
 
@@ -39,17 +39,17 @@ def module(name: str) -> ModuleType:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with one line, in which options are spelt as the host reads them: by click or by Hydra."""
+    """Exits with a one-line message, in which options are spelled for the host's parser, click or Hydra."""
     raise SystemExit(f"Error: {as_hydra(message) if package() else message}")
 
 
 def reason(error: Exception) -> str:
-    """The text of an error, in one line without a full stop."""
+    """An error's message on one line, without a full stop."""
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0].rstrip('. ')}"
 
 
 def as_hydra(message: str) -> str:
-    """Options in a message as the video hosts spell them: a list has brackets, and quotes for the shell.
+    """Rewrites options in a message to the video hosts' syntax: lists have brackets, and quotes for the shell.
 
     >>> as_hydra("--resume: --mtm must be low; pass --mtm low --mtm-head offset, or --gpus=2.")
     'training.resume: mtm must be low; pass mtm=low mtm_head=offset, or num_gpus=2.'

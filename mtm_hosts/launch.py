@@ -1,6 +1,6 @@
 """Several nodes: `torchrun --nnodes=N --nproc-per-node=M train.py --gpus=N*M ...`. Without torchrun nothing changes.
 
-The video hosts' src/infra/launch.py makes a folder for the experiment, and starts train.py there with a command line.
+The video hosts' src/infra/launch.py creates a folder for the experiment, and starts train.py there by a command line.
 
 Environment:
     MTM_LAUNCHER: the command that starts train.py in that line, such as "torchrun --nproc-per-node=8".
@@ -25,28 +25,28 @@ from mtm_hosts.hosts import fail
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun (or anything else that sets env://'s variables) started this process."""
+    """Whether torchrun, or another launcher that sets the variables of env://, started this process."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def local_device(chosen: torch.device) -> torch.device:
-    """The hosts use the global rank as the GPU's number; on the second node that GPU does not exist."""
+    """The local rank's GPU. The hosts use the global rank as the GPU's index, which does not exist on a second node."""
     if chosen.type != "cuda" or chosen.index != int(os.environ["RANK"]):
         return chosen
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def quiet_followers() -> None:
-    """Every rank runs the whole command line; only the first prints the options."""
+    """Silences all ranks but the first: every rank runs the command line, but only the first prints the options."""
     if under_torchrun() and int(os.environ["RANK"]) > 0:
-        # The host's logger sends stderr to stdout: give both streams back first.
+        # The host's logger redirects stderr to stdout: restore both streams first.
         sys.stderr = sys.__stderr__
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def command(line: str) -> str:
-    """The line with which launch.py starts train.py: with this Python or MTM_LAUNCHER, with our packages on its path,
-    and in a folder whose name may have spaces."""
+    """The command line with which launch.py starts train.py, changed to use this Python or MTM_LAUNCHER, to have our
+    packages on its path, and to allow spaces in the folder's name."""
     launcher = os.environ.get("MTM_LAUNCHER") or shlex.quote(sys.executable)
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     start = f"PYTHONPATH={shlex.quote(os.pathsep.join(paths))} {launcher} src/train.py"
@@ -59,8 +59,8 @@ def command(line: str) -> str:
 
 
 def _resume_latest(config: Path) -> None:
-    """launch.py does not change the configuration of an existing folder; train.py, which reads it, would start anew and
-    fail because of the existing output."""
+    """launch.py does not change the configuration in an existing folder. train.py reads it, would start anew, and would
+    fail because output exists. So this sets training.resume to "latest" there."""
     if config.is_file():
         from omegaconf import OmegaConf
 
@@ -75,14 +75,14 @@ def run(line: str) -> NoReturn:
 
 
 def train(subprocess_fn: Callable[..., None], c: Any) -> None:
-    """This rank's part of a training that torchrun started: agree on the run's folder, then what the host does.
+    """This rank's part of a training that torchrun started: agree on the run's folder, then run the host's function.
 
     Args:
-        subprocess_fn: the host's, called with its positional arguments: rank, c, temp_dir.
+        subprocess_fn: the host's function, called with the positional arguments rank, c, temp_dir.
         c: the host's options; num_gpus must be the number of processes.
 
     Raises:
-        SystemExit: if it is not, naming the option.
+        SystemExit: if it is not; the message names the option.
     """
     world = int(os.environ["WORLD_SIZE"])
     if c.num_gpus != world:
@@ -95,19 +95,19 @@ def train(subprocess_fn: Callable[..., None], c: Any) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpu else "gloo", init_method="env://")
     distributed: Any = dist
-    distributed.init_process_group = lambda *_how, **_where: None  # the host's own call follows, with a file of its own
+    distributed.init_process_group = lambda *_how, **_where: None  # the host's own call follows, with its own init file
     c.run_dir = _agree_on_folder(c)
     try:
         subprocess_fn(dist.get_rank(), c, c.run_dir)
     except Exception:
-        # The host's logger has this rank's stderr; without this line the error would only be in its log.
+        # The host's logger captures this rank's stderr; without this line the error would appear only in its log.
         traceback.print_exc(file=sys.__stderr__)
         raise
     dist.destroy_process_group()
 
 
 def _agree_on_folder(c: Any) -> str:
-    """The first rank's run folder, made by it with the options in it; every node must see that file system."""
+    """The run folder. The first rank creates it, with the options in it; every node must share that file system."""
     box: list[Any] = [c.run_dir]
     dist.broadcast_object_list(box, src=0)
     folder = Path(box[0])

@@ -19,7 +19,7 @@ RATE_GROUPS = {"low": (16, 32), "mid": (64,), "high": (128,)}
 
 
 class Place(NamedTuple):
-    """A layer that can get the module, and its convolution's padding (px)."""
+    """A layer that can get the module, and the padding of its convolution (px)."""
 
     layer: Any
     padding: int
@@ -39,9 +39,9 @@ def _by_rate(synthesis: Any) -> dict[int, Place]:
 
 
 class Layout(NamedTuple):
-    """How a family of synthesis networks names its places."""
+    """How to find the places in a family of synthesis networks."""
 
-    mark: str  # the attribute by which a network of the family is known
+    mark: str  # the attribute that identifies the family
     unit: str
     groups: Mapping[str, tuple[int, ...]]
     places: Callable[[Any], dict[int, Place]]
@@ -54,11 +54,11 @@ LAYOUTS = (
 
 
 def parse_layers(spec: str | None, groups: Mapping[str, tuple[int, ...]] = LAYER_GROUPS) -> tuple[int, ...]:
-    """Resolutions (px), or sampling rates, that carry the module, ascending.
+    """Resolutions (px), or sampling rates, that get the module, ascending.
 
     Args:
         spec: the value of `--mtm`: "none" (or None or ""), groups ("low", "low,mid,high"), resolutions ("4,8,16"),
-            or a mixture of both.
+            or a mix of both.
         groups: the layers of each group: LAYER_GROUPS, or RATE_GROUPS for StyleGAN3.
 
     Raises:
@@ -93,7 +93,7 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
 
     Args:
         synthesis: has StyleGAN2's block_resolutions and b<resolution>.conv1, or StyleGAN3's layer_names. If its class
-            is persistent, the modules are too, so that a snapshot holds their source.
+            is persistent, the modules are too, so that a snapshot contains their source.
         spec: see `parse_layers`; None or "none" attaches nothing.
         head: "offset" or "offset+mask".
         extra: how many numbers drive the offsets besides the layer's w, such as StyleGAN-V's motion code.
@@ -127,12 +127,12 @@ def attach(synthesis: nn.Module, spec: str | None, head: str = "offset", extra: 
     with torch.random.fork_rng(devices=[]):
         for value in chosen:
             layer, padding = places[value]
-            # The CPU's stream only, which the fork restores; every layer gets a separate stream.
+            # Only the CPU's stream, which the fork restores; every layer gets a separate stream.
             torch.default_generator.manual_seed((seed + value * 0x9E3779B9) % 2**63)
-            # From the weights: StyleGAN-V's layers do not keep these numbers.
+            # Read from the weights: StyleGAN-V's layers do not store these numbers.
             in_channels, w_dim = (weights.shape[1] for weights in (layer.weight, layer.affine.weight))
             layer.mtm = module(in_channels, w_dim + extra, layer.weight.shape[3], head, padding=padding)
-    if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's
+    if type(synthesis).__name__ == "SynthesisNetwork3v":  # StyleSV's class
         synthesis.keeps_its_code = persistent(KeepsItsCode)() if persistent else KeepsItsCode()
     _pass_flag_on()
 
@@ -153,9 +153,9 @@ def _layout(network: nn.Module) -> Layout | None:
 
 
 def _pass_flag_on() -> None:
-    """Lets the hosts' conv2d_gradfix.no_weight_gradients() reach our op: path-length regularisation sets it.
+    """Makes the hosts' conv2d_gradfix.no_weight_gradients() apply to our op: path-length regularisation uses it.
 
-    Under it, the gradients of weights are not needed, so they are not computed.
+    Within it the weights' gradients are not needed, so they are not computed.
     """
     ours = mtm_ops.no_weight_gradients
     modules: list[Any] = [module for name, module in sys.modules.items() if name.endswith("ops.conv2d_gradfix")]
@@ -166,7 +166,7 @@ def _pass_flag_on() -> None:
 
         @contextlib.contextmanager
         def both(*disable: bool, theirs: Any = theirs) -> Iterator[None]:
-            with theirs(*disable), ours(*disable):  # the video hosts' takes no argument
+            with theirs(*disable), ours(*disable):  # the video hosts' version takes no argument
                 yield
 
         both.reaches_mtm = True  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
-"""More metrics, and detectors of your own, in the official metric code.
+"""Additional metrics, and custom detectors, in the official metric code.
 
 Environment:
-    MTM_METRICS: modules with functions `register(register_metric)`, separated by commas, whose metrics are added to
+    MTM_METRICS: modules with a function `register(register_metric)`, separated by commas. Their metrics are added to
         those of mtm_hosts.more_metrics.
-    MTM_DETECTORS: a folder whose files stand in for the detectors that the metrics would download: <name>.pt
-        (TorchScript) or <name>.pkl (pickle), where the address ends in <name>.<anything>.
+    MTM_DETECTORS: a folder whose files replace the detectors that the metrics would download: <name>.pt
+        (TorchScript) or <name>.pkl (pickle) for an address that ends in <name>.<anything>.
     MTM_WEIGHTS: the folder that `make weights` filled (else `weights` in this repository). The official detectors are
         read from it and verified, instead of downloaded; random stand-ins in it are not used.
     MTM_ISOLATE_METRICS: 1 to restore the random streams after each metric: then a training draws the same numbers
@@ -30,7 +30,7 @@ from mtm_hosts import hosts, more_metrics
 
 
 def register(register_metric: Callable[..., Any]) -> None:
-    """Add our metrics, and those of the modules that MTM_METRICS lists, through the host's own decorator; and isolate
+    """Add our metrics, and those of the modules that MTM_METRICS lists, through the host's own decorator. Isolate
     all of them if MTM_ISOLATE_METRICS is set.
 
     Raises:
@@ -48,7 +48,7 @@ def register(register_metric: Callable[..., Any]) -> None:
 
 
 def isolated(calc_metric: Callable[..., Any]) -> Callable[..., Any]:
-    """The host's calc_metric, after which the random streams continue as if it had not been called."""
+    """Wraps the host's calc_metric: afterwards the random streams continue as if it had not been called."""
 
     @functools.wraps(calc_metric)
     def calc(*arguments: Any, **options: Any) -> Any:
@@ -74,9 +74,8 @@ def _kept_streams(device: torch.device | None) -> Iterator[None]:
 
 
 def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, device: torch.device) -> None:
-    """Put the detector for `url` into the host's cache, if it is not there yet: one of ours, the one that stands in for
-    it, or the official one where it was fetched before. A file with other bytes than the official ones ends the
-    program."""
+    """Put the detector for `url` into the host's cache, if it is not there yet: one of ours, its replacement, or the
+    official one if it was fetched before. A fetched file whose bytes are not the official ones ends the program."""
     if (url, device) in cache:
         return
     if more_metrics.is_ours(url):
@@ -94,8 +93,8 @@ def provide(cache: MutableMapping[tuple[str, torch.device], Any], url: str, devi
 
 
 def cache_facts(url: str) -> dict[str, str]:
-    """What else a file of dataset statistics depends on: the bytes of our weights, or of the stand-in. Empty for the
-    official detector, so that its statistics are found again."""
+    """What else a file of dataset statistics depends on: the bytes of our weights, or of the replacement. Empty for the
+    official detector, so that its existing statistics are found again."""
     if more_metrics.is_ours(url):
         return more_metrics.cache_facts(url)
     path = _stand_in(url)
@@ -103,13 +102,13 @@ def cache_facts(url: str) -> dict[str, str]:
 
 
 def folder() -> str:
-    """Where StyleSV looks for a detector before it downloads it, in place of a folder of its authors'."""
+    """Where StyleSV looks for a detector before it downloads it; replaces the hard-coded folder of its authors."""
     return os.environ.get("MTM_DETECTORS") or os.path.join(os.devnull, "none")
 
 
 def whole_tag(tag: str, url: str, **facts: Any) -> str:
-    """StyleSV's name for a file of dataset statistics, with everything they depend on: the authors removed that, so
-    statistics of another resolution or split were reused."""
+    """StyleSV's name for a file of dataset statistics, with everything the statistics depend on. The authors removed
+    that, so statistics of another resolution or split were reused."""
     text = repr(sorted({**facts, **cache_facts(url)}.items()))
     return f"{tag}-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"
 
@@ -131,7 +130,7 @@ def _stand_in(url: str) -> Path | None:
 def _fetched(url: str) -> Path | None:
     if not os.path.isdir(Path(__file__).resolve().parents[1] / (os.environ.get("MTM_WEIGHTS") or "weights")):
         return None
-    try:  # the host's own environment may lack what experiments needs: then it downloads, as upstream does
+    try:  # the host's own environment may lack what experiments needs: then it downloads, like upstream
         from experiments import weights
     except ImportError:
         return None

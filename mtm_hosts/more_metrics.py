@@ -1,9 +1,9 @@
 """CLIP-FD, sFID and FD-DINOv2 in the official metric code: --metrics=clip_fd50k_full,sfid50k_full,fd_dinov2_50k_full.
 
-Each is computed as the host computes its own fid50k_full: with its loops over the data set and the generator, on its
-ranks, with its cache of statistics. What differs is the detector, of experiments.metrics with weights that
-experiments.weights has verified, and the distance, of experiments.metrics.frechet. Nothing of experiments is imported
-until one is computed.
+Each is computed like the host's own fid50k_full: with its loops over the data set and the generator, on its ranks, with
+its cache of statistics. The differences are the detector, from experiments.metrics with weights that
+experiments.weights has verified, and the distance, from experiments.metrics.frechet. Nothing from experiments is
+imported until a metric is computed.
 """
 
 import functools
@@ -18,7 +18,7 @@ import torch
 
 from mtm_hosts.hosts import fail
 
-# Name on the host's command line -> its extractor and output, as experiments.metrics has them. A test compares the two.
+# Name on the host's command line -> its extractor and output, as in experiments.metrics. A test compares the two.
 FEATURES = {
     "clip_fd50k_full": ("clip-vit-b-32", "image embedding"),
     "sfid50k_full": ("inception-2015-12-05", "mixed_6/conv"),
@@ -26,11 +26,11 @@ FEATURES = {
 }
 GENERATED_NIMG = 50_000
 _SCHEME = "mtm://"
-_fingerprints: dict[str, dict[str, Any]] = {}  # of what was computed last under a name
+_fingerprints: dict[str, dict[str, Any]] = {}  # per metric name: the fingerprint of the last computation
 
 
 def register(register_metric: Callable[..., Any]) -> None:
-    """Add the metrics through the host's own decorator, and to their lines in metric-*.jsonl their fingerprints."""
+    """Add the metrics through the host's own decorator, and their fingerprints to their lines in metric-*.jsonl."""
     host = sys.modules[register_metric.__module__]
     for name in FEATURES:
         register_metric(_metric(name, host))
@@ -38,7 +38,7 @@ def register(register_metric: Callable[..., Any]) -> None:
 
 
 def address(name: str) -> str:
-    """What stands for a metric's detector where the host has the address of a download."""
+    """A metric's detector as an address, where the host expects the address of a download."""
     return f"{_SCHEME}{FEATURES[name][0]}/{name}"
 
 
@@ -50,14 +50,14 @@ def detector(url: str, device: torch.device) -> torch.nn.Module:
     """The detector of `address`, uint8 images [N, 3, H, W] to float32 [N, D].
 
     Raises:
-        SystemExit: with a list of the weights or the name of the package that is missing.
+        SystemExit: listing the missing weights, or naming the missing package.
     """
     return _of_experiments(url, _detector, device)
 
 
 def cache_facts(url: str) -> dict[str, str]:
-    """What statistics taken with the detector of `address` depend on, beyond that address: the weights' bytes, and how
-    images are resized. Raises SystemExit as `detector` does."""
+    """What statistics computed with the detector of `address` depend on, besides that address: the weights' bytes, and
+    how images are resized. Raises SystemExit like `detector`."""
     return _of_experiments(url, _facts)
 
 
@@ -71,7 +71,7 @@ def _metric(name: str, host: ModuleType) -> Callable[[Any], dict[str, float]]:
 
 
 def _compute(name: str, host: ModuleType, opts: Any) -> float:
-    """The distance, on rank 0; NaN on the others, which the host then tells, and where features are not finite."""
+    """The distance, on rank 0; NaN if features are not finite, and on the other ranks, to which the host sends it."""
     utils = host.metric_utils
     how: dict[str, Any] = {"detector_url": address(name), "detector_kwargs": {}, "capture_mean_cov": True}
     of_data, of_generator = _options(host, opts)
@@ -83,7 +83,7 @@ def _compute(name: str, host: ModuleType, opts: Any) -> float:
         generate, its_opts = utils.compute_feature_stats_for_generator, opts
     generated = generate(opts=its_opts, rel_lo=0, rel_hi=1, max_items=GENERATED_NIMG, **how, **of_generator)
     counts = {"real_nimg": real.num_items, "generated_nimg": generated.num_items}
-    if min(counts.values()) < 2:  # on all ranks alike
+    if min(counts.values()) < 2:  # the same on all ranks
         fail(f"{name}: there must be at least 2 images of each kind; got {counts}. Give more.")
     if opts.rank != 0:
         return math.nan
@@ -93,8 +93,8 @@ def _compute(name: str, host: ModuleType, opts: Any) -> float:
 
 
 def _options(host: ModuleType, opts: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of the loops over the data and the generator, as the host's FID passes them: in a video host, images are the
-    frames of videos, and a GPU holds few videos at once."""
+    """Options of the loops over the data and over the generator, as the host's FID passes them. In a video host, images
+    are the frames of videos, and a GPU holds only few videos at once."""
     few = getattr(host.frechet_inception_distance, "NUM_FRAMES_IN_BATCH", None)
     if few is None:
         return {}, {}
@@ -122,7 +122,7 @@ def _distance(name: str, real: Any, generated: Any) -> float:
 
 
 def _fingerprint(name: str, detector: Any, counts: dict[str, int], video: bool) -> dict[str, Any]:
-    """What decides the value, said on stderr too."""
+    """What determines the value; also printed to stderr."""
     own = detector.fingerprint()
     digest = own["weights_sha256"][:12]
     _say(
@@ -161,7 +161,7 @@ def _facts(name: str) -> dict[str, str]:
 
 
 def _of_experiments(url: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(name of the metric, *arguments), with what experiments misses as one line."""
+    """function(name of the metric, *arguments); exits with one line if experiments lacks something."""
     name = url.rsplit("/", 1)[-1]
     try:
         from experiments.files import UserError

@@ -36,17 +36,17 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 def configure(c: Any, opts: Any) -> None:
     """Store the choice in the generator's options, which every snapshot keeps, and print it; check the checkpoint.
 
-    The generator is built once here, so that anything that does not fit is reported before a run folder is made. For
+    The generator is built once here, so that anything that does not fit is reported before a run folder is made. With
     none the generator's options stay exactly upstream's.
 
     Args:
-        c: the options of the host's training loop, complete but for the run's folder.
+        c: the options of the host's training loop, complete except for the run's folder.
         opts: has mtm and mtm_head: click's options or Hydra's configuration.
 
     Raises:
         SystemExit: with one line, for layers that the network does not have and for a checkpoint that cannot be used.
     """
-    if opts.mtm_head not in HEADS:  # click has refused it; Hydra has not
+    if opts.mtm_head not in HEADS:  # click rejects this itself; Hydra does not
         fail(f"--mtm-head must be {' or '.join(HEADS)}; got {opts.mtm_head!r}. Pass --mtm-head {HEADS[0]}.")
     mtm = _spec(opts.mtm)
     if mtm == "none":
@@ -73,7 +73,7 @@ def _spec(value: Any) -> str:
 
 
 def _built(c: Any) -> nn.Module:
-    """The generator that the training loop will build, but for labels and colours, which no MTM layer depends on."""
+    """The generator that the training loop will build, except for labels and colours, on which no MTM layer depends."""
     shape = {"c_dim": 0, "img_resolution": c.training_set_kwargs.resolution, "img_channels": 3}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -83,18 +83,18 @@ def _built(c: Any) -> nn.Module:
 
 
 def as_trained(snapshot: nn.Module, rebuilt: nn.Module) -> nn.Module:
-    """The network for StyleSV's calc_metrics.py to measure: the snapshot's own, if the copy cannot hold it.
+    """The network that StyleSV's calc_metrics.py measures: the snapshot's own if the rebuilt copy cannot hold it.
 
-    The copy is built for 256 px, without MTM, in half precision whatever the snapshot was trained in.
+    The copy is built for 256 px, without MTM, and in half precision, whatever the snapshot was trained with.
     """
     shapes = [{name: t.shape for name, t in network.state_dict().items()} for network in (snapshot, rebuilt)]
     return rebuilt if shapes[0] == shapes[1] else snapshot
 
 
 def refuse_loss(source: nn.Module | Mapping[str, Any], target: nn.Module) -> None:
-    """Refuses to copy a checkpoint's parameters if some of its MTM would be dropped, or would not fit.
+    """Refuses to copy a checkpoint's parameters if some of its MTM parameters would be dropped, or would not fit.
 
-    The host copies by name and ignores what the target lacks; images would change silently. A checkpoint
+    The host copies by name and ignores what the target lacks, so images would change silently. A checkpoint
     without MTM, or with less of it, is fine: the rest of the target's modules start at zero offsets.
 
     Raises:

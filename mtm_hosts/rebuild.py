@@ -1,7 +1,7 @@
-"""Snapshots of StyleSV in a checkout without our lines. The source of this file goes into each, so it stands alone.
+"""Loads snapshots of StyleSV in a checkout without our lines. This file's source goes into each, so it stands alone.
 
-StyleSV's legacy.py builds G_ema anew from the checkout's own network file. Without our lines that file knows no MTM:
-the network in the snapshot, which carries its own code, is taken instead.
+StyleSV's legacy.py builds G_ema anew from the checkout's own network file. Without our lines that file does not support
+MTM. Then the network in the snapshot, which carries its own code, is used instead.
 """
 
 import copy
@@ -17,7 +17,8 @@ NETWORKS = "src.training.networks"
 
 
 class KeepsItsCode(torch.nn.Module):
-    """Has no tensors. When it is unpickled where the network file knows no MTM, legacy.py takes the snapshot's."""
+    """Has no tensors. When it is unpickled and the network file does not support MTM, it makes legacy.py use the
+    snapshot's network."""
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
@@ -29,7 +30,7 @@ class KeepsItsCode(torch.nn.Module):
 
 
 def taking_snapshots(generator: Any) -> Any:
-    """The class Generator, but for a network with MTM: that is a copy of the one that the caller names `old`."""
+    """The class Generator, except that a network with MTM is a copy of the caller's local variable `old`."""
 
     def build(*arguments: Any, **options: Any) -> Any:
         if (options.get("synthesis_kwargs") or {}).get("mtm") is None:

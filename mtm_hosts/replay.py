@@ -1,7 +1,7 @@
-"""The position in the data of a training that continues: skips what was used, and repeats what was drawn.
+"""The position in the data when a training resumes: skips the images already used, and repeats the random draws.
 
-The video hosts choose a clip's frames at random, in the data loader's workers. A worker's stream depends on a seed and
-on the clips that it has read, so a worker that continues repeats their draws, without reading them.
+The video hosts choose a clip's frames at random, in the data loader's workers. A worker's random stream depends on a
+seed and on the clips it has read. So a worker that resumes repeats their draws, without reading them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def skipped(loop: Mapping[str, Any], batches: int) -> Any:
 
 
 class From(Sampler):
-    """Another sampler's indices from the count-th on."""
+    """Another sampler's indices from number `count` on, counted from 0."""
 
     def __init__(self, sampler: Iterable[int], count: int) -> None:
         self.sampler, self.count = sampler, count
@@ -40,7 +40,7 @@ class Replay:
     """Restores a worker's random streams to their state after `batches` batches of all workers.
 
     Args:
-        sampler: of the data set, from its beginning.
+        sampler: the data set's sampler, from its beginning.
         seed: base seed of the workers of the training's first iterator; it follows from the training's seed.
         each: images in a batch.
     """
@@ -50,7 +50,7 @@ class Replay:
 
     def __call__(self, worker: int) -> None:
         info: Any = get_worker_info()
-        role = (self.batches + worker) % info.num_workers  # who would have made this worker's first batch
+        role = (self.batches + worker) % info.num_workers  # the worker that would have made this worker's first batch
         seed_as_torch_does(self.seed, role)
         draw = _drawer(info.dataset)
         if draw is not None:
@@ -60,7 +60,7 @@ class Replay:
 
 
 def seed_as_torch_does(seed: int, worker: int) -> None:
-    """The random streams of a data loader's worker, as torch.utils.data seeds them."""
+    """Seeds the random streams of a data loader's worker like torch.utils.data."""
     from torch.utils.data._utils.worker import _generate_state
 
     random.seed(seed + worker)
@@ -69,7 +69,7 @@ def seed_as_torch_does(seed: int, worker: int) -> None:
 
 
 def _drawer(dataset: Any) -> Any:
-    """What draws as reading an item does, and reads nothing; None for a data set that draws nothing."""
+    """A function that draws like reading an item, without reading it; None for a data set that draws nothing."""
     if not hasattr(dataset, "_load_raw_frames"):
         return None
     module: Any = sys.modules[type(dataset).__module__]

@@ -1,14 +1,14 @@
 """Exact resume: the state of a training that a network pickle does not hold, in a file beside it.
 
 Beside network-snapshot-NNNNNN.pkl there is training-state-NNNNNN.pt, written after the pickle and that tick's metrics,
-and training-state-NNNNNN-rank<R>.pt for each further rank. It works from the names that the training loops of all hosts
-share. The parameters of G, D and G_ema are in the pickle; restored from here are the optimisers, the random states of
-Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's own
-tensors, the statistics that steer the augmentation, the counters, the grid's latents and the place in the data, with
-what the data loader's workers drew.
+and training-state-NNNNNN-rank<R>.pt for each further rank. It relies on names that the training loops of all hosts
+share. The pickle has the parameters of G, D and G_ema. These files restore the rest: the optimisers, the random states
+of Python, NumPy and torch, every buffer (augmentation strength; moving averages, which differ among ranks), the loss's
+own tensors, the statistics that control the augmentation, the counters, the grid's latents and the position in the
+data, with the draws of the data loader's workers.
 
 Environment:
-    MTM_RESUME=weights: ignore these files; --resume does what upstream does.
+    MTM_RESUME=weights: ignore these files; --resume then works as upstream.
     MTM_KIMG: the length of the training, such as 0.032; the hosts' own options take whole numbers only.
 """
 
@@ -27,7 +27,7 @@ from mtm_hosts import run_options
 from mtm_hosts.hosts import fail, reason
 from mtm_hosts.replay import skipped
 
-KEEP = 2  # the newest states of a run; they are larger than the pickles, and one spare is for a damaged pickle
+KEEP = 2  # states of a run to keep: they are larger than the pickles, and a second one is a spare for a damaged pickle
 _MODULES = ("G", "D", "G_ema", "augment_pipe")
 _COUNTERS = ("cur_nimg", "cur_tick", "tick_start_nimg", "batch_idx")
 
@@ -40,12 +40,12 @@ def state_path(pkl: str | Path, rank: int = 0) -> Path:
 
 
 def configure(c: Any) -> None:
-    """Before a run folder is made: check the state beside c.resume_pkl, and keep its run's options.
+    """Before a run folder is made: check the state beside c.resume_pkl, and restore its run's options.
 
-    If there is none, nothing differs from upstream.
+    If there is no state, nothing differs from upstream.
 
     Raises:
-        SystemExit: with one line, for a damaged pickle or state, and for options that the state was not made with.
+        SystemExit: with one line, for a damaged pickle or state, and for options that differ from the state's.
     """
     run_options.shorten(c)
     if os.environ.get("MTM_RESUME", "") not in ("", "weights"):
@@ -67,14 +67,14 @@ def configure(c: Any) -> None:
 
 
 def restore(loop: Mapping[str, Any]) -> tuple[Any, ...]:
-    """In the training loop, before its first iteration: continue exactly where there is a state to continue from.
+    """In the training loop, before its first iteration: continue exactly, if there is a state to continue from.
 
     Args:
         loop: the loop's locals().
 
     Returns:
-        cur_nimg, cur_tick, tick_start_nimg, batch_idx, training_set_iterator, for the loop to go on with: as they are
-        where it does not continue.
+        cur_nimg, cur_tick, tick_start_nimg, batch_idx, training_set_iterator, with which the loop goes on; unchanged
+        if it does not resume.
     """
     run_options.write(loop)
     pkl = loop["resume_pkl"]
@@ -95,17 +95,17 @@ def restore(loop: Mapping[str, Any]) -> tuple[Any, ...]:
         optimiser.load_state_dict(kept)
     _restore_statistics(loop, mine["statistics"])
     iterator = skipped(loop, mine["counters"]["batch_idx"])
-    _set_random_states(mine["random"], loop["device"])  # last: what is above draws
+    _set_random_states(mine["random"], loop["device"])  # last: the code above draws random numbers
     return (*(mine["counters"][name] for name in _COUNTERS), iterator)
 
 
 def save(loop: Mapping[str, Any]) -> None:
-    """In the training loop, at the end of a tick: where it wrote a snapshot, write the state beside it.
+    """In the training loop, at the end of a tick: if it wrote a snapshot, write the state beside it.
 
-    The first rank's file is the last one and is moved into place, so a state that is there is whole. Training goes on
-    as if this were not called.
+    The first rank's file is written last and moved into place, so if it exists, the state is complete. The training
+    goes on as if this had not been called.
     """
-    pkl, rank = loop.get("network_pkl", loop["snapshot_pkl"]), loop["rank"]  # StyleSV's other pickles are best so far
+    pkl, rank = loop.get("network_pkl", loop["snapshot_pkl"]), loop["rank"]  # StyleSV's snapshot_pkl is the best so far
     if pkl is None:
         return
     state = {
@@ -135,7 +135,7 @@ def _continues(pkl: str) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its bytes happen to say
+    except Exception as error:  # a damaged file can raise any error
         fail(
             f"--resume: cannot read the training state {path}: {reason(error)}. Pass an earlier snapshot, or set "
             "MTM_RESUME=weights to start anew from the weights alone."
@@ -155,7 +155,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
 
 
 def _prune(folder: Path) -> None:
-    """Leave the newest states; a pickle without one can still be resumed from as upstream does."""
+    """Keep only the newest states. A pickle without one can still be resumed from, as upstream."""
     whole = [path for path in folder.glob("training-state-*.pt") if "-rank" not in path.name]
     for path in sorted(whole, key=lambda p: p.stat().st_mtime_ns)[:-KEEP]:
         path.unlink()
@@ -182,14 +182,14 @@ def _optimisers(loop: Mapping[str, Any]) -> list[torch.optim.Optimizer]:
 
 
 def _grid(loop: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The latents of the images that show progress: grid_z, or all that the video hosts keep in `vis`."""
+    """The latents of the images that show progress: grid_z, or everything that the video hosts store in `vis`."""
     shown = loop["vis"].values() if "vis" in loop else [loop.get("grid_z")]
     tensors = [t for value in shown for t in (value if isinstance(value, tuple) else [value])]
     return [t for t in tensors if isinstance(t, torch.Tensor)]
 
 
 def _statistics(loop: Mapping[str, Any]) -> dict[str, Any]:
-    """The counters of training_stats, and what its collectors have seen of them: ADA's heuristic reads these."""
+    """The counters of training_stats, and how much of them its collectors have read: ADA's heuristic uses these."""
     stats = sys.modules[type(loop["stats_collector"]).__module__]
     collectors = {name: loop[name] for name in ("stats_collector", "ada_stats") if loop[name] is not None}
     return {

@@ -1,4 +1,4 @@
-"""The options of a training, as a state stores them: those that a continued run must share with it."""
+"""The options of a training, as a state stores them: those that must not change when the run resumes."""
 
 import json
 import os
@@ -8,26 +8,26 @@ from typing import Any
 
 from mtm_hosts.hosts import fail
 
-# The arguments of the loops that decide what the next iteration computes.
+# The loops' arguments that determine what the next iteration computes.
 _OPTIONS = (
     *("G_kwargs", "D_kwargs", "G_opt_kwargs", "D_opt_kwargs", "loss_kwargs", "augment_kwargs", "training_set_kwargs"),
     *("random_seed", "num_gpus", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval"),
     *("D_reg_interval", "augment_p", "ada_target", "ada_interval", "ada_kimg", "ada_linear"),
 )
-# What the hosts change for any --resume, since it begins anew there: (argument, key in it).
+# What the hosts change for any --resume, because there it starts a new run: (argument, key in it).
 _CHANGED = (
     ("ada_kimg", None),
     ("ema_rampup", None),
     ("loss_kwargs", "blur_init_sigma"),
     ("loss_kwargs", "gpc_reg_fade_kimg"),
 )
-# Not what decides: where the data lies, and the video hosts' whole configuration, with its paths.
+# These have no effect on the result: where the data lies, and the video hosts' whole configuration, with its paths.
 _LEFT_OUT = {"training_set_kwargs": ("path",), "loss_kwargs": ("cfg",)}
 _PLACES = ("path", "path_for_slurm_job", "confpath", "dataset_jsonpath")
 
 
 def shorten(c: Any) -> None:
-    """If MTM_KIMG is set, it decides how long the training runs, with a snapshot in the middle at the latest.
+    """If MTM_KIMG is set, it sets the training's length; then there is a snapshot at least once by the middle.
 
     Raises:
         SystemExit: if it is not a number above 0.
@@ -75,18 +75,18 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
 
 
 def of(loop: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a state keeps, from the loop's locals()."""
-    # The workers of the video hosts' data loaders draw at random, each for the clips that come to it.
+    """The options that a state stores, from the loop's locals()."""
+    # The workers of the video hosts' data loaders draw at random, each for the clips assigned to it.
     names = (*_OPTIONS, "data_loader_kwargs") if "cfg" in loop else _OPTIONS
     return plain({name: loop[name] for name in names if name in loop})
 
 
 def plain(value: Any, name: str = "", inside: str = "") -> Any:
-    """Options as data, without what `_LEFT_OUT` says and the places in a data set's configuration."""
+    """Options as plain data, without those in `_LEFT_OUT` and the paths in a data set's configuration."""
     if isinstance(value, Mapping):
         left_out = _LEFT_OUT.get(name, _PLACES if (inside, name) == ("training_set_kwargs", "cfg") else ())
         return {str(key): plain(v, str(key), name) for key, v in value.items() if key not in left_out}
-    if isinstance(value, Sequence) and not isinstance(value, str):  # a ListConfig of Hydra's is no list
+    if isinstance(value, Sequence) and not isinstance(value, str):  # Hydra's ListConfig is not a list
         return [plain(v) for v in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 

@@ -14,10 +14,10 @@ from mtm_hosts.hosts import fail, module, reason
 def read(path: str) -> dict[str, Any]:
     """What the host's legacy.py returns for the pickle at `path` (a file or an address): G, D, G_ema and more.
 
-    Where `path` is a file of tensors alone (StyleSV's own resume takes such files too), G and D are name -> tensor.
+    If `path` is a file of tensors only (StyleSV's own resume also takes such files), G and D are name -> tensor.
 
     Raises:
-        SystemExit: naming the file and why, e.g. where it is truncated.
+        SystemExit: naming the file and the reason, e.g. that it is truncated.
     """
     try:
         if _is_zip(path):
@@ -30,7 +30,7 @@ def read(path: str) -> dict[str, Any]:
         return found
     except FileNotFoundError:
         fail(f"--resume: {path} must be a network pickle; got no such file, seen from {os.getcwd()}. Correct the path.")
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
+    except Exception as error:  # a damaged pickle can raise any error
         fail(
             f"--resume: cannot read {path} as a network pickle: {reason(error)}. It is truncated, or not one. Pass an "
             "earlier snapshot."
@@ -42,12 +42,12 @@ def _is_zip(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(2) == b"PK"
-    except OSError:  # an address, or nothing: open_url says what is wrong
+    except OSError:  # an address, or no such file: open_url reports it
         return False
 
 
 def write(loop: Mapping[str, Any]) -> str | None:
-    """In StyleSV's training loop, which writes a network only where a metric improves: write it at every snapshot.
+    """In StyleSV's training loop, which writes a network only if a metric improves: write it at every snapshot.
 
     Args:
         loop: the loop's locals().

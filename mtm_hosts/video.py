@@ -1,8 +1,8 @@
 """Stand-ins for what the two video hosts import besides torch, if it is missing or broken.
 
 These are torchvision, OpenCV and TensorBoard. A stand-in does only what the hosts' training, generation and metrics
-need. A library that works is left alone, except torchvision.io.write_video, which newer versions dropped. Videos are
-encoded by imageio.
+need. A library that works is not changed, except for torchvision.io.write_video, which newer versions removed. imageio
+encodes the videos.
 """
 
 import importlib
@@ -22,14 +22,14 @@ from mtm_hosts.compat import provide
 def write_video(
     filename: Any, video_array: Any, fps: float, video_codec: str = "libx264", options: Any = None, **_audio: Any
 ) -> None:
-    """torchvision.io.write_video: uint8 [T, H, W, 3] to a file. An odd height or width gets its last line twice.
+    """torchvision.io.write_video: uint8 [T, H, W, 3] to a file. An odd height or width repeats the last line.
 
     Args:
-        options: of the codec, such as {"crf": "10"}.
+        options: the codec's options, such as {"crf": "10"}.
     """
     frames = torch.as_tensor(video_array).to(torch.uint8)
     height, width = frames.shape[1:3]
-    rows, columns = (torch.arange(n + n % 2).clamp(max=n - 1) for n in (height, width))  # h264 halves the colours
+    rows, columns = (torch.arange(n + n % 2).clamp(max=n - 1) for n in (height, width))  # h264 halves the chroma size
     codec = {"h264": "libx264"}.get(video_codec, video_codec)
     words = [word for key, value in (options or {}).items() for word in (f"-{key}", str(value))]
     with _writer(filename, fps, codec, words) as writer:
@@ -68,7 +68,8 @@ def make_grid(images: Any, nrow: int = 8, padding: int = 2, pad_value: float = 0
 
 
 def to_pil_image(image: Any) -> Any:
-    """torchvision's: [C, H, W], floats in 0..1 or uint8, or an array [H, W, C], to a PIL image."""
+    """torchvision.transforms.functional.to_pil_image: [C, H, W], floats in 0..1 or uint8, or an array [H, W, C], to a
+    PIL image."""
     from PIL import Image
 
     if isinstance(image, Tensor):
@@ -78,7 +79,8 @@ def to_pil_image(image: Any) -> Any:
 
 
 def to_tensor(image: Any) -> Tensor:
-    """torchvision's: a PIL image, or an array [H, W, C], to float [C, H, W]; uint8 becomes 0..1."""
+    """torchvision.transforms.functional.to_tensor: a PIL image, or an array [H, W, C], to float [C, H, W]; uint8 is
+    scaled to 0..1."""
     array = np.array(image)
     array = array[:, :, None] if array.ndim == 2 else array
     tensor = torch.from_numpy(array).permute(2, 0, 1).contiguous()
@@ -86,12 +88,12 @@ def to_tensor(image: Any) -> Tensor:
 
 
 def save_image(images: Any, path: Any, nrow: int = 8, padding: int = 2, **_format: Any) -> None:
-    """torchvision.utils.save_image: the grid of images in 0..1, in an image file."""
+    """torchvision.utils.save_image: writes the grid of images in 0..1 to an image file."""
     to_pil_image(make_grid(images, nrow, padding).mul(255).add(0.5).clamp(0, 255).to(torch.uint8)).save(path)
 
 
 def provide_torchvision() -> None:
-    """All of it where it cannot be imported (its wheel on PyPI needs a CUDA build of torch), else write_video alone."""
+    """All of it if it cannot be imported (its wheel on PyPI needs a CUDA build of torch), else only write_video."""
     try:
         torchvision: Any = importlib.import_module("torchvision")
         io = importlib.import_module("torchvision.io")
@@ -111,7 +113,7 @@ def provide_torchvision() -> None:
 
 
 class VideoWriter:
-    """cv2.VideoWriter for mp4 files. Frames are uint8 [H, W, 3], blue first."""
+    """cv2.VideoWriter for mp4 files. Frames are uint8 [H, W, 3], channels BGR."""
 
     def __init__(self, filename: Any, fourcc: int, fps: float, frameSize: tuple[int, int]) -> None:
         self._writer = _writer(filename, fps, "mpeg4", ["-q:v", "2"])
@@ -123,11 +125,11 @@ class VideoWriter:
         self._writer.close()
 
 
-CUBIC, RGB2BGR = 2, 4  # OpenCV's numbers
+CUBIC, RGB2BGR = 2, 4  # OpenCV's constants
 
 
 def resize(image: np.ndarray, dsize: tuple[int, int], interpolation: int = CUBIC) -> np.ndarray:
-    """cv2.resize of uint8 [H, W, C] to dsize (width, height), bicubic: torch's kernel is OpenCV's, without
+    """cv2.resize of uint8 [H, W, C] to dsize (width, height), bicubic: torch uses the same kernel as OpenCV, without
     antialiasing."""
     if interpolation != CUBIC:
         raise ValueError(
@@ -150,7 +152,7 @@ def swap_colours(image: np.ndarray, code: int) -> np.ndarray:
 
 
 def provide_opencv() -> None:
-    """cv2 where it cannot be imported."""
+    """cv2, if it cannot be imported."""
     try:
         importlib.import_module("cv2")
     except (ImportError, OSError):
@@ -167,7 +169,7 @@ def provide_opencv() -> None:
 
 
 class SummaryWriter:
-    """torch.utils.tensorboard's, without TensorBoard. StyleGAN-V continues without it after this error."""
+    """Replaces torch.utils.tensorboard's without TensorBoard: raises an error, after which StyleGAN-V goes on."""
 
     def __init__(self, *_where: Any, **_options: Any) -> None:
         raise ImportError(
@@ -176,7 +178,7 @@ class SummaryWriter:
 
 
 def provide_tensorboard() -> None:
-    """torch.utils.tensorboard where TensorBoard is not installed."""
+    """torch.utils.tensorboard, if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         provide("torch.utils.tensorboard", SummaryWriter=SummaryWriter)
 

@@ -1,7 +1,7 @@
-"""Builds the native kernels at first use, and loads them. Importing this builds nothing.
+"""Builds the native kernels at first use, and loads them. Importing this module builds nothing.
 
-A build is one compiler call, of a second or two for the CPU and under a minute for CUDA. Its result is cached under a
-key made of everything that it depends on, so a stale binary is never loaded. The cache is safe for concurrent
+A build is one compiler call: one or two seconds for the CPU, under a minute for CUDA. Its result is cached under a
+key computed from everything it depends on, so a stale binary is never loaded. The cache is safe for concurrent
 processes: one builds under a lock that the operating system releases when its holder dies (a lock file left by a killed
 build has no effect), and the others wait. Binaries appear by atomic rename, so a partial one is never seen.
 
@@ -41,12 +41,12 @@ class BuildError(RuntimeError):
 class Recipe:
     """How one kernel library is built."""
 
-    name: str  # of the file, and of what is said about it
-    compiler: tuple[str, ...]  # a command, perhaps with a launcher
+    name: str  # begins the file's name, and appears in messages
+    compiler: tuple[str, ...]  # a command, possibly with a launcher such as ccache
     source: str
     flags: tuple[str, ...]
-    choices: tuple[tuple[str, ...], ...]  # more flags: the first of these that the compiler takes
-    target: str  # what the code is for, if the flags do not say it
+    choices: tuple[tuple[str, ...], ...]  # sets of additional flags; the first one that compiles is used
+    target: str  # the processor the code is for, if the flags do not say
 
 
 _CPU_FLAGS = tuple(
@@ -54,7 +54,7 @@ _CPU_FLAGS = tuple(
 )
 # The fastest flags first: not every compiler supports -march=native or OpenMP.
 _CPU_CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
-# No fast-math: it would change coordinates. The CUDA runtime goes into the library, and shares torch's context.
+# No fast-math: it would change coordinates. The CUDA runtime is linked statically, and shares torch's context.
 _CUDA_FLAGS = tuple("-O3 -std=c++17 -shared -Xcompiler -fPIC --threads 4 -cudart static".split())
 
 
@@ -64,12 +64,12 @@ def cpu_recipe() -> Recipe:
     if compiler is None:
         wanted = os.environ.get("CXX") or "c++, g++ or clang++"
         raise BuildError(f"no C++ compiler found: looked for {wanted}. Install one (Debian: apt install g++).")
-    # The CPU is part of the key: homes are shared among unlike machines.
+    # The CPU is part of the key, because machines with different CPUs may share a home folder.
     return Recipe("cpu", compiler, "cpu.cpp", _CPU_FLAGS, _CPU_CHOICES, platform.machine() + _cpu_features())
 
 
 def cuda_recipe(capability: tuple[int, int]) -> Recipe:
-    """For a device of this compute capability, or what TORCH_CUDA_ARCH_LIST names. Raises BuildError without nvcc."""
+    """For a device of this compute capability, or for TORCH_CUDA_ARCH_LIST if set. Raises BuildError without nvcc."""
     nvcc = find_nvcc()
     if nvcc is None:
         raise BuildError(
@@ -82,7 +82,7 @@ def cuda_recipe(capability: tuple[int, int]) -> Recipe:
 
 
 def arch_flags(arch_list: str) -> list[str]:
-    """nvcc's flags for a list such as "8.0 9.0+PTX" (blanks or semicolons), as torch reads TORCH_CUDA_ARCH_LIST."""
+    """nvcc's flags for a list such as "8.0 9.0+PTX", separated by spaces or semicolons like TORCH_CUDA_ARCH_LIST."""
     flags = []
     for arch in arch_list.replace(";", " ").split():
         number = arch.removesuffix("+PTX").replace(".", "")
@@ -98,7 +98,7 @@ def arch_flags(arch_list: str) -> list[str]:
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The C++ compiler as a command: $CXX if set (it may name a launcher first, "ccache g++"), else the first of c++,
+    """The C++ compiler as a command: $CXX if set (it may begin with a launcher, "ccache g++"), else the first of c++,
     g++ and clang++ on PATH; None if there is none. Raises BuildError for a $CXX that is not a command."""
     try:
         named = shlex.split(os.environ.get("CXX", ""))
@@ -109,30 +109,30 @@ def find_compiler() -> tuple[str, ...] | None:
 
 
 def find_nvcc() -> str | None:
-    """Path of nvcc: in $CUDA_HOME (or $CUDA_PATH), on PATH, or where the toolkit installs itself; None without."""
+    """Path of nvcc: in $CUDA_HOME (or $CUDA_PATH), on PATH, or in the toolkit's default folder; None if not found."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     places = [*(os.path.join(home, "bin", "nvcc") for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]
     return next((path for place in places if (path := shutil.which(place))), None)
 
 
 def cache_dir() -> Path | None:
-    """Where binaries are kept: $MTM_CACHE_DIR, else mtm_ops in the user's cache folder; None without a home."""
+    """Folder for the binaries: $MTM_CACHE_DIR, else mtm_ops in the user's cache folder; None without a home folder."""
     if named := os.environ.get("MTM_CACHE_DIR"):
         return Path(named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtm_ops"
-    except RuntimeError:  # a container's user without an entry among the accounts
+    except RuntimeError:  # for example a container's user without a passwd entry
         return None
 
 
 @functools.cache
 def load_cpu() -> ctypes.CDLL:
-    """The CPU kernels, built if they are not in the cache. Raises BuildError; a failure is remembered."""
+    """The CPU kernels, built if they are not in the cache. Raises BuildError, which later calls raise again."""
     return _remembered(None)
 
 
 def load_cuda(capability: tuple[int, int]) -> ctypes.CDLL:
-    """The CUDA kernels for a device of this compute capability; as load_cpu."""
+    """The CUDA kernels for a device of this compute capability; otherwise like load_cpu."""
     return _remembered(capability)
 
 
@@ -148,13 +148,13 @@ def _load_or_error(capability: tuple[int, int] | None) -> ctypes.CDLL | BuildErr
     try:
         recipe = cpu_recipe() if capability is None else cuda_recipe(capability)
         folder = cache_dir()
-        # A folder that cannot be written, in a container say, may hold the library all the same.
+        # A read-only folder, for example in a container, may still hold the library.
         if folder is None or not _is_whole(_library_file(recipe, folder)):
             folder = _usable_cache_dir()
         return _load(recipe, folder)
     except BuildError as error:
         return error
-    except (OSError, UnicodeError) as error:  # the latter from a path that is not UTF-8
+    except (OSError, UnicodeError) as error:  # UnicodeError: a path that is not UTF-8
         return BuildError(f"the kernel could not be built or loaded: {error}. Set MTM_CACHE_DIR to a folder of yours.")
 
 
@@ -173,7 +173,7 @@ def _load(recipe: Recipe, folder: Path) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(library))
         except OSError as error:
-            with suppress(OSError):  # of a folder that cannot be written
+            with suppress(OSError):  # a read-only folder
                 library.unlink(missing_ok=True)
             if attempt == "rebuilt" or library.exists():
                 raise BuildError(
@@ -188,7 +188,7 @@ def _library_file(recipe: Recipe, folder: Path) -> Path:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether the file is what its build wrote. Loading a partial library can kill the process."""
+    """Whether the file is complete, by its hash. Loading a partial library can kill the process."""
     try:
         return library.with_suffix(".sha256").read_text() == _file_hash(library)
     except OSError:
@@ -200,7 +200,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _cache_key(recipe: Recipe) -> str:
-    """Hash of all that the binary depends on."""
+    """Hash of everything the binary depends on."""
     parts = [source.name + "\n" + source.read_text() for source in sorted(CSRC.iterdir())]
     parts += [repr(recipe), torch.__version__, str(torch.version.cuda), _compiler_version(recipe.compiler)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -224,7 +224,7 @@ def _compiler_version(compiler: Sequence[str]) -> str:
 
 
 def _usable_cache_dir() -> Path:
-    """The cache folder, or one of this user's in the temporary folder where the first cannot be written."""
+    """The cache folder, or, if it cannot be written, a folder of this user's in the temporary folder."""
     try:
         fallback = Path(tempfile.gettempdir()) / f"mtm_ops-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
     except OSError:  # no temporary folder at all
@@ -233,7 +233,7 @@ def _usable_cache_dir() -> Path:
     for folder in filter(None, (cache_dir(), fallback)):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Code is loaded from here: nobody else may be able to put it there.
+            # Code is loaded from here, so no other user may be able to write to it.
             if folder == fallback and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
                 raise PermissionError(f"{folder} belongs to another user")
             with tempfile.TemporaryFile(dir=folder):
@@ -248,12 +248,12 @@ def _lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on `path`; prints a line while another process holds it."""
     try:
         import fcntl
-    except ImportError:  # no such locks on this system; the atomic rename still keeps the cache whole
+    except ImportError:  # this system has no such locks; the atomic rename still keeps the cache consistent
         yield
         return
     try:
         opened = path.open("w")
-    except OSError as error:  # another user's, say
+    except OSError as error:  # for example, it belongs to another user
         raise BuildError(
             f"the lock {path} cannot be opened: {error}. Remove it, or set MTM_CACHE_DIR to a folder of yours."
         ) from error
@@ -296,7 +296,7 @@ def _compile(recipe: Recipe, library: Path) -> None:
 
 
 def _publish(built: Path, library: Path) -> None:
-    """Puts a finished library in its place: first its hash, then itself, so that a hash without library is no harm."""
+    """Moves a finished library into place: first its hash, then the library. A hash without a library does no harm."""
     with open(built, "rb+") as file:
         os.fsync(file.fileno())
     hash_file = built.with_suffix(".sha256")
@@ -315,6 +315,6 @@ def _run(command: Sequence[str]) -> tuple[bool, str]:
         except subprocess.TimeoutExpired:
             return False, f"error: no result after {COMPILE_TIMEOUT_S} s"
         finally:
-            if process.poll() is None:  # too long, or interrupted: end the compiler's own children too
+            if process.poll() is None:  # timed out or interrupted: also end the compiler's child processes
                 with suppress(OSError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The rules on the op's arguments: one place for the public function and for the registered ops, real and fake alike.
+"""The rules on the op's arguments, shared by the public function and the registered ops, real and fake.
 
 The kernels read memory according to these shapes, so every argument is checked here first.
 """
@@ -23,7 +23,7 @@ class Geometry(NamedTuple):
 
 
 LEAST = Geometry((1, 1), (0, 0), (1, 1))
-MOST = 2**31 - 1  # no index that a kernel computes from these exceeds 64 bits
+MOST = 2**31 - 1  # so that no index a kernel computes exceeds 64 bits
 
 
 def fail(function: str, name: str, rule: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -45,7 +45,7 @@ def check_shapes(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
-    """(Ho, Wo), or ValueError with what was expected and what was given."""
+    """Returns (Ho, Wo). Raises ValueError, which says what was expected and what was given."""
     if x.ndim != 4 or 0 in x.shape[1:]:
         fail(function, "x", "be [B, C, H, W] with C, H and W of at least 1", list(x.shape))
     B, C, H, W = x.shape
@@ -76,7 +76,7 @@ def check_shapes(
 
 
 def check_types(function: str, x: Tensor, weight: Tensor, any_float: dict[str, Tensor | None], mixed: bool) -> None:
-    """Dtypes and devices; `mixed` allows a weight of another dtype than x, as autocast does."""
+    """Checks dtypes and devices; `mixed` allows the weight's dtype to differ from x's, as under autocast."""
     if x.dtype not in DTYPES:
         fail(function, "x", "be float32, float64, float16 or bfloat16", x.dtype, TypeError)
     if weight.dtype != x.dtype and not mixed:
@@ -102,7 +102,7 @@ def _check_like(function: str, name: str, t: Tensor | None, like: Tensor, what: 
 
 
 def check_forward(x, weight, offset, mask, stride, padding, dilation, *, name="deform_conv2d") -> tuple[int, int]:
-    """The arguments of the registered op; returns (Ho, Wo)."""
+    """Checks the arguments of the registered op; returns (Ho, Wo)."""
     function = f"mtm_ops::{name}"
     for which, pair, least in zip(Geometry._fields, (stride, padding, dilation), LEAST, strict=True):
         check_pair(function, which, pair, least[0], list(pair))

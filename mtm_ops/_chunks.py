@@ -1,24 +1,26 @@
 """How a call is cut into chunks of rows (output pixels), and how much memory a chunk takes.
 
-Both kinds of kernels go over chunks one after the other, so that the columns are never stored completely. On a CPU a
-chunk is any equal share of the rows. On CUDA it is a number of whole images, as equal as that goes, or an equal share
-of one image: then an image's gradient is complete after one chunk and is written once, in its own dtype.
+Both the CPU and the CUDA kernels process one chunk after another, so the columns are never stored completely. On a CPU
+the rows are shared equally among the chunks. On CUDA a chunk is a number of whole images, as equal as possible, or an
+equal share of one image. If it is whole images, an image's gradient is complete after one chunk and is written once, in
+its own dtype.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-# Columns per chunk at most: enough rows for an efficient matmul, few enough bytes for the last-level cache. On a CPU,
-# at 512 channels, half of this was up to a tenth slower, and twice as much no faster. CUDA: 8 images of [512, 32, 32]
-# in half types, whose products fill a GPU of 132 multiprocessors with tiles of 128x128; estimated, not measured.
+# Maximum bytes of columns per chunk: enough rows for an efficient matmul, few enough bytes for the last-level cache. On
+# a CPU, at 512 channels, half of this was up to a tenth slower, and twice as much was no faster. CUDA: 8 images of
+# [512, 32, 32] in half types, whose matmuls fill a GPU of 132 multiprocessors with tiles of 128x128; estimated, not
+# measured.
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 80 << 20}
 CHUNK_ROWS = {"cpu": 2048, "cuda": 1 << 31}
 LEAST_ROWS = 64
-# The inverse index of CUDA's x gradient (csrc/cuda_index.h): four corners a tap, each with an entry, a key and a spare.
+# The inverse index of CUDA's x gradient (csrc/cuda_index.h): four corners per tap, each an entry, a key and a spare.
 INDEX_BYTES = 4 * 3 * 4
-SHARED_INDEX_BYTES = 16 << 20  # of an index for several chunks, at most: one launch then serves them all
-PART_ROWS, MOST_PARTS = 256, 16  # rows that one block sorts; more where that were more than so many blocks an image
+SHARED_INDEX_BYTES = 16 << 20  # maximum size of an index for several chunks, which are then served by one launch
+PART_ROWS, MOST_PARTS = 256, 16  # a block sorts at least so many rows; at most so many blocks per image
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Rows:
             row_bytes += self.taps * self.groups * INDEX_BYTES
         most = min(CHUNK_ROWS[self.kernels], max(LEAST_ROWS, CHUNK_BYTES[self.kernels] // row_bytes))
         if self.kernels == "cpu":
-            # Equal, as far as that goes: a short one costs more than its share.
+            # As equal as possible: a short chunk costs more than its share.
             rows = max(1, -(-total // max(1, -(-total // most))))
             return [(begin, min(begin + rows, total)) for begin in range(0, total, rows)]
         most = min(most, (2**32 - 1) // (4 * self.taps * self.groups))  # entries are numbered in 32 bits
@@ -60,7 +62,7 @@ class Rows:
 
     @cached_property
     def whole_images(self) -> bool:
-        """Whether every chunk is of whole images."""
+        """Whether every chunk is made of whole images."""
         return all(begin % self.places == 0 and end % self.places == 0 for begin, end in self.chunks)
 
     @cached_property
@@ -70,7 +72,7 @@ class Rows:
 
     @cached_property
     def indexed(self) -> list[tuple[int, int]]:
-        """Row ranges that an inverse index is made for: a chunk each, or several of whole images."""
+        """Row ranges that get one inverse index each: one chunk, or several chunks of whole images."""
         ranges: list[tuple[int, int]] = []
         row_bytes = self.taps * self.groups * INDEX_BYTES
         for begin, end in self.chunks:
@@ -81,13 +83,13 @@ class Rows:
         return ranges
 
     def indexed_with(self, begin: int, end: int) -> tuple[int, int]:
-        """The range of the index that has a chunk's rows; of rows that are no chunk, these."""
+        """The index's row range that contains a chunk; for rows that are not a chunk, those rows themselves."""
         if (begin, end) not in self.chunks:
             return begin, end
         return next(r for r in self.indexed if r[0] <= begin < r[1])
 
     def index_sizes(self, pixels: int) -> tuple[int, int]:
-        """32-bit numbers in each of the index's three lists, and in its table of starts; pixels: H*W."""
+        """How many 32-bit numbers each of the index's three lists has, and its table of starts; pixels: H*W."""
         rows = max((end - begin for begin, end in self.indexed), default=0)
         images = -(-rows // self.places) if self.whole_images else 1
         return 4 * self.taps * self.groups * rows, images * self.groups * self.index_parts * (pixels + 1)

@@ -40,10 +40,10 @@ def reference(weight: Tensor, style: Tensor, dtype: torch.dtype, rescale: bool) 
         style: [B, C].
         dtype: of the sums and the gain.
         rescale: bring weight and style to at most 1, so that a product in float16 cannot overflow. The gain undoes the
-            factors (but for its epsilon), so that the result and the gradients do not depend on them.
+            factors (except for its epsilon), so that the result and the gradients do not depend on them.
 
     Returns:
-        Weight and style, rescaled if so asked for; gain [B, O] = 1 / |weight * style|.
+        Weight and style, rescaled if requested; gain [B, O] = 1 / |weight * style|.
     """
     if rescale:
         weight = weight * (1 / math.sqrt(weight[0].numel()) / _largest(weight, (1, 2, 3)))
@@ -52,7 +52,7 @@ def reference(weight: Tensor, style: Tensor, dtype: torch.dtype, rescale: bool) 
 
 
 def native(weight: Tensor, style: Tensor, dtype: torch.dtype, rescale: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference`, in one kernel. The weight comes channels-last, style and gain in the weight's dtype."""
+    """Like `reference`, in one kernel. The weight is returned channels-last, style and gain in the weight's dtype."""
     return torch.ops.mtm_ops.demodulate(weight, style.to(dtype), rescale)[:3]
 
 
@@ -88,7 +88,7 @@ def _dense(weight: Tensor) -> Tensor:
 
 
 def _empty_results(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
-    """Those that _RESULTS names."""
+    """Uninitialised memory for the tensors that _RESULTS names."""
     (O, width), B = weight.shape[:2], style.shape[0]
     return (
         torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last),
@@ -101,12 +101,12 @@ def _empty_results(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor
     )
 
 
-# The last four are for the backward alone: see csrc/cuda_demodulate.h.
+# The last four are only for the backward: see csrc/cuda_demodulate.h.
 _RESULTS = ("scaled_weight", "style_out", "gain_out", "scaled_style", "gain", "energy", "factors")
 
 
 def _forward(weight: Tensor, style: Tensor, rescale: bool) -> tuple[Tensor, ...]:
-    weight, style = _dense(weight), style.contiguous()  # named, so that they live until the launch
+    weight, style = _dense(weight), style.contiguous()  # named, so that they stay alive until the launch
     results = _empty_results(weight, style, rescale)
     params = _params(weight, style, rescale, dict(zip(_RESULTS, results, strict=True)))
     _launch.launch("demodulate", weight.dtype, weight.device, params)
@@ -126,7 +126,7 @@ def _backward(
     grad_gain: Tensor | None,
     *results: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of (weight, style) for those of weight', style' and gain; None stands for zero."""
+    """Gradients of (weight, style), given those of weight', style' and gain; None stands for zero."""
     weight, style = _dense(weight), style.contiguous()
     to_weight, to_style = _empty_gradients(weight, style, rescale)
     given: dict[str, Tensor | None] = {
@@ -163,8 +163,8 @@ def _setup_backward(ctx, inputs, output) -> None:
 
 
 def _autograd_backward(ctx, gg_weight, gg_style):
-    """Through the reference, which any further derivative goes through as well."""
-    further = torch.is_grad_enabled()  # else the results would keep a graph, and its memory, that nobody asked for
+    """Differentiates the reference; so do all further derivatives."""
+    further = torch.is_grad_enabled()  # otherwise the results would keep an unused graph, and its memory
     with torch.enable_grad():
         weight, style, *grads = (t.view_as(t) for t in ctx.saved_tensors)
         inputs = [t if t.requires_grad else t.requires_grad_() for t in (weight, style, *grads)]
@@ -178,7 +178,7 @@ def _autograd_backward(ctx, gg_weight, gg_style):
 
 
 def register(lib: torch.library.Library) -> None:
-    """The two operators, in `lib`. No list of tensors: torch's batching (is_grads_batched) takes none."""
+    """Registers the two operators in `lib`. No tensor lists: torch's batching (is_grads_batched) takes none."""
     schema = "demodulate(Tensor weight, Tensor style, bool rescale) -> (" + ", ".join(["Tensor"] * len(_RESULTS)) + ")"
     define(lib, schema, _forward, _empty_results, _autograd, _setup)
     schema = (

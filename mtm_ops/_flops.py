@@ -1,6 +1,6 @@
-"""What torch's FlopCounterMode counts for the registered ops: their matrix products, as for its own operators.
+"""What torch's FlopCounterMode counts for the registered ops: their matrix products, as for torch's own operators.
 
-Called with shapes in place of tensors.
+The functions receive shapes instead of tensors.
 """
 
 import math

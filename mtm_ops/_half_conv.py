@@ -1,11 +1,12 @@
 """A convolution of half-precision values with float32 sums and results, registered with torch, of any order.
 
-torch has none: a convolution of halves rounds its result to a half, and one in float32 runs without tensor cores where
-TF32 is off, as StyleGAN's training loop has it. TF32 holds 11 significant bits, as float16 does, and float32's range.
-So values of half types pass into it unrounded, products are exact in float32, and only what was computed in float32
-before (x times style, the weight) is rounded as a half would be.
+torch has none: a convolution of halves rounds its result to a half, and one in float32 runs without tensor cores if
+TF32 is off, as StyleGAN's training loop sets it. TF32 has 11 significant bits, like float16, and float32's range. So
+half-precision values convert to it exactly, and their products are exact in float32. Only values computed in float32
+before (x times style, the weight) are rounded, as they would be to float16.
 
-    y = x * w;  x's gradient: y's with w transposed;  w's: the correlation of y's with x;  theirs are of the same kinds
+    y = x * w;  x's gradient: grad_y * w transposed;  w's gradient: the correlation of grad_y with x;  second-order
+    gradients are of the same kinds
 """
 
 import torch
@@ -19,8 +20,8 @@ _ops = torch.ops.mtm_ops
 
 
 def half_conv2d(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """float32 x [B, C, H, W], weight [O, C, kh, kw] -> float32 [B, O, Ho, Wo]; both may be rounded to 11 significant
-    bits. On a CPU they are not. Differentiable to any order."""
+    """float32 x [B, C, H, W], weight [O, C, kh, kw] -> float32 [B, O, Ho, Wo]. On CUDA, x and weight may be rounded to
+    11 significant bits; on a CPU they are not. Differentiable to any order."""
     return _ops.half_conv2d(x, weight, padding)
 
 
@@ -34,7 +35,7 @@ def _fake_forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
 
 
 def _geometry(padding: int) -> tuple:
-    """Of aten.convolution_backward: stride, padding, dilation, transposed, output padding, groups."""
+    """Arguments of aten.convolution_backward: stride, padding, dilation, transposed, output padding, groups."""
     return [1, 1], [padding, padding], [1, 1], False, [0, 0], 1
 
 
@@ -44,7 +45,7 @@ def _fake_backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, need
 
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, needs: list[bool]) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight, empty where they are not needed."""
+    """Gradients of x and weight; an empty tensor if it is not needed."""
     with convolutions_in_tf32(), torch._C._DisableAutocast():
         return _fake_backward(grad_y, x, weight, padding, needs)
 
@@ -72,7 +73,7 @@ def _setup_backward(ctx, inputs, output) -> None:
 
 
 def _autograd_backward(ctx, gg_x, gg_weight):
-    """Of <gg_x, grad_x> + <gg_weight, grad_weight>: each is <grad_y, x * w> with the cotangent in place of x or w."""
+    """Gradients of <gg_x, grad_x> + <gg_weight, grad_weight>, which is <grad_y, gg_x * w> + <grad_y, x * gg_weight>."""
     grad_y, x, weight = ctx.saved_tensors
     needs, padding = _needs(ctx, 3), ctx.padding
     to_y = to_x = to_weight = None
@@ -90,7 +91,7 @@ def _autograd_backward(ctx, gg_x, gg_weight):
 
 
 def register(lib: torch.library.Library) -> None:
-    """The two operators, in `lib`."""
+    """Registers the two operators in `lib`."""
     schema = "half_conv2d(Tensor x, Tensor weight, int padding) -> Tensor"
     define(lib, schema, _forward, _fake_forward, _autograd, _setup)
     schema = (

@@ -36,7 +36,7 @@ def launch(name: str, storage: torch.dtype, device: torch.device, params: ctypes
 
 @functools.cache
 def _cuda_kernel(function: str, index: int) -> Callable[..., bytes | None]:
-    """Of the library for that device: looked up once, since for small layers the calls cost more than the kernels."""
+    """The library's function for that device; cached, because for small layers the calls cost more than the kernels."""
     kernel = getattr(_build.load_cuda(torch.cuda.get_device_capability(index)), function)
     kernel.restype, kernel.argtypes = ctypes.c_char_p, (ctypes.c_void_p, ctypes.c_void_p)
     return kernel

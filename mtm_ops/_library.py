@@ -40,8 +40,8 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def constant_while_tracing(function: Function) -> Function:
-    """torch.compiler.assume_constant_result: Dynamo calls the function and keeps what it says. Without its import of
-    torch._dynamo, which takes longer than torch's own."""
+    """torch.compiler.assume_constant_result: Dynamo calls the function and treats its result as a constant. It avoids
+    the import of torch._dynamo, which takes longer than torch's own."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
@@ -51,7 +51,7 @@ def why_not_native(device: str, index: int | None = None) -> str | None:
     """None if the native kernel runs on this device, else the reason. Builds the kernel if necessary.
 
     Args:
-        device, index: a torch.device's type and index; the current device where the index is None.
+        device, index: a torch.device's type and index; the current device if the index is None.
     """
     if device == "meta":
         return None  # shapes need no kernel
@@ -60,7 +60,7 @@ def why_not_native(device: str, index: int | None = None) -> str | None:
     try:
         if device == "cpu":
             _build.load_cpu()
-        elif torch.cuda.is_available():  # else such a tensor is a fake one, whose shapes need no kernel either
+        elif torch.cuda.is_available():  # otherwise the tensor is fake, and shapes need no kernel
             _try_cuda(torch.cuda.current_device() if index is None else index)
     except RuntimeError as error:
         return str(error)
@@ -69,20 +69,20 @@ def why_not_native(device: str, index: int | None = None) -> str | None:
 
 @functools.cache
 def _try_cuda(index: int) -> None:
-    """Raises RuntimeError if the kernel cannot be built, or does not start: a driver may be older than it needs."""
+    """Raises RuntimeError if the kernel cannot be built or does not start, e.g. because the driver is too old."""
     device = torch.device("cuda", index)
     _build.load_cuda(torch.cuda.get_device_capability(device))
     _native.probe(device)
 
 
 def deform_conv2d(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
-    """The registered op; arguments as `reference.deform_conv2d`. Third-order gradients raise RuntimeError."""
+    """The registered op; arguments as in `reference.deform_conv2d`. Third-order gradients raise RuntimeError."""
     _refuse_forward_mode(x, weight, offset, mask)
     return _ops.deform_conv2d(x, weight, offset, mask, stride, padding, dilation)
 
 
 def _refuse_forward_mode(*tensors: Tensor | None) -> None:
-    """torch would silently drop the tangents of an op that has only backward formulas."""
+    """Raises: torch would silently drop the tangents of an op that has only backward formulas."""
     if forward_ad._current_level < 0:
         return
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
@@ -113,8 +113,8 @@ def _fake_double_backward(
 
 
 def _checked(check, run):
-    """`run` after `check`, for real and fake kernels. Without autocast, which would cast the products inside: a
-    backward may run within autocast whose forward ran outside."""
+    """`run` after `check`, for real and fake kernels. Autocast is disabled, because it would cast the matmuls inside: a
+    backward pass may run within autocast although its forward ran outside."""
 
     def kernel(*args):
         check(*args)
@@ -125,17 +125,17 @@ def _checked(check, run):
 
 
 def _save(ctx, tensors, geometry) -> None:
-    ctx.set_materialize_grads(False)  # an unused gradient comes as None, and its products are skipped
+    ctx.set_materialize_grads(False)  # an unused gradient is None, and its matmuls are skipped
     ctx.save_for_backward(*tensors)
     ctx.geometry = geometry
 
 
-_weight_gradients_disabled = False  # global, not per thread: autograd runs a backward on threads of its own
+_weight_gradients_disabled = False  # global, not per thread: autograd runs backward passes on its own threads
 
 
 @contextmanager
 def no_weight_gradients(disable: bool = True) -> Iterator[None]:
-    """Backward passes within the context skip the weight's gradient, and its share of the cost.
+    """Backward passes within the context do not compute the weight's gradient, which saves its cost.
 
     It applies to impl="native"; the gradient is then None, as for a weight that does not require one. The semantics are
     those of StyleGAN's conv2d_gradfix.no_weight_gradients. You need it only for `backward()`: `torch.autograd.grad(y,
@@ -143,7 +143,7 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
     through its norm remains. A network compiled by torch.compile ignores the switch and computes the gradient.
 
     Args:
-        disable: False changes nothing, so that an option can be passed on.
+        disable: if False, the context changes nothing; pass an option here.
 
     Examples:
         >>> x, weight = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
@@ -165,13 +165,13 @@ def no_weight_gradients(disable: bool = True) -> Iterator[None]:
 def _needs(ctx, count: int, weight: int) -> list[bool]:
     """Which gradients of the first `count` inputs this backward pass will use; `weight` is the weight's index.
 
-    ctx.needs_input_grad alone tells which inputs require one: autograd.grad(y, inputs) uses fewer, and path-length
-    regularisation asks for the latents' alone.
+    ctx.needs_input_grad tells only which inputs require a gradient. autograd.grad(y, inputs) uses fewer, and
+    path-length regularisation requests only the latents'.
     """
     needs = [bool(n) for n in ctx.needs_input_grad[:count]]
-    for i, (node, _) in enumerate(ctx.next_functions[:count]):  # of tensors; the mask, which may be none, is the last
+    for i, (node, _) in enumerate(ctx.next_functions[:count]):  # only tensors; the mask, which may be None, is the last
         needs[i] = needs[i] and will_run(node)
-    # A graph that is traced now runs later, when the switch may be another.
+    # A graph that is traced now runs later, when the switch may be set differently.
     needs[weight] = needs[weight] and not (_weight_gradients_disabled and get_proxy_mode() is None)
     return needs
 
@@ -211,7 +211,7 @@ def _no_third_order(ctx, *grads):
 
 
 def _autocast(device: str, key: torch._C.DispatchKey):
-    """x and weight go to the autocast dtype; offset and mask stay as they are: a half has steps of 1/32 px at 32."""
+    """Casts x and weight to the autocast dtype, not offset and mask: at 32, float16 has steps of 1/32 px."""
 
     def rule(x, weight, offset, mask, stride, padding, dilation):
         dtype = x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(device)
@@ -224,7 +224,7 @@ def _autocast(device: str, key: torch._C.DispatchKey):
 def _flop_formula(op: str, formula: Callable[..., int]) -> None:
     log = logging.getLogger("torch.utils.flop_counter")
     before = log.level
-    log.setLevel(logging.ERROR)  # importing it, torch 2.11 warns of a Triton that is missing
+    log.setLevel(logging.ERROR)  # when imported, torch 2.11 warns that Triton is missing
     from torch.utils.flop_counter import register_flop_formula
 
     log.setLevel(before)

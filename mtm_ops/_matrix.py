@@ -1,7 +1,7 @@
-"""Layouts, and the matrix products, which are torch's.
+"""Layouts, and the matrix products, which use torch's matmul.
 
-Columns are [rows, kh*kw*C], a row being an output pixel; the weight is a matrix W [O, kh*kw*C/n] in their order. Of n
-weight groups, each joins its own C/n channels of every tap with its own O/n outputs.
+Columns are [rows, kh*kw*C]; a row is an output pixel. The weight is a matrix W [O, kh*kw*C/n] in the same order. Each
+of the n weight groups maps its own C/n channels of every tap to its own O/n outputs.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ from torch import Tensor
 from . import _build, _launch
 from ._launch import SUFFIX
 
-# Up to this many terms per sum, torch's matmul into a buffer is as fast as oneDNN's, which allocates new memory, and
-# saves the page faults: a sixth of a layer's forward and backward at 64 channels. At 512, torch's takes 1.4 times as
-# long.
+# Up to this many terms per sum, torch's matmul into a buffer is as fast as oneDNN's, which allocates new memory, and it
+# avoids the page faults: a sixth of the time of a layer's forward and backward at 64 channels. At 512, torch's takes
+# 1.4 times as long.
 FEW_TERMS = 128
 
 
@@ -41,7 +41,7 @@ def transpose(t: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def to_rows(t: Tensor) -> Tensor:
-    """[B, C, H, W] in any strides -> contiguous [B, H, W, C]: a copy unless it is channels-last already."""
+    """[B, C, H, W] with any strides -> contiguous [B, H, W, C]: a copy unless it is channels-last already."""
     B, C, H, W = t.shape
     if t.is_contiguous() and min(C, H * W) > 1:
         return transpose(t.view(B, C, H * W)).view(B, H, W, C)
@@ -49,20 +49,20 @@ def to_rows(t: Tensor) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last where x is, and only is, channels-last; else contiguous."""
+    """channels_last if x is channels-last and not also contiguous; else contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 def empty_result(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A result [B, C, H, W] in the dtype and memory format of `like`: the fake kernels' too."""
+    """An empty result [B, C, H, W] in the dtype and memory format of `like`; fake kernels use it too."""
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """Contiguous [B, H, W, C] -> [B, C, H, W] as `empty_result` makes it. Takes over the memory of `rows` if it can.
+    """Contiguous [B, H, W, C] -> [B, C, H, W] in the format of `empty_result`. Reuses the memory of `rows` if possible.
 
-    Never a view: autograd refuses to change an op's result in place where it is one.
+    Never a view: autograd refuses in-place changes to an op's result if it is a view.
     """
     B, H, W, C = rows.shape
     if memory_format(like) == torch.channels_last and rows.dtype == like.dtype:
@@ -90,10 +90,10 @@ def weight_like(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
-    """a b^T for a [n, k] and b [m, k] of any strides, in b's dtype: in `buffer` [n, m] where that is faster."""
+    """a b^T for a [n, k] and b [m, k] with any strides, in b's dtype; written to `buffer` [n, m] if that is faster."""
     a = a.to(b.dtype)
     into = buffer if buffer is not None and buffer.dtype == b.dtype else None
-    # oneDNN's product: for float32, torch's matmul takes another library's, which is up to a quarter slower here.
+    # oneDNN's matmul: for float32, torch's matmul uses another library, which is up to a quarter slower here.
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     few = into is not None and a.shape[1] <= FEW_TERMS
     if linear is None or a.dtype != torch.float32 or a.device.type != "cpu" or few:
@@ -123,11 +123,11 @@ def outputs(columns: Tensor, W: Tensor, taps: int, groups: int) -> Tensor:
         return product(columns, W)
     split = _split_columns(columns.to(W.dtype), taps, groups)
     y = torch.bmm(split, _split_weight(W, groups).transpose(1, 2))  # [groups, rows, O/groups]
-    return y.transpose(0, 1).flatten(1).contiguous()  # of one output a group, flatten makes a view
+    return y.transpose(0, 1).flatten(1).contiguous()  # with one output per group, flatten returns a view
 
 
 def grad_columns(gy: Tensor, W: Tensor, buffer: Tensor, taps: int = 1, groups: int = 1) -> Tensor:
-    """The columns' gradient gy W, contiguous [rows, kh*kw*C] in the dtype of `buffer`: in it, or new memory."""
+    """The columns' gradient gy W, contiguous [rows, kh*kw*C] in the dtype of `buffer`; in `buffer` or in new memory."""
     if groups == 1:
         return product(gy, W.t(), buffer).to(buffer.dtype)
     split = torch.bmm(_split_outputs(gy.to(W.dtype), groups), _split_weight(W, groups))  # [groups, rows, taps*width]
@@ -137,7 +137,7 @@ def grad_columns(gy: Tensor, W: Tensor, buffer: Tensor, taps: int = 1, groups: i
 def add_weight_gradient(
     total: Tensor | None, gy: Tensor, columns: Tensor, dtype: torch.dtype, taps: int = 1, groups: int = 1
 ) -> Tensor:
-    """total + gy^T columns, the gradient of W; in place, None standing for zero."""
+    """total + gy^T columns, the gradient of W; in place; a `total` of None stands for zero."""
     if groups == 1:
         part = product(transpose(gy.unsqueeze(0))[0], columns.to(gy.dtype).t()).to(dtype)
     else:

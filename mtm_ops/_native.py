@@ -7,11 +7,11 @@ With columns P = S(x, offset, mask) [rows, kh*kw*C] and the weight as a matrix W
     double backward   t = dP along the cotangents;  to grad_y: t W^T + P gg_W^T;  to W: grad_y^T t;
                       to x, offset, mask: S''(g) + S'(grad_y gg_W)
 
-Columns exist for a chunk of rows (output pixels) at a time, in one buffer: g goes in, and the kernel leaves the
-columns (or t) in its place. So neither direction ever holds them whole, and they stay in the cache.
+Columns exist for one chunk of rows (output pixels) at a time, in one buffer: the kernel reads g from it and overwrites
+it with the columns (or t). So neither direction ever stores all columns, and the chunk stays in the cache.
 
-The CPU kernels work on float32 and float64, and half types are widened for them; the CUDA kernels read and write half
-types themselves. Both sum in the accumulation dtype.
+The CPU kernels work on float32 and float64; half types are widened for them. The CUDA kernels read and write half types
+themselves. Both sum in the accumulation dtype.
 """
 
 import ctypes
@@ -54,16 +54,16 @@ class Sampling:
         if self.kernels == "cuda" and H * W >= 2**31:
             raise ValueError(f"mtm_ops: x must have fewer than 2^31 pixels a channel on CUDA; got {H}x{W}.")
         self.dtype = accumulation_dtype(x.dtype)
-        self.storage = x.dtype if self.kernels == "cuda" else self.dtype  # of x, gg_x and the columns
+        self.storage = x.dtype if self.kernels == "cuda" else self.dtype  # dtype of x, gg_x and the columns
         self.device = x.device
         self.plan = Rows(B, size[0] * size[1], self.taps, self.C, self.groups, self.storage.itemsize, self.kernels)
         self.rows = B * self.plan.places
         geometry = (*size, *kernel_size, *stride, *padding, *dilation)
         self.params = SampleParams(self.C, H, W, *geometry, self.groups)
         self.params.keep_columns = 1
-        self.tensors: dict[str, Tensor] = {}  # what the params point to, kept alive
-        self._summed: tuple[int, int] | None = None  # rows whose gradients have been begun
-        self._indexed: tuple[int, int] | None = None  # rows that the inverse index has
+        self.tensors: dict[str, Tensor] = {}  # keeps the memory alive that the params point to
+        self._summed: tuple[int, int] | None = None  # rows whose gradients have at least one call's share
+        self._indexed: tuple[int, int] | None = None  # rows in the inverse index
         self.bind(x=to_rows(x.to(self.storage)), offset=offset.to(self.dtype).contiguous())
         if mask is not None:
             self.bind(mask=mask.to(self.dtype).contiguous())
@@ -82,10 +82,10 @@ class Sampling:
         return torch.empty(self.plan.longest, self.taps * self.C, dtype=self.storage, device=self.device)
 
     def bind_gradients(self, needs: Sequence[bool] = (True, True, True), calls: int = 1) -> None:
-        """Memory for the gradients of x, offset and mask that `needs` names; calls: how many add to it per chunk.
+        """Allocates the gradients of x, offset and mask that `needs` names; calls: how many add to them per chunk.
 
-        On CUDA the first call for a chunk writes, so nothing is zeroed, and x's gradient may be in the storage dtype
-        where nothing is added to it later.
+        On CUDA the first call for a chunk writes, so nothing is set to zero first. x's gradient may be in the storage
+        dtype if nothing is added to it later.
         """
         self._summed = None
         written = self.kernels == "cuda"
@@ -99,7 +99,7 @@ class Sampling:
             self._bind_index()
 
     def _bind_index(self) -> None:
-        """Memory for the inverse index, which x's gradient is formed with (csrc/cuda_index.h)."""
+        """Allocates the inverse index, from which x's gradient is computed (csrc/cuda_index.h)."""
         self._indexed = None
         self.params.parts = self.plan.index_parts
         entries, starts = self.plan.index_sizes(self.params.H * self.params.W)
@@ -109,34 +109,35 @@ class Sampling:
         self.bind(**dict(zip(names, lists, strict=True)))
 
     def _index_rows(self, begin: int, end: int) -> None:
-        """Makes the inverse index that has the rows of a chunk, unless the last one made has them."""
+        """Builds the inverse index that contains a chunk's rows, unless the last one built contains them."""
         indexed = self.plan.indexed_with(begin, end)
         if indexed != self._indexed:
             self.params.index_begin, self.params.index_end = self._indexed = indexed
             _launch.launch("index", self.storage, self.device, self.params)
 
     def bind_cotangents(self, gg_x: Tensor | None, gg_offset: Tensor | None, gg_mask: Tensor | None) -> None:
-        """Cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
+        """Sets the cotangents of the gradients, shaped as x, offset and mask; None stands for zero."""
         given = {"x": None if gg_x is None else to_rows(gg_x), "offset": gg_offset, "mask": gg_mask}
         for name in given.keys() & self.tensors.keys():
             gg, like = given[name], self.tensors[name]
             self.bind(**{f"gg_{name}": torch.zeros_like(like) if gg is None else gg.to(like.dtype).contiguous()})
 
     def keep_gradients_alone(self) -> None:
-        """Frees all else, once no kernel is to run any more."""
+        """Frees everything except the gradients. Call it when no more kernels will run."""
         self.tensors = {name: t for name, t in self.tensors.items() if name.startswith("grad_")}
 
     def gather(self, begin: int, end: int, columns: Tensor) -> Tensor:
-        """Fills and returns columns [rows, taps*C] with those of rows [begin, end)."""
+        """Writes the columns of rows [begin, end) to `columns` [rows, taps*C], and returns it."""
         return self._launch("gather", begin, end, columns)
 
     def backward(self, begin: int, end: int, g: Tensor) -> Tensor:
-        """Adds the gradients for g [rows, taps*C], the columns' gradient; returns the columns, in g's place, if they
-        are kept (params.keep_columns)."""
+        """Adds the gradients for g [rows, taps*C], the columns' gradient. Returns the columns, which overwrite g if
+        params.keep_columns is set."""
         return self._launch("backward", begin, end, g)
 
     def double_backward(self, begin: int, end: int, g: Tensor) -> Tensor:
-        """Adds the second-order gradients for g; returns the gradient to g, in its place, if it is kept."""
+        """Adds the second-order gradients for g. Returns the gradient with respect to g, which overwrites g if
+        params.keep_columns is set."""
         return self._launch("double_backward", begin, end, g)
 
     def _launch(self, name: str, begin: int, end: int, columns: Tensor) -> Tensor:
@@ -152,20 +153,20 @@ class Sampling:
 
 
 def probe(device: torch.device) -> None:
-    """Launches a kernel that has nothing to do. Raises RuntimeError if CUDA refuses it."""
+    """Launches a kernel with no rows. Raises RuntimeError if CUDA refuses it."""
     _launch.launch("gather", torch.float32, device, SampleParams(*[1] * len(_SIZES)))  # rows [1, 1)
 
 
 def products_of(s: Sampling, weight: Tensor) -> Products:
-    """The products of a call with its weight [O, C/n, kh, kw]."""
+    """The call's matrix products with its weight [O, C/n, kh, kw]."""
     W, groups = weight.flatten(1) if s.params.channels_first else weight_matrix(weight), s.C // weight.shape[1]
     kind = CudaProducts if s.kernels == "cuda" and groups == 1 else Products
     return kind(W, s.taps, groups, s.dtype)
 
 
 def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation) -> Tensor:
-    """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as `reference.deform_conv2d`."""
-    # The rows of x and the columns are freed before y gets its layout; the same in the backward passes.
+    """y [B, O, Ho, Wo] in x's dtype and memory format; arguments as in `reference.deform_conv2d`."""
+    # The rows of x and the columns are freed before y is converted to its layout; so are those of the backward passes.
     y = _output_rows(Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation), x.dtype, weight)
     return from_rows(y.view(x.shape[0], *offset.shape[2:], weight.shape[0]), x)
 
@@ -173,13 +174,13 @@ def forward(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stri
 def _output_rows(s: Sampling, dtype: torch.dtype, weight: Tensor) -> Tensor:
     """y [B*Ho*Wo, O] in `dtype`."""
     O = weight.shape[0]
-    # For few rows, the columns take the weight's order: to bring the weight into theirs would cost more.
+    # With few rows, the columns take the weight's order: converting the weight to theirs would cost more.
     few = s.rows <= O and weight.is_contiguous() and weight.shape[1] == s.C
     s.params.channels_first = s.kernels == "cpu" and few
     products = products_of(s, weight)
     buffer = s.new_columns()
     if len(s.chunks()) == 1:
-        return products.outputs(s.gather(0, s.rows, buffer)).to(dtype)  # one chunk: no copy into a whole
+        return products.outputs(s.gather(0, s.rows, buffer)).to(dtype)  # one chunk: no copy into a larger tensor
     y = torch.empty(s.rows, O, dtype=dtype, device=s.device)
     for begin, end in s.chunks():
         products.outputs(s.gather(begin, end, buffer[: end - begin]), y[begin:end])
@@ -189,7 +190,7 @@ def _output_rows(s: Sampling, dtype: torch.dtype, weight: Tensor) -> Tensor:
 def backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride, padding, dilation, needs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (x, weight, offset, mask); an empty tensor where `needs` is False or there is no mask."""
+    """Gradients of (x, weight, offset, mask); an empty tensor if `needs` is False or there is no mask."""
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[0], *needs[2:]))
     products = products_of(s, weight)
@@ -203,7 +204,7 @@ def _backward_chunks(s: Sampling, products: Products, gy: Tensor, needs: Sequenc
     for begin, end in s.chunks():
         if needs[0] or needs[2] or needs[3]:
             columns = s.backward(begin, end, products.grad_columns(gy[begin:end], buffer))
-        else:  # the weight's alone: the columns' gradient is not needed
+        else:  # only the weight's gradient: the columns' gradient is not needed
             columns = s.gather(begin, end, buffer[: end - begin])
         if needs[1]:
             products.add_weight_gradient(gy[begin:end], columns)
@@ -214,8 +215,8 @@ def double_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `backward`'s results with respect to (grad_y, x, weight, offset, mask), empty as there.
 
-    gg_* are the cotangents of those results; None stands for zero, and for gg_weight saves half of the work, as in
-    path-length regularisation, which differentiates by the latents alone.
+    gg_* are the cotangents of those results; None stands for zero. A gg_weight of None saves half of the work, as in
+    path-length regularisation, which differentiates only with respect to the latents.
     """
     s = Sampling(x, offset, mask, weight.shape[2:], stride, padding, dilation)
     s.bind_gradients((needs[1], *needs[3:]), calls=1 if gg_weight is None else 2)
@@ -230,7 +231,7 @@ def double_backward(
 
 
 def _double_backward_chunks(s: Sampling, products: Products, gg_W: Tensor | None, gy: Tensor, needs) -> Tensor:
-    """The gradient to gy, if needs[0]."""
+    """The gradient with respect to gy, if needs[0]."""
     to_gy = torch.empty_like(gy)
     buffer = s.new_columns()
     for begin, end in s.chunks():
@@ -255,7 +256,7 @@ def _results(
     """The gradients of (x, weight, offset, mask) in their dtypes, empty if they are not needed."""
     s.keep_gradients_alone()
     weight_gradient = weight.new_empty(0)
-    if needs[1]:  # no sum: no rows at all
+    if needs[1]:  # to_W is None if there are no rows at all
         weight_gradient = empty_result(weight.shape, weight).zero_() if to_W is None else weight_like(to_W, weight)
     return (
         from_rows(s.tensors["grad_x"], x) if needs[0] else x.new_empty(0),

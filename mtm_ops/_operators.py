@@ -1,4 +1,4 @@
-"""How an operator that has one kernel for every device is registered with torch."""
+"""Registers with torch an operator that has one kernel for every device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ def define(
     backward: Callable,
     setup: Callable,
 ) -> None:
-    """The operator of `lib` that `schema`, "name(arguments) -> results", describes, with its derivative."""
+    """Defines in `lib` the operator that `schema` ("name(arguments) -> results") describes, with its derivative."""
     name = schema.partition("(")[0]
     lib.define(schema, tags=torch.Tag.pt2_compliant_tag)
     for key in ("CPU", "CUDA"):

@@ -1,7 +1,7 @@
-"""One call's matrix products with the weight as a matrix W [O, kh*kw*C/n]; their layouts are those of _matrix.py.
+"""One call's matrix products with the weight as a matrix W [O, kh*kw*C/n]; _matrix.py describes the layouts.
 
-Two kinds, as of the sampling's kernels. On a CPU a product may come in new memory (oneDNN's does). On CUDA it is
-written where it is wanted, and the weight's gradient is summed in float32 by the product itself.
+There is one class for the CPU and one for CUDA. On a CPU a product may return new memory (oneDNN's does). On CUDA it is
+written to its destination, and the product itself accumulates the weight's gradient in float32.
 """
 
 import torch
@@ -11,17 +11,17 @@ from . import _matrix
 
 
 class Products:
-    """On a CPU, and the products of several weight groups anywhere."""
+    """Products on a CPU, and on any device with several weight groups."""
 
     def __init__(self, W: Tensor, taps: int, groups: int, dtype: torch.dtype) -> None:
         self.W, self.taps, self.groups = W, taps, groups
-        self.dtype = dtype  # of sums
-        self.to_W: Tensor | None = None  # the sum that add_weight_gradient makes, in W's order
+        self.dtype = dtype  # of the sums
+        self.to_W: Tensor | None = None  # the sum that add_weight_gradient accumulates, in W's order
 
     def outputs(
         self, columns: Tensor, into: Tensor | None = None, W: Tensor | None = None, add: bool = False
     ) -> Tensor:
-        """columns W^T [rows, O]; `into` memory where that is given, or added to what is there."""
+        """columns W^T [rows, O]; written to `into` if given, or added to its content if `add`."""
         y = _matrix.outputs(columns, self.W if W is None else W, self.taps, self.groups)
         if into is None:
             return y
@@ -37,7 +37,7 @@ class Products:
 
 
 class CudaProducts(Products):
-    """On CUDA, one weight group: cuBLAS takes transposed matrices as they are, so nothing is copied or cast."""
+    """Products on CUDA with one weight group: cuBLAS reads transposed matrices, so nothing is copied or cast."""
 
     def __init__(self, W: Tensor, taps: int, groups: int, dtype: torch.dtype) -> None:
         super().__init__(W, taps, groups, dtype)
@@ -58,5 +58,5 @@ class CudaProducts(Products):
         if columns.dtype == self.dtype:
             self.to_W = torch.mm(gy.t(), columns) if self.to_W is None else self.to_W.addmm_(gy.t(), columns)
             return
-        part = torch.mm(gy.t(), columns, out_dtype=self.dtype)  # half types, without a rounding per chunk
+        part = torch.mm(gy.t(), columns, out_dtype=self.dtype)  # half types, without rounding per chunk
         self.to_W = part if self.to_W is None else self.to_W.add_(part)

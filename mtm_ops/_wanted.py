@@ -1,11 +1,11 @@
-"""Which gradients the backward pass that is running will use."""
+"""Which gradients the current backward pass will use."""
 
 import torch
 
 
 def will_run(node) -> bool:
-    """Whether autograd's engine is to run this node: torch.autograd.grad(y, inputs) uses the gradients of few."""
+    """Whether autograd's engine will run this node: torch.autograd.grad(y, inputs) needs only some gradients."""
     try:
         return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # a leaf that autograd.grad was asked for
+    except RuntimeError:  # a leaf for which autograd.grad was called
         return True

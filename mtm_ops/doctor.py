@@ -1,4 +1,4 @@
-"""python -m mtm_ops.doctor: which implementation will run here, and why not a faster one.
+"""python -m mtm_ops.doctor: which implementation runs here, and why not a faster one.
 
 Exit code 0 when the CPU kernel works, 1 when the reference would be used instead.
 """
@@ -11,7 +11,7 @@ import torch
 
 from . import __version__, _build, _library
 
-# What _build reads.
+# The environment variables that _build reads.
 _VARIABLES = ("CXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "MTM_CACHE_DIR")
 _NO_COMPILER = ("none found. Install one (Debian: apt install g++).",)
 
@@ -50,7 +50,7 @@ def _cuda_line() -> str:
 
 
 def impl_used(device: str) -> str:
-    """What impl="auto" means on a device type: "native" or "reference"."""
+    """The implementation that impl="auto" selects on a device type: "native" or "reference"."""
     usable = device != "cuda" or torch.cuda.is_available()
     return "native" if usable and _library.why_not_native(device) is None else "reference"
 

@@ -58,17 +58,18 @@ def modulated_deform_conv2d(
     Returns:
         [B, O, Ho, Wo] in x's dtype (the autocast dtype under autocast) and memory format.
 
-    dtypes: float32, float64, float16, bfloat16. Offsets and masks may differ from x: they are used in float32
+    dtypes: float32, float64, float16, bfloat16. Offsets and masks may differ from x: they are converted to float32
         (float64 for float64 x), and so are all sums over corners. On CUDA, float32 products use TF32 where torch's
         convolutions do (torch.backends.cudnn.allow_tf32, by default True). In float16, weight and style are scaled to
-        at most 1 before the product, so that it cannot overflow; demodulation cancels this.
+        at most 1 before the matmul, so that it cannot overflow; demodulation cancels this.
     Border: a corner outside the image is 0. A tap at a non-finite position, or a pixel or more outside, samples 0 and
         has no gradient. A corner of weight 0 is multiplied, not skipped, so NaN and infinity in x spread to
         neighbouring samples.
     Gradients: "native" to the second order, for x, weight, offset, style and mask; a third raises RuntimeError,
         forward mode NotImplementedError; torch.func's transforms do not support it. "reference" to any order.
         torch.autograd.functional.hvp needs the third order (it differentiates a double backward). Use vhp, which
-        needs the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is the
+        needs only the second and gives the same for a symmetric Hessian. At whole pixels the offset's gradient is the
+
         one-sided gradient towards larger coordinates. Gradients that a pass does not request are not computed; see
         `no_weight_gradients`.
     Determinism: the same bits on every call; on the CPU, sampling and its gradients are also the same for any number
@@ -96,8 +97,8 @@ def modulated_deform_conv2d(
     gain = None
     if style is not None:
         x, weight, gain = _modulate(x, weight, style, demodulate, native)
-    if native and (torch.is_grad_enabled() or torch.jit.is_tracing()):  # a traced graph must not depend on the mode
-        # The layout of the backward's matrix products, kept for them by converting it here.
+    if native and (torch.is_grad_enabled() or torch.jit.is_tracing()):  # a traced graph must not depend on grad mode
+        # The layout that the backward's matrix products need; converted here, it is saved for them.
         weight = weight.contiguous(memory_format=torch.channels_last)
     run = _library.deform_conv2d if native else _autocast_reference
     y = run(x, weight, offset, mask, *geometry)
@@ -108,11 +109,11 @@ def _modulate(
     x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, native: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(x * style, weight, demodulation gain [B, O] or None). Scaling x instead of a weight per sample keeps one
-    matrix product for the batch; the two are equal because the modulated weight differs by input channel only."""
+    matrix product for the batch; both give the same result because the style scales input channels only."""
     if not demodulate:
         return x * style.to(x.dtype)[:, :, None, None], weight, None
     dtype = reference.accumulation_dtype(x.dtype)
-    # Exported graphs have torch's own operators. Under autocast a weight may be of another precision than the sums.
+    # Exported graphs contain torch's own operators. Under autocast the weight's precision may differ from the sums'.
     fused = native and _launch.kernels_of(x.device) == "cuda" and not _is_exporting()
     fused = fused and (weight.dtype == torch.float64) == (dtype == torch.float64)
     with _no_autocast(x.device.type):
@@ -123,17 +124,17 @@ def _modulate(
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the product: autocast leaves float64 unchanged, here as elsewhere in torch."""
+    """The dtype of the matrix product: autocast leaves float64 unchanged, here as elsewhere in torch."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if _in_autocast(device) and x.dtype != torch.float64 else x.dtype
 
 
-@_library.constant_while_tracing  # Dynamo of torch 2.11 cannot trace what it asks
+@_library.constant_while_tracing  # Dynamo of torch 2.11 cannot trace the calls in it
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-@_library.constant_while_tracing  # Dynamo of torch 2.11 says yes to every torch.compile
+@_library.constant_while_tracing  # Dynamo of torch 2.11 returns True in every torch.compile
 def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
@@ -158,7 +159,7 @@ def _use_native(impl: str, device: torch.device) -> bool:
     if impl == "reference":
         return False
     if _is_exporting():
-        return True  # a graph names the op; its kernel is needed where the graph runs
+        return True  # a graph only names the op; the kernel is needed where the graph runs
     reason = _library.why_not_native(device.type, device.index)
     if reason is None:
         return True

@@ -1,7 +1,7 @@
 """The Modulated Transformation Module: the offsets of a layer's convolution, from its input and the latent code.
 
-StyleGAN's persistence pickles the source of this file into every snapshot. So it imports nothing of this package at the
-top, and has its own version of the op for use where the op is not installed.
+StyleGAN's persistence pickles the source of this file into every snapshot. So it imports nothing from this package at
+the top, and has its own version of the op for machines on which mtm_ops is not installed.
 """
 
 import contextlib
@@ -41,10 +41,10 @@ class ModulatedTransformation(nn.Module):
     Shapes:
         x [B, C, H, W] of any floating dtype; w [B, w_dim]. Returns offset `[B, 2*k*k, Ho, Wo]` in input pixels,
         (dy, dx) per tap, taps row-major, and mask `[B, k*k, Ho, Wo]` or None. Both are float32 (float64 for float64
-        x), also under autocast: a half has steps of 1/32 px at x = 32. For x in half types on CUDA, x times style and
-        the weight are rounded to 11 significant bits (TF32) before products; sums are float32.
+        x), also under autocast: at 32, float16 has steps of 1/32 px. For x in half types on CUDA, x times style and
+        the weight are rounded to 11 significant bits (TF32) before they are multiplied; sums are float32.
 
-    Errors: ValueError for an unknown head, a size below 1 and shapes that do not fit; TypeError if an input is not a
+    Errors: ValueError for an unknown head, a size below 1, or shapes that do not fit; TypeError if an input is not a
         tensor.
 
     Examples:
@@ -69,12 +69,12 @@ class ModulatedTransformation(nn.Module):
         self.taps = kernel_size * kernel_size
         channels = HEADS[head] * self.taps
         self.affine_bias = nn.Parameter(torch.ones(in_channels))
-        with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the only stream that is forked
+        with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU, so only its stream is forked
             drawn = torch.randn(in_channels, w_dim, device="cpu", dtype=self.affine_bias.dtype)
         self.affine_weight = nn.Parameter(drawn.to(self.affine_bias.device))
         self.weight = nn.Parameter(torch.zeros(channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(channels))
-        # Equalised learning rate (Karras et al. 2018): an optimiser step moves the output alike at every width.
+        # Equalised learning rate (Karras et al. 2018): an optimiser step changes the output equally at every width.
         self.affine_gain = 1 / math.sqrt(w_dim)
         self.weight_gain = 1 / math.sqrt(in_channels * self.taps)
 
@@ -101,7 +101,7 @@ class ModulatedTransformation(nn.Module):
         dtype = w.dtype
         style = F.linear(w, self.affine_weight.to(dtype) * self.affine_gain, self.affine_bias.to(dtype))
         weight = self.weight.to(dtype) * self.weight_gain
-        scaled = x * style[:, :, None, None]  # in the style's dtype; x in half is not copied, and is what is kept of it
+        scaled = x * style[:, :, None, None]  # in the style's dtype; a half x is not copied, and is saved as it is
         if (conv2d := _half_conv2d(x)) is not None:
             out = conv2d(scaled, weight, self.padding) + self.bias.to(dtype)[:, None, None]
         else:
@@ -109,7 +109,7 @@ class ModulatedTransformation(nn.Module):
         offset, gate = out[:, : 2 * self.taps], out[:, 2 * self.taps :]
         mask = 2 * torch.sigmoid(gate) if self.head == "offset+mask" else None
         if self.strength == 0:
-            return torch.zeros_like(offset), None  # plain convolution, whatever the parameters
+            return torch.zeros_like(offset), None  # plain convolution, whatever the parameters are
         if self.strength != 1:
             offset = offset * self.strength
             mask = None if mask is None else 1 + (mask - 1) * self.strength
@@ -147,7 +147,7 @@ class ModulatedTransformation(nn.Module):
         noise: Tensor | None = None,
         up: int = 1,
         down: int = 1,
-        **_how: Any,  # resample_filter, flip_weight, fused_modconv: how the host computes, not what
+        **_how: Any,  # resample_filter, flip_weight, fused_modconv: they change how the host computes, not the result
     ) -> Tensor:
         weight, style = (weight, styles) if w is None else (w, s)
         assert weight is not None
@@ -158,10 +158,10 @@ class ModulatedTransformation(nn.Module):
                 f"padding={padding}, up={up}, down={down}. Build the module with the padding of its convolution."
             )
         if input_gain is not None:
-            # A 0-d gain multiplies half types in float32, as the host's multiplication of the weight does.
+            # A 0-d gain multiplies half types in float32, like the host's multiplication of the weight.
             x = x * (input_gain.expand(x.shape[0], -1)[:, :, None, None].to(x.dtype) if input_gain.ndim else input_gain)
         if demodulate:
-            # As the hosts do before a half-precision product; demodulation cancels these factors.
+            # As in the hosts before a half-precision matmul; demodulation cancels these factors.
             weight, style = _unit(weight, (1, 2, 3)), _unit(style, (1,))
         offset, mask = self(x, latent)
         y = _deform_conv2d()(
@@ -192,8 +192,8 @@ def _deform_conv2d() -> Callable[..., Tensor]:
 
 
 def _half_conv2d(x: Tensor) -> Callable[..., Tensor] | None:
-    """mtm_ops' convolution of half-precision values with float32 sums; None where x is none on CUDA, or where that is
-    not installed. Exported graphs have torch's own operators."""
+    """mtm_ops' convolution of half-precision values with float32 sums. None if x is not a half-precision CUDA tensor,
+    mtm_ops is not installed, or the network is being exported: exported graphs contain torch's own operators."""
     if not (x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)) or torch.compiler.is_exporting():
         return None
     try:
@@ -227,7 +227,7 @@ def _sampled_conv2d(
         i, j = divmod(tap, k)
         y_px = rows_px[:, None] + i + offset[:, 2 * tap]
         x_px = columns_px + j + offset[:, 2 * tap + 1]
-        grid = torch.stack(((2 * x_px + 1) / W - 1, (2 * y_px + 1) / H - 1), dim=3)  # grid_sample's units
+        grid = torch.stack(((2 * x_px + 1) / W - 1, (2 * y_px + 1) / H - 1), dim=3)  # in grid_sample's units
         grid = grid.nan_to_num(nan=9).clamp(-9, 9)  # 9 is far outside, where everything is 0
         seen = F.grid_sample(seen_of, grid, align_corners=False)
         if mask is not None:
@@ -246,10 +246,10 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
     """Within the context every ModulatedTransformation of `module` returns its offsets times `factor`.
 
     Masks become 1 + factor * (mask - 1). A factor of 0 gives offsets of exactly 0 and no mask (plain convolution), 1
-    gives the module's own output to the bit, and more than 1 exaggerates. Contexts nest: the innermost factor applies;
+    gives exactly the module's own output, and more than 1 exaggerates. Contexts nest: the innermost factor applies;
     factors are not multiplied. The previous factor is restored at the end, even after an exception. A network compiled
     by torch.compile follows the factor: it recompiles for 0, for 1, and once for all others. An exported or traced
-    program, and a copy of the module, keep the factor of the time when they were made. Do not use it while another
+    program, and a copy of the module, keep the factor that was set when they were made. Do not use it while another
     thread runs the same network.
 
     Args:
@@ -258,7 +258,7 @@ def offsets_scaled(module: nn.Module, factor: float) -> Iterator[None]:
 
     Raises:
         ValueError: for an invalid factor; if `module` contains no ModulatedTransformation, so that a comparison cannot
-            silently compare nothing; or if one is of a version that cannot be scaled.
+            silently compare nothing; or if one comes from a version without a strength to set.
         TypeError: if `module` is not a torch.nn.Module.
 
     Examples:

@@ -64,10 +64,10 @@ def _deform_conv(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Any:
-    """Records DeformConv for one call of the op; the arguments are symbolic values, but for the geometry."""
+    """Records DeformConv for one call of the op; all arguments except the geometry are symbolic values."""
     from onnxscript import evaluator, values
 
-    # The opset that the exporter records with: an operator of a later opset would make an invalid file.
+    # The opset that the exporter uses: an operator of a later opset would make the file invalid.
     recorder: Any = evaluator.default()
     version = recorder.opset.version
     if version < LEAST_OPSET:
@@ -87,7 +87,7 @@ def _deform_conv(
         mask,
         kernel_shape=kernel,
         strides=list(stride),
-        pads=[*padding, *padding],  # before and after, (y, x) each
+        pads=[*padding, *padding],  # before, then after; each (y, x)
         dilations=list(dilation),
         group=_static("x", x, 1) // _static("weight", weight, 1),
         offset_group=_static("offset", offset, 1) // (2 * taps),
@@ -96,7 +96,7 @@ def _deform_conv(
 
 
 def _static(name: str, value: Any, axis: int) -> int:
-    """A size that DeformConv has as an attribute, so that it must be known."""
+    """A size that DeformConv needs as an attribute, so it must be known."""
     size = value.shape[axis]
     if not isinstance(size, int):
         raise ValueError(

@@ -20,7 +20,7 @@ def output_size(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int]:
-    """(Ho, Wo) of a convolution over an input of (H, W); zero or less where the kernel does not fit."""
+    """(Ho, Wo) of a convolution over an input of (H, W); zero or less if the kernel does not fit."""
     ho, wo = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
@@ -62,9 +62,9 @@ def sample_columns(
     """S(x, offset, mask): what the kernel's taps see, bilinearly interpolated.
 
     Args:
-        x: [B, C, H, W]. Everything outside is 0, so a corner outside contributes nothing.
+        x: [B, C, H, W]. Outside the image x is 0, so a corner there contributes nothing.
         offset: `[B, 2*G*kh*kw, Ho, Wo]`, (dy, dx) per tap in input pixels, in the accumulation dtype.
-        mask: `[B, G*kh*kw, Ho, Wo]` or None, factor of each tap.
+        mask: `[B, G*kh*kw, Ho, Wo]` or None, the factor of each tap.
 
     Returns:
         `[B, C, kh*kw, Ho*Wo]` in x's dtype. A tap at a non-finite position, or a pixel or more outside, samples 0 and

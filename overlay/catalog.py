@@ -19,7 +19,7 @@ class Host:
     url: str
     commit: str
     licence: str
-    vendor: str  # relative to the repository, with '/'
+    vendor: str  # relative to the repository, with '/' as separator
     root: Path  # the repository
     series: tuple[str, ...] = ()
 
@@ -96,7 +96,7 @@ def _unknown(option: str, got: str, known: list[str]) -> Problem:
 
 
 def load_patches(host: Host, missing_ok: str | None = None) -> dict[str, Patch]:
-    """concern -> patch, in the series' order. Every unreadable patch is named at once."""
+    """concern -> patch, in the series' order. The error names all unreadable patches."""
     patches: dict[str, Patch] = {}
     problems: list[Problem] = []
     for concern in host.series:
@@ -121,7 +121,7 @@ def _not_there(host: Host, concern: str) -> str:
 
 
 def composed(host: Host, path: str, pristine: bytes, files: Mapping[str, FilePatch]) -> bytes:
-    """The file with these concerns' lines; each must first hash, alone, to what its patch claims."""
+    """The file with these concerns' lines. First checks each alone against the hash in its patch."""
     for concern, file in files.items():
         got = blob_hash(insert(pristine, {concern: file.insertions}, f"{host.vendor}/{path}"))
         if got != file.after:

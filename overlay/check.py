@@ -1,4 +1,4 @@
-"""Whether the patch files are right: to the last byte if the upstream is fetched, else as far as they can tell."""
+"""Checks the patch files: byte for byte if the upstream is fetched, else as far as possible without it."""
 
 from collections.abc import Collection
 from itertools import combinations
@@ -11,7 +11,7 @@ from .patchfile import Patch, render
 
 
 def check(hosts: list[Host], selected: Collection[str] = ()) -> tuple[list[str], list[Problem]]:
-    """(what was found, what is wrong) over all hosts at once."""
+    """(what was found, what is wrong) for all hosts."""
     found: list[str] = []
     problems: list[Problem] = []
     for host in hosts:

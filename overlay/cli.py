@@ -90,7 +90,7 @@ def _write(root: Path, verb: str, names: tuple[str, ...], concerns: tuple[str, .
 
 @contextmanager
 def _opened(hosts: list[Host], *, write: bool, fetch: bool = False) -> Iterator[dict[str, Checkout | None]]:
-    """The hosts' checkouts by name; locked before anything is read where something may be written."""
+    """The hosts' checkouts by name; if `write`, they are locked before anything is read."""
     checkouts = _checkouts(hosts, fetch=fetch)
     with locked([c for c in checkouts.values() if c and write]):
         yield checkouts
@@ -180,9 +180,9 @@ def _on_terminal() -> bool:
 
 
 def _print(parts: Iterator[str]) -> None:
-    text = "".join(list(parts))  # all of it, or a refusal
+    text = "".join(list(parts))  # complete, or nothing if it is refused
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a file's bytes as they are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # bytes unchanged
     sys.stdout.write(text)
 
 
@@ -233,7 +233,7 @@ def check(root: Path, hosts: tuple[str, ...], concerns: tuple[str, ...]) -> None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a refusal is printed, each problem on its own, and gives its exit code."""
+    """Run a command. A refusal prints each problem separately, and determines the exit code."""
     try:
         cli.main(arguments, prog_name="apply_patches.py", standalone_mode=True)
     except OverlayError as refusal:

@@ -1,4 +1,4 @@
-"""Refusals, and the exit code that each kind of refusal gives."""
+"""Refusals, and the exit code for each kind."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ COMMAND = "python tools/apply_patches.py"
 
 OK = 0
 FAILED = 1  # a patch file or a setting is wrong, or a file could not be written
-USAGE = 2  # click's own
-NOT_APPLIED = 3  # status only: some selected concern is not, or not wholly, in the tree
+USAGE = 2  # click's own exit code
+NOT_APPLIED = 3  # status only: a selected concern is not, or not completely, in the tree
 ABSENT = 4  # the submodule is not fetched
-STALE = 5  # the patches were made for another upstream commit or blob, or the tree has an older version of them
-MODIFIED = 6  # a file has edits that no patch explains
+STALE = 5  # the patches are for another upstream commit or blob, or the tree has an older version of them
+MODIFIED = 6  # a file has edits that do not come from a patch
 
 EXIT_CODES = """\b
 Exit codes (the highest that holds):
@@ -22,7 +22,7 @@ Exit codes (the highest that holds):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that stands in the way, worded for the person who has to fix it."""
+    """One reason for a refusal, worded for the person who has to fix it."""
 
     text: str
     code: int = FAILED

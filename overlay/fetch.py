@@ -10,16 +10,16 @@ from . import git
 from .catalog import Host
 from .errors import COMMAND
 
-_PATIENCE_S = 10  # for git to clean up after Ctrl-C
-_WHOLE = "2147483647"  # git's way to say: all of the history, also where it was cut before
-_STDERR = 2  # stdout may be a file that takes the audit
+_PATIENCE_S = 10  # time for git to clean up after Ctrl-C
+_WHOLE = "2147483647"  # in git: the complete history, even if it was shallow before
+_STDERR = 2  # stdout may be a file that receives the audit
 
 
 def fetch(hosts: Collection[Host]) -> None:
-    """Fetch and check out every host's pinned commit. Where one fails, git says why on stderr, and the next follows."""
+    """Fetch and check out every host's pinned commit. If one fails, git says why on stderr, and the next follows."""
     for host in hosts:
         if host.vendor not in (git.gitlinks(host.root) or {}):
-            continue  # no submodule of this repository, or no repository: nothing to ask for
+            continue  # not a submodule of this repository, or not a repository: nothing to fetch
         print(f"* {host.name}: fetching {host.url} into {host.vendor}", file=sys.stderr, flush=True)
         _set_aside_unfinished(host)
         _fetch(host)
@@ -28,7 +28,7 @@ def fetch(hosts: Collection[Host]) -> None:
 def _fetch(host: Host) -> None:
     progress = ["--progress"] if sys.stderr.isatty() else []
     _run(host.root, "submodule", "update", "--init", *progress, "--depth", "1", "--", host.vendor)
-    # An interrupted fetch may lack the checkout; and some servers give branches only, not a single commit.
+    # An interrupted fetch may lack the checkout. Some servers serve only branches, not a single commit.
     for fetched in ([], ["--depth", "1", "origin", host.commit], ["--depth", _WHOLE, "origin"]):
         if git.open_checkout(host.folder) or not git.is_repository(host.folder):
             return
@@ -37,7 +37,7 @@ def _fetch(host: Host) -> None:
 
 
 def _set_aside_unfinished(host: Host) -> None:
-    """Moves away what a killed clone left, a repository without a commit: git neither uses nor replaces it."""
+    """Moves away a killed clone's repository without a commit, which git neither uses nor replaces."""
     link = host.folder / ".git"
     if not link.is_file() or [p.name for p in host.folder.iterdir()] != [".git"]:
         return
@@ -52,12 +52,12 @@ def _set_aside_unfinished(host: Host) -> None:
 
 
 def _run(folder: Path, *arguments: str) -> bool:
-    """Whether git succeeded. It speaks to the terminal itself; after Ctrl-C it cleans up its own half-fetched files."""
+    """Whether git succeeded. It prints to the terminal itself, and cleans up partial downloads after Ctrl-C."""
     with subprocess.Popen(["git", "-C", str(folder), *arguments], stdout=_STDERR, env=git.environment()) as child:
         try:
             return child.wait() == 0
         except BaseException:
-            child.send_signal(signal.SIGINT)  # it has had one already where it came from the terminal
+            child.send_signal(signal.SIGINT)  # git already got one if Ctrl-C came from the terminal
             child.wait(_PATIENCE_S)
             raise
 

@@ -1,4 +1,4 @@
-"""Files replaced atomically. Everything that changes a disk goes through `step`, where tests kill and fail it."""
+"""Replaces files atomically. Everything that changes a disk goes through `step`, so that tests can kill or fail it."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def stage(target: Path, data: bytes, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         handle = step(os.open, staged(target), flags, 0o600)
-    except FileExistsError:  # left by a killed run whose record is gone too; the lock is held
+    except FileExistsError:  # left by a killed run whose record is gone, too; this run holds the lock
         discard(target)
         handle = step(os.open, staged(target), flags, 0o600)
     try:

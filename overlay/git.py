@@ -1,4 +1,4 @@
-"""The few queries to git, and a guard against one trap: in an empty submodule folder, git answers for the parent."""
+"""The few queries to git, with a guard: in an empty submodule folder, git answers for the parent repository."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import OverlayError
 from .inserter import blob_hash
 
-# Set inside git hooks; with them, `git -C folder` would still speak of the hook's repository.
+# Set inside git hooks. With them, `git -C folder` would still use the hook's repository.
 _HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 
 _PLAIN_DIFF = ("core.autocrlf=false", "core.quotePath=false", "diff.suppressBlankEmpty=false")
@@ -25,7 +25,7 @@ class Checkout:
 
 
 def environment() -> dict[str, str]:
-    """For git's children: no variables of hooks, English messages, and no lock that could block the user."""
+    """The environment for git: no hook variables, English messages, and no lock that could block the user."""
     env = {k: v for k, v in os.environ.items() if k not in _HOOK_VARIABLES}
     return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
 
@@ -49,7 +49,7 @@ def _output(folder: Path, *arguments: str, data: bytes | None = None, good: Coll
 
 
 def open_checkout(folder: Path) -> Checkout | None:
-    """The checkout in `folder`; None if it is not one of its own (missing, empty, half cloned, not checked out)."""
+    """The checkout in `folder`; None if it has none of its own (missing, empty, half cloned, not checked out)."""
     if not folder.is_dir():
         return None
     done = _git(folder, "rev-parse", "--show-toplevel", "--absolute-git-dir", "HEAD")
@@ -61,7 +61,7 @@ def open_checkout(folder: Path) -> Checkout | None:
         return None
     top, git_dir, head = done.stdout.decode().splitlines()[:3]
     if not os.path.samefile(top, folder) or not Path(git_dir, "index").exists():
-        return None  # the parent answers; or a fetch was interrupted before its checkout
+        return None  # git answered for the parent, or a fetch was interrupted before its checkout
     return Checkout(folder, Path(git_dir), head)
 
 
@@ -72,7 +72,7 @@ def is_repository(folder: Path) -> bool:
 
 
 def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] | None:
-    """path -> (mode, blob hash) of every file of a commit; None if the commit is not here."""
+    """path -> (mode, blob hash) of every file of a commit; None if the commit is not in the repository."""
     done = _git(checkout.folder, "ls-tree", "-r", "-z", revision)
     if done.returncode:
         return None
@@ -86,7 +86,7 @@ def tree_blobs(checkout: Checkout, revision: str) -> dict[str, tuple[str, str]] 
 
 
 def read_blobs(checkout: Checkout, hashes: Collection[str], missing_ok: bool = False) -> dict[str, bytes]:
-    """hash -> bytes, each checked against its hash; where `missing_ok`, without those that are not here."""
+    """hash -> bytes, each checked against its hash; with `missing_ok`, missing ones are left out."""
     request = "".join(f"{h}\n" for h in hashes).encode()
     out = _output(checkout.folder, "cat-file", "--batch", data=request)
     blobs = {}
@@ -130,7 +130,7 @@ def diff_files(pairs: Mapping[str, tuple[bytes, bytes]], *options: str) -> str:
 
 
 def gitlinks(root: Path) -> dict[str, str] | None:
-    """folder -> commit that the repository at `root` records for its submodules; None if it is no repository."""
+    """folder -> commit of each submodule of the repository at `root`; None if that is not a repository."""
     done = _git(root, "ls-files", "-s", "-z")
     if done.returncode or not is_repository(root):
         return None

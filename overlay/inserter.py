@@ -1,4 +1,4 @@
-"""Pristine bytes and insertions in, patched bytes out; and back: which insertions are in these bytes."""
+"""From pristine bytes and insertions to patched bytes; and the reverse: which insertions are in given bytes."""
 
 import hashlib
 from collections import defaultdict
@@ -9,8 +9,8 @@ from .errors import OverlayError
 from .patchfile import Insertion
 
 BOM = b"\xef\xbb\xbf"
-UPSTREAM = ""  # where a concern's name would stand
-Place = tuple[str, int]  # whose line it is, and its number in the pristine file; of ours, the number it goes after
+UPSTREAM = ""  # in place of a concern's name
+Place = tuple[str, int]  # (concern or UPSTREAM, line number in the pristine file; for our lines, the one they follow)
 
 
 def blob_hash(data: bytes) -> str:
@@ -19,7 +19,7 @@ def blob_hash(data: bytes) -> str:
 
 
 def split_lines(data: bytes) -> list[bytes]:
-    """Lines as git counts them: ended by \\n alone, the ending kept (splitlines() would also split at \\r and \\f)."""
+    """Lines as git counts them: split at \\n only, which is kept (splitlines() would also split at \\r and \\f)."""
     lines = data.split(b"\n")
     last = lines.pop()
     return [line + b"\n" for line in lines] + ([last] if last else [])
@@ -30,9 +30,9 @@ def compose(
 ) -> list[tuple[Place, list[bytes]]]:
     """The file with every concern's lines, in pieces: upstream's lines one by one, ours an insertion at a time.
 
-    All line numbers are the pristine file's. Where two concerns insert after the same line, the earlier in `concerns`
-    (the series' order) comes first. Refuses what git would not call an insertion (after a last line that has no
-    newline), or what would move a byte-order mark off the file's first bytes.
+    All line numbers are the pristine file's. If two concerns insert after the same line, the earlier in `concerns` (the
+    series' order) comes first. Refuses what git would not call an insertion (after a last line without a newline), and
+    what would move a byte-order mark from the start of the file.
     """
     lines = split_lines(pristine)
     at: dict[int, list[tuple[Place, list[bytes]]]] = defaultdict(list)
@@ -70,13 +70,13 @@ def _check_place(lines: list[bytes], after: int, name: str) -> None:
 
 
 def recognise(data: bytes, pristine: bytes, concerns: Mapping[str, Sequence[Insertion]]) -> frozenset[str] | None:
-    """The set of concerns whose lines, and no other change, make `pristine` into `data`; None if there is none."""
+    """The set of concerns whose lines alone turn `pristine` into `data`; None if there is no such set."""
     names = list(concerns)
     sizes = {n: sum(len(line) for i in concerns[n] for line in i.lines) for n in names}
     grown = len(data) - len(pristine)
     for count in range(len(names) + 1):
         for chosen in combinations(names, count):
-            # Lengths first: comparing them is free, building the bytes is not.
+            # Compare lengths first: that is cheap, building the bytes is not.
             if sum(sizes[n] for n in chosen) == grown and insert(pristine, {n: concerns[n] for n in chosen}) == data:
                 return frozenset(chosen)
     return None

@@ -1,9 +1,9 @@
-"""Our lines in a file that also has a user's edits: where they are, and how to exchange them without touching those.
+"""Our lines in a file that also has a user's edits: finds them, and exchanges them without changing the edits.
 
-The pristine file with our insertions, and the file on disk, are aligned by a longest common subsequence of lines. One
-of our lines is intact if it is matched; that is all that removing it requires. Inserting one requires that upstream's
-lines on both sides are unedited. It goes directly before the line that it precedes in the patched file, so that a guard
-stays next to what it guards.
+The pristine file with our insertions is aligned with the file on disk by a longest common subsequence of lines. One of
+our lines is intact if it is matched; only then can it be removed. A line can be inserted only if upstream's lines on
+both sides are unedited. It goes directly before the line that it precedes in the patched file, so that a guard stays
+next to what it guards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from .inserter import UPSTREAM, Place, compose, split_lines
 from .patchfile import Insertion
 
 Concerns = Mapping[str, Sequence[Insertion]]  # in the series' order
-_MOST_EDITS = 600  # beyond this nothing counts as found: time and memory grow with the square
+_MOST_EDITS = 600  # beyond this the search gives up: its time and memory grow with the square
 
 
 class NoPlaceError(Exception):
-    """Lines cannot be inserted, because the lines around their place were edited."""
+    """Our lines cannot be inserted, because the lines around their place were edited."""
 
     def __init__(self, place: Place):
         self.concern, self.after = place
@@ -27,19 +27,19 @@ class NoPlaceError(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What of a file is upstream's, ours and the user's."""
+    """Which parts of a file are upstream's, ours and the user's."""
 
     lines: list[bytes]  # the file on disk
-    concerns: Concerns  # that were looked for
-    at: dict[Place, list[int | None]]  # index in `lines` of each line of a piece; None: edited or removed
+    concerns: Concerns  # those that were looked for
+    at: dict[Place, list[int | None]]  # for each line of a piece, its index in `lines`; None: edited or removed
 
     def state(self, concern: str) -> str:
-        """'whole', 'none' or 'damaged': how much of a concern is there."""
+        """'whole', 'none' or 'damaged': how much of a concern the file has."""
         found = [i for insertion in self.concerns[concern] for i in self.at[concern, insertion.after]]
         return "whole" if None not in found else "damaged" if any(i is not None for i in found) else "none"
 
     def removed(self, concern: str) -> bool:
-        """Whether a concern that is not there was taken out: nothing stands in its places, not even a changed line."""
+        """Whether an absent concern was removed cleanly: nothing is left in its places, not even a changed line."""
         return all(self._gap_is_clean(i.after) for i in self.concerns[concern])
 
     def _gap_is_clean(self, after: int) -> bool:
@@ -63,15 +63,15 @@ def locate(data: bytes, pristine: bytes, concerns: Concerns, name: str = "file")
 
 
 def exchange(found: Found, pristine: bytes, want: Concerns, ending: bytes = b"\n") -> bytes:
-    """The file with `want` instead of the concerns that were found; all edits of the user stay.
+    """The file with `want` instead of the concerns that were found; all of the user's edits stay.
 
     Raises:
-        NoPlaceError: where a line that is to go in has an edited line of upstream's beside it.
+        NoPlaceError: if an upstream line next to an insertion was edited.
     """
     have = {(c, i.after): i.lines for c, insertions in found.concerns.items() for i in insertions}
     new: dict[int, list[bytes]] = {}
     kept: set[Place] = set()
-    anchor: int | None = len(found.lines)  # of what comes after, which a new piece is put before
+    anchor: int | None = len(found.lines)  # index of what comes after; a new piece goes before it
     for place, lines in reversed(compose(pristine, want)):
         if place[0] == UPSTREAM or (have.get(place) == tuple(lines) and found.at[place][0] is not None):
             kept.add(place)
@@ -90,10 +90,10 @@ def exchange(found: Found, pristine: bytes, want: Concerns, ending: bytes = b"\n
 
 
 def align(old: list[bytes], new: list[bytes]) -> list[int | None]:
-    """For each line of `old` the index in `new` of the line that it is, in order; None: it is not there.
+    """For each line of `old`, the index of the matching line in `new`, in ascending order; None if there is none.
 
-    As few lines as possible are left over. Where equal lines leave a choice (a blank line before or after a block),
-    the fewest runs of new lines win, then the lowest place in the file, which is git's habit.
+    As few lines as possible stay unmatched. If equal lines leave a choice (a blank line before or after a block), it
+    takes the fewest runs of new lines, then the lowest place in the file, which is git's habit.
     """
     late = _longest_common(old, new)
     early = [None if i is None else len(new) - 1 - i for i in reversed(_longest_common(old[::-1], new[::-1]))]
@@ -110,7 +110,7 @@ def _longest_common(old: list[bytes], new: list[bytes]) -> list[int | None]:
     common = set(old) & set(new)
     a = [i for i, line in enumerate(old) if line in common]
     b = [i for i, line in enumerate(new) if line in common]
-    reach, rounds = {1: 0}, []  # diagonal -> how far along `a` a path with so many edits gets
+    reach, rounds = {1: 0}, []  # diagonal -> how far along `a` a path with that many edits gets
     for edits in range(min(len(a) + len(b), _MOST_EDITS) + 1):
         rounds.append(dict(reach))
         for diagonal in range(-edits, edits + 1, 2):
@@ -125,7 +125,7 @@ def _longest_common(old: list[bytes], new: list[bytes]) -> list[int | None]:
 
 
 def _path(rounds: list[dict[int, int]], diagonal: int, a: list[int], b: list[int], length: int) -> list[int | None]:
-    """Walk the rounds back; every step along a diagonal is a match."""
+    """Trace the path back through the rounds; every step along a diagonal is a match."""
     matched: list[int | None] = [None] * length
     x = len(a)
     for edits in range(len(rounds) - 1, -1, -1):

@@ -8,7 +8,7 @@
     @@ -43,0 +44,3 @@
     +...
 
-It is the subset of git's format that can hold no upstream line: only `+` lines, bare hunk headings, no context.
+This subset of git's format cannot contain an upstream line: only `+` lines, bare hunk headings, no context.
 """
 
 import re
@@ -34,7 +34,7 @@ class Insertion:
 class FilePatch:
     path: str
     before: str  # blob hash of the pristine file
-    after: str  # blob hash with this concern's lines alone
+    after: str  # blob hash with only this concern's lines
     insertions: tuple[Insertion, ...]
     mode: str = "100644"
 
@@ -45,7 +45,7 @@ class FilePatch:
 
 @dataclass(frozen=True)
 class Patch:
-    why: tuple[str, ...]  # the opening comment, without its marks
+    why: tuple[str, ...]  # the opening comment, without `#`
     files: tuple[FilePatch, ...]
 
     @property
@@ -54,12 +54,12 @@ class Patch:
 
 
 class _Lines:
-    """The lines of one patch file, with the position that error messages name."""
+    """The lines of one patch file, with the current position for error messages."""
 
     def __init__(self, data: bytes, name: str):
         self.name = name
         self.lines = data.split(b"\n")
-        self.unfinished = self.lines.pop() != b""  # the last line lacks its newline
+        self.unfinished = self.lines.pop() != b""  # the last line has no newline
         self.at = 0
 
     def peek(self) -> bytes | None:
@@ -89,7 +89,7 @@ class _Lines:
 
 
 def parse(data: bytes, name: str) -> Patch:
-    """Read a patch file; `name` is what errors call it. Refuses anything but insertions."""
+    """Read a patch file; `name` is its name in errors. Refuses anything but insertions."""
     lines = _Lines(data, name)
     if lines.unfinished:
         lines.at = len(lines.lines)

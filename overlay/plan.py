@@ -1,4 +1,4 @@
-"""Which bytes apply and revert would write, all computed and checked in memory; or every reason not to."""
+"""Which bytes apply and revert would write, all computed and checked in memory; or all reasons for a refusal."""
 
 import stat
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from .record import Written
 from .show import changed_lines
 from .tree import FileView, Tree, linked_folder
 
-_SHOWN = 20  # lines of a user's edits in a message
+_SHOWN = 20  # maximum lines of a user's edits in a message
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Change:
     before: bytes
     after: bytes
     mode: int
-    blobs: tuple[str, str]  # the same two as git hashes them
-    aim: Written  # what it has then
+    blobs: tuple[str, str]  # git's hashes of those two
+    aim: Written  # what the file has afterwards
 
 
 def plan(trees: list[Tree], verb: str, selected: Collection[str]) -> list[Change]:
@@ -51,7 +51,7 @@ def plan(trees: list[Tree], verb: str, selected: Collection[str]) -> list[Change
 def _host_problems(trees: list[Tree], verb: str) -> list[Problem]:
     problems = [Problem(committed_message(t, verb), STALE) for t in trees if t.committed]
     if verb == "revert":
-        return problems  # nothing is applied in an absent tree, and our lines may always leave
+        return problems  # nothing is applied in an absent tree, and our lines may always be removed
     absent = [t.host for t in trees if t.checkout is None and t.patches]
     problems += [Problem(fetch_message(absent, verb), ABSENT)] if absent else []
     for tree in trees:
@@ -61,7 +61,7 @@ def _host_problems(trees: list[Tree], verb: str) -> list[Problem]:
 
 
 def committed_message(tree: Tree, verb: str) -> str:
-    """What to do about a commit inside vendor/ that contains our lines; nothing in it is lost."""
+    """What to do about a commit inside vendor/ that contains our lines; nothing in it gets lost."""
     assert tree.checkout is not None
     host, head = tree.host, tree.checkout.head
     files = ", ".join(f"{host.vendor}/{p}" for p in tree.committed)
@@ -105,7 +105,7 @@ def _change(tree: Tree, view: FileView, verb: str, selected: Collection[str]) ->
 
 
 def _want(tree: Tree, view: FileView, verb: str, wanted: Collection[str]) -> Concerns:
-    """What the file is to have. apply renews it; revert leaves the rest as it is, whatever the patches say now."""
+    """The concerns the file shall have. apply updates all of them; revert leaves the others as they are."""
     assert view.current is not None
     if verb == "revert":
         return {c: insertions for c, insertions in view.current.items() if c not in wanted}
@@ -114,7 +114,7 @@ def _want(tree: Tree, view: FileView, verb: str, wanted: Collection[str]) -> Con
         raise OverlayError(_stale_file(tree, view, verb, sorted(stale)))
     chosen = {c: file for c, file in view.patches.items() if c in target}
     if view.base is not None:
-        composed(tree.host, view.path, view.base, chosen)  # every hash must hold
+        composed(tree.host, view.path, view.base, chosen)  # checks every hash
     return {c: file.insertions for c, file in chosen.items()}
 
 
@@ -150,7 +150,7 @@ def _unknown_file(host: Host, view: FileView, verb: str) -> Problem:
 
 
 def _ways_out(host: Host, view: FileView) -> str:
-    """What the user can do about edits that we cannot work around; only their edits are shown."""
+    """What the user can do about edits that prevent the command; shows only those edits."""
     lines = changed_lines(host, [view])[2:]
     yours = "".join(f"    {line}\n" for line in lines[:_SHOWN])
     yours += f"    (and {len(lines) - _SHOWN} lines more)\n" if len(lines) > _SHOWN else ""

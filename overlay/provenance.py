@@ -1,4 +1,4 @@
-"""What a run was trained with: each host's commit, our patches in it, and whether there is anything else."""
+"""What a run was trained with: each host's commit, our patches in it, and any other changes."""
 
 import hashlib
 import json
@@ -14,27 +14,27 @@ from .locate import exchange
 from .status import status
 from .tree import FileView, Tree, read_tree
 
-# Untracked files that a run can pick up: code and settings. Results and data lie there too, and change all the time.
+# Untracked files that a run can pick up: code and settings. Results and data are there too, and change all the time.
 _CODE = {".py", ".pyx", ".so", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".yaml", ".yml"}
 
 
 class Provenance(TypedDict):
     commit: str | None  # the checkout's HEAD; None: not fetched
-    state: str  # as `apply_patches.py status` has it: 'applied', 'pristine', 'partly applied, modified', ...
-    concerns: list[str]  # those that are there, whole, in every file of theirs and as the patch files have them today
+    state: str  # as in `apply_patches.py status`: 'applied', 'pristine', 'partly applied, modified', ...
+    concerns: list[str]  # those whose lines are complete in all of their files, as in today's patch files
     patches: dict[str, str]  # concern -> sha256 of its patch file
-    foreign: str | None  # sha256 of all that is neither the commit's nor these concerns' lines; None: there is nothing
+    foreign: str | None  # sha256 of all that is neither the commit's nor these concerns' lines; None: nothing
 
 
 def provenance(root: Path, name: str) -> Provenance:
-    """What the host's checkout under `root` is made of. Reads only.
+    """The contents of the host's checkout under `root`. Writes nothing.
 
     `foreign` covers edited, added, removed and unreadable tracked files, lines of ours that belong to no listed concern
-    (half applied, or of older patches), and untracked source files that git does not ignore.
+    (partly applied, or from older patches), and untracked source files that git does not ignore.
 
     Raises:
-        KeyError: no such host.
-        OverlayError: a patch file does not parse, or git refuses.
+        KeyError: for an unknown host.
+        OverlayError: if a patch file does not parse, or git fails.
     """
     host = {h.name: h for h in load_hosts(root)}[name]
     tree = read_tree(host, git.open_checkout(host.folder))
@@ -57,7 +57,7 @@ def _has(view: FileView, concern: str) -> bool:
 
 
 def _foreign(tree: Tree, concerns: set[str]) -> Iterator[tuple[str, str]]:
-    """(path, what is there) of everything that is neither of HEAD nor a line of these concerns."""
+    """(path, mode and hash) of each file that is not HEAD's, with or without these concerns' lines."""
     assert tree.checkout is not None
     folder = tree.checkout.folder
     blobs = git.tree_blobs(tree.checkout, tree.checkout.head) or {}
@@ -72,7 +72,7 @@ def _foreign(tree: Tree, concerns: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def _without(view: FileView, concerns: set[str]) -> bytes | None:
-    """The file without these concerns' lines; None if it cannot be told apart from them, and counts as it is."""
+    """The file without these concerns' lines; None if they cannot be separated, so that the whole file counts."""
     if view.found is None or view.base is None or view.current is None:
         return None
     rest = {c: i for c, i in view.present.items() if c not in concerns}
@@ -81,7 +81,7 @@ def _without(view: FileView, concerns: set[str]) -> bytes | None:
 
 
 def _facts(target: Path, data: bytes | None) -> str:
-    """git's mode and blob hash of what is there, '' for nothing."""
+    """git's mode and blob hash of the file; '' if there is none."""
     try:
         mode = os.lstat(target).st_mode
         if stat.S_ISLNK(mode):

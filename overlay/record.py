@@ -1,7 +1,7 @@
 """What we wrote into a checkout, and what we were about to write: one JSON file in the checkout's git directory.
 
-A file's bytes tell which of today's concerns it has. The record is for what they cannot tell: which lines are ours when
-the patches have changed since, or when a user has edited the file, and where a killed run was going.
+A file's bytes show which of today's concerns it has. The record has what they do not show: which lines are ours after
+the patches changed or a user edited the file, and what a killed run was about to write.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ _NAME = "mtm-overlay.json"
 
 @dataclass(frozen=True)
 class Written:
-    """What we put into a file: on which upstream blob, and every inserted line."""
+    """What we inserted into a file: the upstream blob, and every inserted line."""
 
     base: str
     concerns: Concerns
@@ -31,7 +31,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Pending:
-    """A file of a run that has not finished: its hash before and after, and what it is to have then."""
+    """A file of a run that has not finished: its hash before and after, and what it contains afterwards."""
 
     before: str
     after: str
@@ -45,7 +45,7 @@ class Record:
 
 
 def load(checkout: Checkout) -> Record | None:
-    """None if there is no record: files are then still known by their bytes."""
+    """None if there is no record: the files' bytes then still tell what they have."""
     try:
         stored = json.loads((checkout.git_dir / _NAME).read_bytes())
         return Record(
@@ -62,12 +62,12 @@ def save(checkout: Checkout, record: Record) -> None:
         "pending": {p: vars(w) | {"aim": _stored(w.aim)} for p, w in record.pending.items()},
     }
     path = checkout.git_dir / _NAME
-    fs.discard(path)  # what a killed run left; the lock is held
+    fs.discard(path)  # left by a killed run; this run holds the lock
     fs.write_atomic(path, json.dumps(stored, indent=1).encode() + b"\n")
 
 
 def _stored(written: Written) -> dict[str, Any]:
-    # latin-1 carries any bytes through JSON
+    # latin-1 stores any bytes in JSON
     concerns = {c: [[i.after, *(n.decode("latin-1") for n in i.lines)] for i in w] for c, w in written.concerns.items()}
     return {"base": written.base, "concerns": concerns}
 

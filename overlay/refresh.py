@@ -1,4 +1,4 @@
-"""Writes one concern's patch anew from an edited checkout, without the lines of the other concerns."""
+"""Rewrites one concern's patch from an edited checkout, without the lines of the other concerns."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from .tree import FileView, Tree, view_file
 @dataclass(frozen=True)
 class Refreshed:
     patch: Patch
-    written: dict[str, Written]  # path -> what the file is known to have from now on
+    written: dict[str, Written]  # path -> what the file is known to contain from now on
 
 
 def refresh(tree: Tree, concern: str, why: str | None, drop: Collection[str] = ()) -> Refreshed:
-    """The concern's patch as the checkout has it; refuses anything but insertions, naming each file:line.
+    """The concern's patch, made from the checkout. Refuses anything but insertions, and names each file:line.
 
-    `drop` names files that the patch touched and is to leave: their lines are never removed unasked.
+    `drop` names the files to remove from the patch: their lines are never removed without being named.
     """
     host, checkout = tree.host, tree.checkout
     if checkout is None:
@@ -76,7 +76,7 @@ def _refuse_unfinished(tree: Tree) -> None:
 
 
 def _refuse_loss(host: Host, view: FileView, concern: str, file: FilePatch | None, drop: Collection[str]) -> None:
-    """Lines that the patch had and the checkout lacks must have been removed on purpose, not just never inserted."""
+    """Refuses if lines of the patch are not in the checkout, unless they were evidently removed on purpose."""
     if concern not in view.patches and concern not in view.stale:
         return
     apply = f"{COMMAND} apply --host {host.name} --concern {concern}"
@@ -86,13 +86,13 @@ def _refuse_loss(host: Host, view: FileView, concern: str, file: FilePatch | Non
         raise OverlayError(Problem(f"{text}Or take the file out of the patch: --drop {view.path}", MODIFIED))
     if file is None or concern not in view.patches or concern in view.recorded or concern in view.present:
         return
-    # Never applied here as far as is known: its lines must be there beside the edit.
+    # As far as is known, the concern was never applied here: its lines must be there in addition to the edit.
     text = f"refresh: {name} must have been edited with {concern} applied; got an edit that lacks its lines. "
     raise OverlayError(Problem(f"{text}Put them in, your edits stay: {apply}", MODIFIED))
 
 
 def _refresh_file(tree: Tree, view: FileView, concern: str) -> tuple[FilePatch | None, Written]:
-    """The concern's part in one file (None: none), and what the file now has."""
+    """The concern's part of one file (None if it has none), and what the file now contains."""
     host, content, name = tree.host, view.content, where(tree.host, view)
     if view.base is None or content is None or view.found is None:
         rule = "be a file of upstream's, for a patch can only insert lines into one"
@@ -118,7 +118,7 @@ def _refresh_file(tree: Tree, view: FileView, concern: str) -> tuple[FilePatch |
 
 
 def _blocks(origin: list[int], matched: list[int | None], lines: list[bytes]) -> tuple[Insertion, ...]:
-    """The new lines, by the pristine line that they follow; `origin` has that line for each line of the base."""
+    """The new lines, by the pristine line that they follow; `origin` gives that line for each line of the base."""
     ends = [-1, *(i for i in matched if i is not None), len(lines)]
     merged: dict[int, list[bytes]] = {}
     for after, (start, end) in zip([0, *origin], pairwise(ends), strict=True):
@@ -130,7 +130,7 @@ def _blocks(origin: list[int], matched: list[int | None], lines: list[bytes]) ->
 def _not_insertions(
     name: str, base: list[bytes], lines: list[bytes], matched: list[int | None], present: Collection[str]
 ) -> list[Problem]:
-    """One problem for each place where a line of upstream's, or of another concern's, was changed or removed."""
+    """One problem for each place where a line of upstream or of another concern was changed or removed."""
     owner = "upstream's" + (f" or {', '.join(present)}'s" if present else "")
     problems = []
     ends: list[int | None] = [*matched, len(lines)]

@@ -1,7 +1,7 @@
-"""A patched checkout that travels without git: its files, and a note of what they are (SEAL).
+"""A patched checkout that is copied without git: its files, and a note that describes them (SEAL).
 
-A machine that is lent for minutes may have neither a network nor git. What was read from the checkout where it was
-patched (overlay/provenance.py) goes with the files, and holds there as long as every file has the bytes it had.
+A machine that is lent for minutes may have neither a network nor git. The provenance that was read from the original
+checkout (overlay/provenance.py) goes with the files, and is valid there as long as no file's bytes change.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ SEAL = "MTM-SEAL.json"
 
 
 def seal(root: Path, name: str, target: Path, suffixes: Collection[str]) -> Provenance:
-    """Copies the host's tracked files of these suffixes to `target`, with the note. Returns what it says.
+    """Copies the host's tracked files of these suffixes to `target`, with the note. Returns its provenance.
 
     Raises:
-        KeyError: no such host.
-        OverlayError: it is not fetched, or has edits that are no patch's.
+        KeyError: for an unknown host.
+        OverlayError: if it is not fetched, or has edits that do not come from a patch.
     """
     found, host = provenance(root, name), next(h for h in load_hosts(root) if h.name == name)
     checkout = open_checkout(host.folder)
@@ -43,8 +43,8 @@ def seal(root: Path, name: str, target: Path, suffixes: Collection[str]) -> Prov
 
 
 def read_seal(folder: Path) -> Provenance | None:
-    """What the note in `folder` says; None where there is none, or git knows better. Raises OverlayError where a file
-    is not as it was."""
+    """The provenance in the folder's note; None if there is no note, or if it is a git checkout, which git describes.
+    Raises OverlayError if a file has changed."""
     if not (folder / SEAL).is_file() or (folder / ".git").exists():
         return None
     note = json.loads((folder / SEAL).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def read_seal(folder: Path) -> Provenance | None:
 
 
 def sealed_files(folder: Path) -> list[str]:
-    """The files that a note names."""
+    """The files named in the note."""
     return list(json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"])
 
 

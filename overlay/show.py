@@ -1,4 +1,4 @@
-"""Diffs to read: what is inserted (the audit), and the user's edits. Upstream's lines are printed, never stored."""
+"""Diffs for reading: our insertions (the audit), and the user's edits. Upstream's lines are printed, never stored."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,10 +13,10 @@ from .tree import FileView, Tree
 
 
 def show(trees: Collection[Tree], selected: Collection[str], *options: str) -> Iterator[str]:
-    """For each host the reason of every concern, then one diff of all of them that `git apply` accepts in the
+    """For each host, the reason of every concern, then one diff of all of them, which `git apply` accepts in the
     repository.
 
-    It is made from the pinned commit's files, whatever state the checkout is in.
+    It is made from the pinned commit's files, whatever the state of the checkout.
     """
     shown = [t for t in trees if t.patches]
     if absent := [t.host for t in shown if t.checkout is None]:
@@ -52,7 +52,7 @@ def _versions(tree: Tree, patches: dict[str, Patch]) -> dict[str, tuple[bytes, b
 
 
 def edits(trees: Collection[Tree], *options: str) -> Iterator[str]:
-    """The user's edits in every file that some concern touches; git itself shows those in other files."""
+    """The user's edits in every file that a concern touches; git itself shows edits in other files."""
     for tree in trees:
         yield file_edits(tree.host, list(tree.files.values()), *options)
 

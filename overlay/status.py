@@ -1,4 +1,4 @@
-"""The state of each host, and every problem of every host, not just the first."""
+"""The state of each host, and all problems of all hosts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Status:
 
 
 def status(tree: Tree, selected: Collection[str]) -> Status:
-    """One heading, `host: state, state`, and one line for each thing to know about it."""
+    """One heading, `host: state, state`, and one line for each remark."""
     if tree.checkout is None:
         if not tree.patches:
             return Status(OK, (f"{tree.host.name}: absent (no patches for it yet)",))
@@ -78,7 +78,7 @@ def _modified(tree: Tree) -> list[str]:
             lines.append(f"  {name}: edits of yours beside our lines, which apply and revert keep")
     if lines:
         lines.append(f"  see what is yours: {COMMAND} edits --host {tree.host.name}")
-    # Edits of files that no patch touches do no harm, but an auditor wants to know about them.
+    # Edits of files that no patch touches do no harm, but matter to an auditor.
     others = [p for p in changed_paths(tree.checkout) if p not in tree.files] if tree.checkout else []
     return [*lines, *(f"  {tree.host.vendor}/{path}: edits that no patch explains" for path in others)]
 

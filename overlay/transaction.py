@@ -1,6 +1,6 @@
 """Writes all changes or none: records the aim, stages every file, renames them into place, and undoes all on an error.
 
-A run killed at any point leaves each file with its old or its new bytes, and the record says which were intended.
+If a run is killed, each file has its old or its new bytes, and the record says which bytes were intended.
 """
 
 from contextlib import suppress
@@ -14,7 +14,7 @@ from .tree import Tree, linked_folder
 
 
 def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
-    """Makes the changes. `trees` are all that were selected: leftovers of a killed run are removed from each."""
+    """Makes the changes. `trees` are all selected ones: leftovers of a killed run are removed from each."""
     done: list[Change] = []
     try:
         _clear_litter(trees)
@@ -30,13 +30,13 @@ def commit(trees: list[Tree], changes: list[Change], verb: str) -> None:
             record = Record(_written(tree, changes))
             if tree.checkout is not None and (record != _known(tree) or tree in _touched(trees, changes)):
                 save(tree.checkout, record)
-    except BaseException as error:  # also Ctrl-C
+    except BaseException as error:  # including Ctrl-C
         _undo(trees, changes, done, verb, error)
         raise
 
 
 def note(tree: Tree, written: dict[str, Written]) -> None:
-    """Remember what these files, which somebody else wrote, are now known to be."""
+    """Record what these files, which somebody else wrote, are known to contain."""
     known = {p: w for p, w in (_known(tree).written | written).items() if w.concerns}
     save(_checkout(tree), Record(known))
 
@@ -66,7 +66,7 @@ def _pending(tree: Tree, changes: list[Change]) -> dict[str, Pending]:
 
 
 def _written(tree: Tree, changes: list[Change]) -> dict[str, Written]:
-    """What each of this tree's files is known to have from now on; files without lines of ours need no entry."""
+    """What each of this tree's files is known to contain from now on; files without our lines need no entry."""
     written = dict(_known(tree).written)
     for view in tree.files.values():
         if view.current is not None:
@@ -76,7 +76,7 @@ def _written(tree: Tree, changes: list[Change]) -> dict[str, Written]:
 
 
 def _check_unchanged(change: Change, verb: str) -> None:
-    # Somebody may have saved the file in an editor since it was read: their bytes are not ours to replace.
+    # Somebody may have saved the file in an editor since it was read: do not overwrite that.
     if change.target.read_bytes() != change.before:
         name = f"{change.tree.host.vendor}/{change.path}"
         raise OverlayError(
@@ -89,7 +89,7 @@ def _check_unchanged(change: Change, verb: str) -> None:
 
 
 def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: str, error: BaseException) -> None:
-    """Restores what was replaced. If even that fails, the record still has the aim of the run."""
+    """Restores the replaced files. If that also fails, the record still has the run's intended state."""
     try:
         for change in changes:
             fs.discard(change.target)
@@ -101,7 +101,7 @@ def _undo(trees: list[Tree], changes: list[Change], done: list[Change], verb: st
             f"{verb}: I/O error while writing: {error}; and while undoing it: {second}. Nothing of yours is lost. Fix "
             f"the cause, then finish with {COMMAND} apply, or undo with {COMMAND} revert"
         ) from error
-    with suppress(OSError):  # a record of a run that changed nothing does no harm: every file has its old hash
+    with suppress(OSError):  # the record of a run that changed nothing does no harm: every file has its old hash
         for tree in _touched(trees, changes):
             save(_checkout(tree), tree.record or Record(_written(tree, [])))
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""The state of each file of a checkout: which concerns it has, what is the user's edit, or why that is unknown."""
+"""The state of each file of a checkout: which concerns it has, which edits are the user's, or why that is unknown."""
 
 import os
 import stat
@@ -18,23 +18,23 @@ from .record import load as load_record
 
 @dataclass
 class FileView:
-    """One file that some concern patches, or that an earlier version of the patches did."""
+    """One file that a concern patches, or that an earlier version of the patches changed."""
 
     path: str
     target: Path
-    base: bytes | None  # upstream's file, which ours go into; None: not there, or no regular file
+    base: bytes | None  # upstream's file, into which ours are inserted; None: missing, or not a regular file
     base_blob: str
-    patches: dict[str, FilePatch]  # those made for this blob, in the series' order
+    patches: dict[str, FilePatch]  # the patches made for this blob, in the series' order
     stale: tuple[str, ...]  # concerns made for another blob
     raw: bytes | None  # on disk; None: no regular file inside the checkout
     mode: int = 0
     crlf: bool = False  # the checkout turned every line ending into CRLF
     found: Found | None = None
-    current: Concerns | None = None  # what it has, or (interrupted) is about to have; None: ours are not intact
+    current: Concerns | None = None  # what it has, or (interrupted) will have; None: our lines are not intact
     damaged: tuple[str, ...] = ()  # concerns whose lines were changed, removed in part, or moved
-    older: bool = False  # has lines of patches that have changed since
+    older: bool = False  # has lines from an earlier version of the patches
     interrupted: bool = False  # belongs to a run that was killed on its way to `current`
-    recorded: tuple[str, ...] = ()  # concerns it had when last written
+    recorded: tuple[str, ...] = ()  # concerns it had when we last wrote it
 
     @property
     def concerns(self) -> set[str]:
@@ -43,7 +43,7 @@ class FileView:
 
     @property
     def present(self) -> Concerns:
-        """The concerns that are there, whole, with their lines."""
+        """The concerns whose lines are complete in the file, with these lines."""
         found = self.found
         return {c: i for c, i in found.concerns.items() if found.state(c) == "whole"} if found else {}
 
@@ -69,7 +69,7 @@ class Tree:
     checkout: Checkout | None  # None: not fetched
     record: Record | None = None
     files: dict[str, FileView] = field(default_factory=dict)
-    committed: tuple[str, ...] = ()  # files that have lines of ours in HEAD itself: somebody committed a patched tree
+    committed: tuple[str, ...] = ()  # files whose version in HEAD has our lines: somebody committed a patched tree
 
     @property
     def at_pin(self) -> bool:
@@ -85,7 +85,7 @@ def read_tree(host: Host, checkout: Checkout | None, missing_ok: str | None = No
     known = record or Record()
     reader = _Reader(tree, [*(f.path for p in patches.values() for f in p.files), *known.written, *known.pending])
     exact = {p: v for p in reader.paths if (v := reader.exact(p)).current is not None}
-    # Without a record, what the host's other files have is expected here: else a spoilt line would count as absent.
+    # Without a record, expect the concerns of the host's other files here: else a damaged line would count as absent.
     elsewhere = {c for v in exact.values() for c in v.current or ()} if record is None else set()
     tree.files = {p: exact.get(p) or reader.edited(p, elsewhere) for p in reader.paths}
     tree.committed = tuple(reader.committed)
@@ -94,7 +94,7 @@ def read_tree(host: Host, checkout: Checkout | None, missing_ok: str | None = No
 
 
 def view_file(tree: Tree, path: str) -> FileView:
-    """One file, patched by some concern or not."""
+    """One file, whether or not a concern patches it."""
     if path in tree.files:
         return tree.files[path]
     reader = _Reader(tree, [path])
@@ -103,7 +103,7 @@ def view_file(tree: Tree, path: str) -> FileView:
 
 
 class _Reader:
-    """What is on the disk, in the commit, in the patches and in the record, for the paths in question."""
+    """Reads the given paths from the disk, the commit, the patches and the record."""
 
     def __init__(self, tree: Tree, paths: list[str]):
         assert tree.checkout is not None
@@ -128,7 +128,7 @@ class _Reader:
         return {c: f for c, f in self.of_path[path].items() if f.before == base}
 
     def _base_of_committed(self, path: str) -> str | None:
-        """The upstream blob under HEAD's file, where HEAD's file is that with lines of ours; else None."""
+        """The upstream blob to which HEAD's version of the file adds our lines; None if it has none of ours."""
         head = self.heads[path]
         tries = [(w.base, w.concerns) for w in self._writings(path)]
         for base in dict.fromkeys(f.before for f in self.of_path[path].values()):
@@ -158,7 +158,7 @@ class _Reader:
         )
 
     def exact(self, path: str) -> FileView:
-        """The file if it is, to the byte, upstream's with lines of ours; else with `current` None."""
+        """The file, with `current` set if it is byte for byte upstream's with our lines; else with `current` None."""
         view = self._view(path, self.committed.get(path, self.heads.get(path, "")))
         if view.raw is None or view.base is None:
             return view
@@ -174,7 +174,7 @@ class _Reader:
         return view
 
     def edited(self, path: str, expected: Collection[str]) -> FileView:
-        """The file with a user's edits in it: seen from the upstream blob that leaves the fewest of them."""
+        """The file with a user's edits, relative to the upstream blob that leaves the fewest edits."""
         head = self.committed.get(path, self.heads.get(path, ""))
         view = self._view(path, head)
         if view.raw is None or view.base is None:
@@ -223,7 +223,7 @@ def _edits(view: FileView) -> int:
 
 
 def _read(folder: Path, path: str) -> tuple[bytes | None, int]:
-    # A link is not followed, on the way or at the end: writing would change something outside the checkout.
+    # Links are not followed, neither on the way nor at the end: writing would change something outside the checkout.
     target = folder / path
     if linked_folder(folder, path):
         return None, 0
@@ -235,20 +235,21 @@ def _read(folder: Path, path: str) -> tuple[bytes | None, int]:
 
 
 def linked_folder(folder: Path, path: str) -> str | None:
-    """The first folder on the way from the checkout to a file that is a link; None if there is none."""
+    """The first folder between the checkout and a file that is a symbolic link; None if there is none."""
     ways = [str(p) for p in reversed(Path(path).parents)][1:]
     return next((way for way in ways if (folder / way).is_symlink()), None)
 
 
 def _is_crlf(raw: bytes, pristine: bytes) -> bool:
-    """Whether `raw` is a text that core.autocrlf checked out: every ending CRLF, none in the repository's blob."""
+    """Whether core.autocrlf converted this text: all line endings are CRLF in `raw`, none in the repository's blob."""
     if b"\r\n" not in raw or b"\r" in pristine:
         return False
     return raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r")
 
 
 def _mark_interrupted(files: dict[str, FileView], record: Record) -> None:
-    """Takes a killed run's aim as the state, so that the next run finishes it, unless it had not begun or had ended."""
+    """Takes a killed run's intended state as the current one, so that the next run finishes it, unless the killed run
+    had changed nothing or everything."""
     hashes = {p: blob_hash(files[p].content or b"") for p in record.pending}
     begun = any(hashes[p] != w.before for p, w in record.pending.items())
     ended = all(hashes[p] == w.after for p, w in record.pending.items())

@@ -1,1 +1,1 @@
-"""Command-line tools around the experiments: patches, data preparation, weights."""
+"""Command-line tools for the experiments: patches, data preparation, weights."""

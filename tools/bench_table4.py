@@ -1,7 +1,7 @@
-"""make bench-table4: what MTM costs a whole training iteration of StyleGAN2, beside the paper's Table 4.
+"""make bench-table4: the cost of MTM in a whole training iteration of StyleGAN2, compared with the paper's Table 4.
 
 Runs the official networks and loss of the patched stylegan3 on synthetic images, with its lazy regularisation:
-a cycle is 16 iterations, with R1 once and path length four times. Settings take turns, cycle by cycle.
+a cycle is 16 iterations, with R1 once and path-length regularisation four times. Settings take turns, cycle by cycle.
 """
 
 import copy
@@ -27,8 +27,8 @@ from tools.timing import turns_ms
 PAPER_TRAINING = {"none": 1.0, "low": 1.2, "low,mid": 2.1, "low,mid,high": 3.2}
 PAPER_INFERENCE = 1.0
 TARGETS = {"low": 1.03, "low,mid": 1.06, "low,mid,high": 1.15}
-G_INTERVAL, D_INTERVAL = 4, 16  # the host's: G_reg_interval and D_reg_interval of StyleGAN2
-CYCLE = 16  # iterations until both have come round
+G_INTERVAL, D_INTERVAL = 4, 16  # StyleGAN2's G_reg_interval and D_reg_interval, as in the host
+CYCLE = 16  # iterations after which both regularisations repeat
 Z_DIM = 512
 
 
@@ -40,7 +40,7 @@ class Host(NamedTuple):
 
 
 def enabled(module: Callable[[str], ModuleType]) -> Host:
-    """The host's modules, with its own convolutions' gradients switched on, as its training loop does."""
+    """The host's modules, with its own convolutions' gradients enabled, as in its training loop."""
     for name in ("conv2d_gradfix", "grid_sample_gradfix"):
         gradfix: Any = module(f"torch_utils.ops.{name}")
         gradfix.enabled = True
@@ -122,14 +122,14 @@ class Trainer:
 
 
 def _bend(G: nn.Module) -> None:
-    """Modules start at offsets of zero; here they get some of a pixel or so, as trained ones have."""
+    """Gives the modules offsets of about a pixel, as trained ones have; initially they are zero."""
     for name, p in G.named_parameters():
         if name.endswith(".mtm.weight"):
             nn.init.normal_(p)
 
 
 def measure(trainers: dict[str, Trainer], what: str, rounds: int) -> dict[str, float]:
-    """Median seconds of a method of each, over rounds in which all take turns, after one to warm up."""
+    """Median seconds of a method of each trainer; all take turns in each round, after one round to warm up."""
     runs = {name: getattr(trainer, what) for name, trainer in trainers.items()}
     return {name: ms / 1e3 for name, ms in turns_ms(runs, rounds=rounds).items()}
 
@@ -143,7 +143,7 @@ def peak_mib(trainer: Trainer, device: str) -> str:
 
 
 def settings_of(resolution: int) -> list[str]:
-    """The table's settings that a network of this resolution has layers for."""
+    """The table's settings for which a network of this resolution has layers."""
     most = {
         name: max((max(LAYER_GROUPS[g]) for g in name.split(",") if g != "none"), default=4) for name in PAPER_TRAINING
     }
@@ -151,7 +151,7 @@ def settings_of(resolution: int) -> list[str]:
 
 
 def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: dict[str, float]) -> list[str]:
-    """The table's lines: this run's numbers beside the paper's."""
+    """The table's lines: this run's numbers and the paper's."""
     base = trainers["none"].parameters()
     lines = [
         f"{'MTM':14}{'ms/iteration':>14}{'training':>10}{'paper':>7}{'target':>8}"
@@ -171,7 +171,7 @@ def rows(trainers: dict[str, Trainer], training: dict[str, float], inference: di
 def as_json(
     trainers: dict[str, Trainer], training: dict[str, float], inference: dict[str, float]
 ) -> dict[str, dict[str, float]]:
-    """The table's numbers by setting: ratios to plain, seconds of an iteration and of a batch, parameters."""
+    """The table's numbers by setting: ratios to plain, seconds per iteration and per batch, parameters."""
     return {
         name: {
             "training_ratio": training[name] / training["none"],
@@ -185,19 +185,19 @@ def as_json(
 
 
 @click.command()
-@click.option("--device", default="cuda", show_default=True, help="cpu only tries the code.")
+@click.option("--device", default="cuda", show_default=True, help="cpu only tests the code.")
 @click.option("--resolution", type=int, default=128, show_default=True, help="In pixels, a power of two.")
 @click.option("--batch", type=click.IntRange(min=4), default=32, show_default=True, help="Images per iteration.")
 @click.option(
-    "--width", type=click.IntRange(min=1), default=512, show_default=True, help="The host's cmax; cbase is 64 of it."
+    "--width", type=click.IntRange(min=1), default=512, show_default=True, help="The host's cmax; cbase is 64*cmax."
 )
-@click.option("--map-depth", type=click.IntRange(min=1), default=2, show_default=True, help="Layers of the mapping.")
+@click.option("--map-depth", type=click.IntRange(min=1), default=2, show_default=True, help="Mapping network's layers.")
 @click.option("--head", type=click.Choice(list(HEADS)), default="offset", show_default=True)
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Cycles of 16 iterations each."
 )
 @click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
-@click.option("--check", is_flag=True, help="Exit 1 where a target is missed.")
+@click.option("--check", is_flag=True, help="Exit 1 if a target is missed.")
 def main(
     device: str,
     resolution: int,
@@ -211,7 +211,7 @@ def main(
 ) -> None:
     """Time whole training iterations and inference of StyleGAN2 without and with MTM."""
     machine = f"cpu, torch {torch.__version__}" if device == "cpu" else require("bench-table4")
-    torch.backends.cudnn.benchmark = True  # this and the next two as the host's training loop
+    torch.backends.cudnn.benchmark = True  # this and the next two are set as in the host's training loop
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     click.echo(f"{machine}\nStyleGAN2, {resolution} px, batch {batch}, width {width}, head {head}")

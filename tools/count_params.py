@@ -1,6 +1,6 @@
-"""Parameters of the official StyleGAN2 generator with and without MTM, beside the paper's Table 4: make count-params.
+"""Parameters of the official StyleGAN2 generator with and without MTM, and the paper's Table 4: make count-params.
 
-Builds the networks of a patched copy of vendor/stylegan3 at 128 px and full width, and counts.
+Builds the networks of a patched copy of vendor/stylegan3 at 128 px and full width, and counts their parameters.
 """
 
 from types import ModuleType

@@ -1,8 +1,8 @@
-"""What a call of the op on CUDA asks of the host: torch operators, and kernels that are started. Needs no GPU.
+"""What a call of the op on CUDA costs the CPU: torch operators, and kernel launches. Needs no GPU.
 
-The op's own Python runs on tensors without memory (device "meta"), its kernels are noted instead of started. Counted
-are torch's operators, those among them that start a kernel of torch's (the rest allocate or make views), kernels of
-ours, and the calls into our library that start them.
+The op's own Python code runs on tensors without memory (device "meta"); its kernels are recorded instead of launched.
+Counted are torch's operators, those among them that launch a kernel of torch's (the rest allocate or make views), our
+kernels, and the calls into our library that launch them.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ from mtm_ops import _launch, _native
 GEOMETRY = ((1, 1), (1, 1), (1, 1))
 SHAPES = ((32, 512, 8), (32, 512, 16), (32, 512, 32))  # batch, channels in and out, height and width
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-# Views and allocations; every other operator starts one kernel, at these shapes.
+# Views and allocations; every other operator launches one kernel, at these shapes.
 WITHOUT_KERNEL = set(
     "view permute transpose t slice detach as_strided unsqueeze select expand _unsafe_view alias split "
     "split_with_sizes narrow unflatten _reshape_alias squeeze unbind set_ empty new_empty empty_like "
     "empty_strided".split()
 )
-# Kernels of ours that one entry starts, where not one: x's gradient, if wanted, and what is wanted of the taps.
+# Entry points that launch other than one kernel of ours: one for x's gradient, and one for the rest, if wanted.
 GRADIENTS = ("backward", "double_backward")
 
 
@@ -36,11 +36,11 @@ class Calls:
 
     operators: Counter = field(default_factory=Counter)  # torch's, by name
     entries: Counter = field(default_factory=Counter)  # calls into our library, by name
-    ours: int = 0  # kernels of ours
+    ours: int = 0  # our kernels
 
     @property
     def torchs(self) -> int:
-        """Kernels of torch's."""
+        """torch's kernels."""
         return sum(n for name, n in self.operators.items() if name not in WITHOUT_KERNEL)
 
 
@@ -56,7 +56,7 @@ class _Count(TorchDispatchMode):
 
 @contextmanager
 def counting() -> Iterator[Calls]:
-    """Within the context, calls of `_native` on meta tensors take the way of CUDA, and are counted."""
+    """Within the context, calls of `_native` on meta tensors take the CUDA path, and are counted."""
     calls = Calls()
 
     def launch(name, storage, device, params) -> None:
@@ -102,7 +102,7 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Calls]
 
 @click.command()
 def main() -> None:
-    """Count what a layer's passes ask of the host."""
+    """Count what a layer's passes cost the CPU."""
     click.echo(f"{'[B, C, H, W]':24}{'pass':18}{'operators':>10}{'kernels of torch':>18}{'of ours':>9}{'entries':>9}")
     for shape in SHAPES:
         for kind, dtype in DTYPES.items():

@@ -1,7 +1,7 @@
-"""make cuda-report: what the compiler made of every CUDA kernel: registers, stack, spills, instructions.
+"""make cuda-report: the compiler's result for every CUDA kernel: registers, stack, spills, instructions.
 
-Registers as ptxas tells them, for every architecture; instructions where cuobjdump is found. Needs nvcc, no GPU.
-A spill is a register kept in memory for want of another; the tests allow none.
+Registers are those that ptxas reports, for every architecture; instructions are counted if cuobjdump is found. Needs
+nvcc, no GPU. A spill is a value kept in memory because the registers do not suffice; the tests allow none.
 """
 
 import re
@@ -17,10 +17,10 @@ from mtm_ops import _build
 from tools import cuda_sass
 
 ARCHITECTURES = "7.5 8.0 9.0 12.0"  # Turing, A100, H100, consumer Blackwell
-TYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}  # as mangled
+TYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}  # as in mangled names
 TYPES |= {"t": "16 bits", "j": "32 bits", "m": "64 bits"}
-REGISTERS = 64 * 1024  # of a multiprocessor, on all of these
-THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_90": 2048, "sm_120": 1536}  # that a multiprocessor holds at most
+REGISTERS = 64 * 1024  # per multiprocessor, on all of these
+THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_90": 2048, "sm_120": 1536}  # maximum threads that a multiprocessor holds
 BLOCK = 256  # kThreadsPerBlock
 
 _SYMBOL = r"\w*?\d([a-z_]+_kernel)I(13__nv_bfloat16|6__half|[fdtjm])[fd]?(\w*?)EEv\w+"
@@ -35,14 +35,14 @@ class Kernel:
 
     name: str
     storage: str  # dtype of x and the columns
-    variant: tuple[int, ...]  # (vector, team), and of the gradients' kernels second order (1) or first (0)
+    variant: tuple[int, ...]  # (vector, team), and for gradient kernels 1 for second order, 0 for first
     architecture: str
     registers: int
     stack_bytes: int
     spill_bytes: int
 
     def occupancy(self) -> float:
-        """Share of a multiprocessor's threads that its registers allow."""
+        """The share of a multiprocessor's threads for which its registers suffice."""
         per_warp = -(-self.registers * 32 // 256) * 256  # allocated 256 at a time
         blocks = REGISTERS // (per_warp * (BLOCK // 32))
         return min(1.0, blocks * BLOCK / THREADS.get(self.architecture, 2048))
@@ -59,7 +59,7 @@ class Build:
 
 
 def parse(log: str) -> list[Kernel]:
-    """The kernels of a log of `nvcc -Xptxas -v`."""
+    """The kernels in a log of `nvcc -Xptxas -v`."""
     kernels = []
     entry, memory = None, None
     for line in log.splitlines():
@@ -74,7 +74,7 @@ def parse(log: str) -> list[Kernel]:
 
 
 def _numbers(mangled: str) -> tuple[int, ...]:
-    """The numbers among a template's arguments."""
+    """The numbers among the template arguments of a mangled name."""
     return tuple(int(n) for n in re.findall(r"L[ib](\d+)E?", mangled))
 
 
@@ -110,7 +110,7 @@ def table(kernels: list[Kernel], every_variant: bool) -> list[str]:
 
 
 def _text(variant: tuple[int, ...], every: bool) -> str:
-    """Of (vector, team) and, in the gradients' kernels, the order."""
+    """(vector, team) and, for gradient kernels, the order, as text."""
     if not variant:
         return ""
     team = f", team {variant[1]}" if every and len(variant) > 1 else ""
@@ -123,7 +123,7 @@ def _cell(k: Kernel) -> str:
 
 
 def sass_table(built: Build, architecture: str) -> list[str]:
-    """Rows of kernels, of teams the widest: instructions, those of the loop over channels, 16-byte stores, atomics."""
+    """Rows of kernels, with the widest team: instructions, those in the loop over channels, 16-byte stores, atomics."""
     rows = {}
     for code in cuda_sass.disassemble(built.library, architecture):
         name, storage, arguments = re.search(_SYMBOL, code.symbol).groups()  # type: ignore[union-attr]
@@ -140,8 +140,8 @@ def sass_table(built: Build, architecture: str) -> list[str]:
 
 
 @click.command()
-@click.option("--architectures", default=ARCHITECTURES, show_default=True, help="As TORCH_CUDA_ARCH_LIST is written.")
-@click.option("--all", "every", is_flag=True, help="Each team size by itself; else the one with most registers.")
+@click.option("--architectures", default=ARCHITECTURES, show_default=True, help="As in TORCH_CUDA_ARCH_LIST.")
+@click.option("--all", "every", is_flag=True, help="List every team size; default: the one with most registers.")
 def main(architectures: str, every: bool) -> None:
     """Registers per thread, share of a multiprocessor's threads that this allows, and bytes spilled (!)."""
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""The CUDA kernels' machine code, counted: instructions, those of the loop over channels, 16-byte accesses, atomics.
+"""The CUDA kernels' machine code, counted: instructions, those in the loop over channels, 16-byte accesses, atomics.
 
-Needs nvcc, cuobjdump and nvdisasm, no GPU. The last two come with the CUDA toolkit, or alone as
-`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`; put them on PATH. Counts tell what the compiler made of a
-kernel, not how long it takes.
+Needs nvcc, cuobjdump and nvdisasm, no GPU. The last two come with the CUDA toolkit, or separately from
+`pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`; put them on PATH. The counts show what the compiler generated
+for a kernel, not how long it takes.
 """
 
 import os
@@ -27,12 +27,12 @@ class Code:
     lines: tuple[tuple[int, str], ...]
 
     def count(self, what: str) -> int:
-        """Instructions whose text has `what` at a word's beginning."""
+        """The number of instructions in which a word begins with `what`."""
         pattern = re.compile(rf"(?<!\w){re.escape(what)}")
         return sum(bool(pattern.search(text)) for _, text in self.lines)
 
     def loop(self, what: str) -> "Code | None":
-        """The shortest loop that holds an instruction with `what`; None if there is none."""
+        """The shortest loop that contains an instruction with `what`; None if there is none."""
         jumps = [(int(m[1], 16), address) for address, text in self.lines if (m := _BRANCH.search(text))]
         bodies = [
             Code(self.symbol, tuple(line for line in self.lines if to <= line[0] <= at)) for to, at in jumps if to < at
@@ -41,7 +41,7 @@ class Code:
 
 
 def find_cuobjdump() -> str | None:
-    """Path of cuobjdump: in $CUDA_HOME, on PATH, or where the toolkit installs itself; None without."""
+    """Path of cuobjdump: in $CUDA_HOME, on PATH, or in the toolkit's default folder; None if not found."""
     places = [os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "cuobjdump"), "cuobjdump"]
     return next((path for place in places if (path := shutil.which(place))), None)
 
@@ -60,7 +60,7 @@ def disassemble(library: Path, architecture: str) -> list[Code]:
 
 
 def parse(listing: str) -> list[Code]:
-    """The kernels of a listing of `cuobjdump -sass`."""
+    """The kernels in a listing of `cuobjdump -sass`."""
     found, symbol, lines = [], "", []  # type: ignore[var-annotated]
     for line in [*listing.splitlines(), "Function : end"]:
         if function := _FUNCTION.search(line):

@@ -1,6 +1,6 @@
-"""Make a data set: from what its publisher gives, or rendered, to the zip that every trainer reads.
+"""Make a data set: from the publisher's files, or rendered, to the zip that every trainer reads.
 
-    python -m tools.data --help                         what there is, how to obtain it, on which terms
+    python -m tools.data --help                         the data sets, how to obtain them, and their terms
     python -m tools.data openmoji faces.zip
     python -m tools.data images PHOTOS cats32.zip --resolution 32
     python -m tools.data imagenet-128 ILSVRC2012_img_train.tar imagenet-128.zip
@@ -38,7 +38,7 @@ def terms(recipe: Recipe) -> str:
 
 
 def facts(recipe: Recipe) -> list[str]:
-    """What the publisher's source should hold, and what is done to it."""
+    """What the publisher's source should contain, and how it is processed."""
     counts = ", ".join(f"{count:,} {what}" for what, count in recipe.expected.items())
     return [f"Expected: {counts}."] * bool(counts) + [f"Crop: {recipe.crop}"] * bool(recipe.crop)
 

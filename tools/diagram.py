@@ -13,7 +13,7 @@ from pathlib import Path
 from experiments.files import atomic_output
 
 SVG = Path("docs/mtm.svg")
-WIDTH, TOP, HEIGHT = 900, 32, 298  # TOP: of the drawing, px
+WIDTH, TOP, HEIGHT = 900, 32, 298  # TOP: of the drawing, in px
 STYLE = """
 text { font: 15px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1c2430 }
 text.small { font-size: 12.5px; fill: #5a6675 }
@@ -66,7 +66,7 @@ def taps(left: float, top: float, step: float) -> Iterator[str]:
 
 
 def draw() -> str:
-    """The whole file."""
+    """The complete SVG file."""
     parts: list[str] = []
     parts += box(24, 52, 92, 60, "box", "x", "layer input")
     parts += box(24, 226, 92, 60, "box", "w", "latent code")

@@ -1,4 +1,4 @@
-"""A hook of mkdocs (mkdocs.yml): the pages above docs/ are pages of the site too; README.md is the first."""
+"""A hook for mkdocs (mkdocs.yml): also makes the pages above docs/ pages of the site; README.md is its first page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGES |= {name: name for name in ("NOTICE.md", "LICENSE", "CITATION.cff")}
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds them, with their links as the site has them."""
+    """Adds the pages, with their links changed to the site's."""
     from mkdocs.structure.files import File
 
     for source, page in PAGES.items():
@@ -22,5 +22,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def within_docs(text: str) -> str:
-    """`text` with its links to docs/PAGE made links to PAGE."""
+    """`text` with its links to docs/PAGE changed to PAGE."""
     return re.sub(r"\]\(docs/", "](", text)

@@ -3,7 +3,7 @@
     python -m tools.export runs/low/final.pt model.onnx
     python -m tools.export network-snapshot-000000.pkl model.onnx --torch-export model.pt2
 
-A file is written only after its images were compared with torch's, on random latents.
+A file is written only after its images have been compared with torch's, on random latents.
 """
 
 import logging
@@ -23,7 +23,7 @@ from experiments.snapshots import HOSTS, TRUST, open_here
 from mtm_ops.onnx import LEAST_OPSET, translation_table
 from tools.exportable import NOISES, Exportable
 
-BATCHES = (1, 2, 5)  # that a file with a dynamic batch is checked with
+BATCHES = (1, 2, 5)  # batch sizes with which a file with a dynamic batch is checked
 TRUNCATIONS = (1.0, 0.7, 0.3)
 Run = Callable[[dict[str, Any]], Tensor]
 
@@ -32,12 +32,12 @@ def trace(network: Exportable, batch: int | None) -> tuple[ExportedProgram, int 
     """The network as a graph, and its batch size; None for a dynamic one.
 
     Args:
-        batch: None asks for a dynamic batch. Where the network's code needs the number, it becomes 1.
+        batch: None requests a dynamic batch. If the network's code needs the number, it becomes 1.
 
     Raises:
         UserError: if torch.export cannot trace the network.
     """
-    given = network.inputs(batch or 2, 1.0, seed=0)  # 2: torch takes a size of 1 for a constant
+    given = network.inputs(batch or 2, 1.0, seed=0)  # 2, because torch would treat a size of 1 as a constant
     shapes = {name: _batch_axis(value) for name, value in given.items()} if batch is None else None
     try:
         with torch.no_grad():
@@ -47,12 +47,12 @@ def trace(network: Exportable, batch: int | None) -> tuple[ExportedProgram, int 
             click.echo("batch: 1, as the network's code needs the number; --batch N for another")
             return trace(network, 1)
         raise _untraceable(error) from error
-    except Exception as error:  # the network's code is not ours
+    except Exception as error:  # the network's code can raise anything
         raise _untraceable(error) from error
 
 
 def _batch_axis(value: Any) -> Any:
-    """The dynamic_shapes of torch.export for an argument: axis 0 of all but the truncation is the batch."""
+    """The dynamic_shapes of torch.export for an argument: axis 0 is the batch, except for the truncation."""
     if isinstance(value, tuple):
         return tuple(_batch_axis(v) for v in value)
     return {0: Dim("batch")} if value.ndim else None
@@ -67,7 +67,7 @@ def _untraceable(error: Exception) -> UserError:
 
 
 def largest_difference(run: Run, network: Exportable, batch: int | None) -> tuple[float, float]:
-    """(largest difference between run's images and the network's, largest value of those), on random arguments."""
+    """(largest difference between run's images and the network's, largest magnitude of these), on random arguments."""
     difference = scale = 0.0
     sizes = BATCHES if batch is None else (batch,) * len(TRUNCATIONS)
     for seed, (size, truncation) in enumerate(zip(sizes, TRUNCATIONS, strict=True)):
@@ -77,7 +77,7 @@ def largest_difference(run: Run, network: Exportable, batch: int | None) -> tupl
             found = run(given)
         if found.shape != image.shape:
             raise UserError(f"export: the image must be {list(image.shape)}; the file gives {list(found.shape)}.")
-        # A NaN is a difference too.
+        # A NaN counts as a difference, too.
         difference = max(difference, (found - image).abs().nan_to_num(nan=torch.inf).max().item())
         scale = max(scale, image.abs().max().item())
     return difference, scale
@@ -91,15 +91,15 @@ def write_checked(
     batch: int | None,
     tolerance: float,
 ) -> None:
-    """Writes a file and prints how far it is from torch; `path` is replaced only if it agrees.
+    """Writes a file and prints its difference from torch; `path` is replaced only if it is within the tolerance.
 
     Args:
-        write: writes the file and returns a word about it.
-        load: gives the function that runs the file.
-        tolerance: largest difference, for images of magnitude 1 or less; in proportion for larger ones.
+        write: writes the file and returns a remark about it.
+        load: returns the function that runs the file.
+        tolerance: largest difference for images of magnitude 1 or less; for larger ones it grows in proportion.
 
     Raises:
-        UserError: if the file disagrees, or cannot be written.
+        UserError: if the difference is larger, or the file cannot be written.
     """
     with atomic_output(path) as partial:
         about = write(partial)
@@ -121,9 +121,9 @@ def write_checked(
 def to_onnx(program: ExportedProgram, opset: int, path: Path) -> str:
     inputs = len(program.graph_signature.user_inputs)
     names = ({0: "batch"}, *[None] * (inputs - 1))  # the first names the axis for all
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is not installed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch, about torch
+        warnings.simplefilter("ignore", FutureWarning)  # raised by torch about its own code
         try:
             model = torch.onnx.export(
                 program,
@@ -157,7 +157,7 @@ def onnx_runner(path: Path) -> Run:
 
 
 def to_pt2(program: ExportedProgram, path: Path) -> str:
-    with path.open("wb") as file:  # torch.export.save wants the ending .pt2 of a path
+    with path.open("wb") as file:  # given a path, torch.export.save requires the suffix .pt2
         torch.export.save(program, file)
     return "torch.export; import mtm_ops before torch.export.load"
 
@@ -189,9 +189,7 @@ def pt2_runner(path: Path) -> Run:
     show_default=True,
     help="Largest accepted difference from torch.",
 )
-@click.option(
-    "--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if it cannot be told from the file."
-)
+@click.option("--host", type=click.Choice(list(HOSTS)), help="The pickle's codebase, if the file does not show it.")
 def main(
     snapshot: Path,
     onnx: Path | None,

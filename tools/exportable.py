@@ -18,21 +18,21 @@ class Exportable(nn.Module):
 
     Truncation is a factor for every layer: 1 for none, below 1 towards the mean latent. `label` is there for networks
     that have labels (c_dim above 0). `noise` is a tensor [B, 1, r, r] of standard normal values for each layer that
-    draws one, in the network's order; there are some only with noise="input".
+    draws one, in the network's order; it is used only with noise="input".
 
     Args:
-        generator: has mapping, with w_avg, and synthesis: the compact one, StyleGAN2's or StyleGAN3's. It is changed
-            in place: to evaluation, without gradients, float32, contiguous.
+        generator: has mapping, with w_avg, and synthesis: the compact generator, StyleGAN2's or StyleGAN3's. It is
+            changed in place: to evaluation mode, without gradients, float32, contiguous.
         noise: "const" (StyleGAN2's own constants; its default), "none" (the others' default), or "input".
 
     Raises:
-        UserError: for a network of another kind, or one without the noise that is asked for.
+        UserError: for a network of another kind, or one that does not support the requested noise.
     """
 
     def __init__(self, generator: Any, noise: str | None = None) -> None:
         super().__init__()
         generator = generator.eval().requires_grad_(False).float()
-        self.generator = generator.to(memory_format=torch.contiguous_format)  # as files keep it
+        self.generator = generator.to(memory_format=torch.contiguous_format)  # the format of exported files
         self.z_dim, self.c_dim = generator.z_dim, getattr(generator, "c_dim", 0)
         self.kind, self.noise, self.options = _describe(generator, noise)
         self.noise_shapes: list[list[int]] = []
@@ -67,12 +67,12 @@ class Exportable(nn.Module):
         return given
 
     def mtm_layers(self) -> int:
-        # By name: unpickled snapshots carry a class of their own.
+        # By name: unpickled snapshots have their own class.
         return sum(type(m).__name__ == "ModulatedTransformation" for m in self.modules())
 
 
 class _Draws(TorchFunctionMode):
-    """Takes the place of torch.randn and torch.randn_like: hands out what is given, or notes the shapes for None."""
+    """Replaces torch.randn and torch.randn_like: returns the given tensors, or, for None, records the shapes."""
 
     def __init__(self, given: Iterator[Tensor] | None) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class _Draws(TorchFunctionMode):
 
 
 def _describe(generator: Any, noise: str | None) -> tuple[str, str, dict[str, Any]]:
-    """The kind of network, its noise, and the options of its synthesis network for that."""
+    """The kind of network, its noise, and the matching options of its synthesis network."""
     synthesis = getattr(generator, "synthesis", None)
     can: tuple[str, ...]
     options: dict[str, Any]
     if hasattr(synthesis, "block_resolutions"):
         kind, can, noise = "StyleGAN2", NOISES, noise or "const"
-        # The fused form puts the batch into the weight, whose shape then holds for one batch size.
+        # The fused form folds the batch into the weight, whose shape is then valid for only one batch size.
         options = {"noise_mode": "random" if noise == "input" else noise, "fused_modconv": False}
     elif hasattr(synthesis, "layer_names"):
         kind, can, noise = "StyleGAN3", ("none",), noise or "none"

@@ -1,4 +1,4 @@
-"""The GPU that measurements and GPU tests run on; python -m tools.gpu NAME fails with one line where there is none."""
+"""The GPU that measurements and GPU tests run on; python -m tools.gpu NAME fails with one line if there is none."""
 
 import sys
 
@@ -8,7 +8,7 @@ from mtm_ops import _build
 
 
 def why_no_gpu() -> str | None:
-    """None where torch can use an NVIDIA GPU, else why not."""
+    """None if torch can use an NVIDIA GPU, else the reason."""
     if torch.version.cuda is None:
         return f"this torch ({torch.__version__}) is built without CUDA"
     if not torch.cuda.is_available():
@@ -17,7 +17,7 @@ def why_no_gpu() -> str | None:
 
 
 def require(name: str) -> str:
-    """The GPU and versions in one line; SystemExit with one line where `name` cannot run for want of a GPU."""
+    """The GPU and versions in one line; SystemExit with one line if `name` cannot run without a GPU."""
     reason = why_no_gpu()
     if reason is not None:
         raise SystemExit(f"{name}: needs an NVIDIA GPU; {reason}. Nothing was run.")

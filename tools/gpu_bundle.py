@@ -1,8 +1,9 @@
-"""make gpu-bundle: one folder for a GPU machine without a network, from which tools/gpu_session.py works.
+"""make gpu-bundle: one folder that tools/gpu_session.py uses on a GPU machine without a network.
 
-Some machines with a GPU are lent for minutes, bare: a Python with torch for its GPU, nvcc, no registry, perhaps no git.
-The folder has what they lack: wheels of the packages that this repository imports (those in use here, with all that
-they need), the patched vendor/stylegan3 as files, rendered images, and a note of this checkout's commit.
+Some machines with a GPU are lent for minutes, with little installed: a Python with torch for its GPU, nvcc, no
+registry, perhaps no git. The folder has what they lack: wheels of the packages that this repository imports (the
+installed versions, with their dependencies), the patched vendor/stylegan3 as files, rendered images, and a note of this
+checkout's commit.
 """
 
 import json
@@ -28,19 +29,19 @@ from overlay.sealed import seal
 from tools.gpu_session import BUNDLE, DATA, HOST, NOTE, WHEELS, source_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the session's steps import: tests, benches, runner, trainer.
+# The packages that the session's steps import: tests, benchmarks, runner, trainer.
 PACKAGES = "click hypothesis jinja2 matplotlib ninja pillow psutil pydantic pytest requests setuptools tqdm".split()
-# What the machine must have: torch's own, and two that are large.
+# Packages that the machine must have: torch's own, and two that are large.
 GIVEN = ("torch", "numpy", "scipy")
 TABLE, DATASET = "gpu", "openmoji"
 CODE = (".py", ".cpp", ".cu", ".h", ".txt", ".yml")
-# The newest first; pip takes a wheel for exactly these.
+# The newest first; pip takes wheels for exactly these platforms.
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 26, 17, 12, 5)] + ["manylinux2014_x86_64", "linux_x86_64"]
 MOST_BYTES = 60 << 20
 
 
 def closure(names: Collection[str], without: Collection[str], python: str) -> dict[str, str]:
-    """Installed packages and all that they need, as name -> version; `python`: whose markers count, such as 3.12.
+    """Installed packages and their dependencies, as name -> version; `python`: version for the markers, such as 3.12.
 
     Raises UserError for a package that is not installed.
     """
@@ -68,7 +69,7 @@ def _plain(name: str) -> str:
 
 
 def fetch_wheels(packages: dict[str, str], python: str, folder: Path) -> None:
-    """Raises UserError where one cannot be had."""
+    """Downloads the wheels. Raises UserError if one is not available."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp", f"--dest={folder}"]
     command += [f"--platform={platform}" for platform in PLATFORMS]
@@ -78,7 +79,7 @@ def fetch_wheels(packages: dict[str, str], python: str, folder: Path) -> None:
 
 
 def pack(target: Path, folder: Path) -> None:
-    """A folder's files as a .tar.gz, without the owner's name."""
+    """Writes a folder's files to a .tar.gz, without the owner's name."""
 
     def nameless(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
@@ -92,7 +93,7 @@ def pack(target: Path, folder: Path) -> None:
 
 
 def pack_host(folder: Path) -> dict[str, Any]:
-    """The patched stylegan3; what it is."""
+    """Packs the patched stylegan3; returns its provenance."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             found = seal(ROOT, "stylegan3", Path(scratch), CODE)
@@ -105,7 +106,7 @@ def pack_host(folder: Path) -> dict[str, Any]:
 
 
 def pack_data(folder: Path, cache: Path) -> str:
-    """The images that the table trains on, made if need be; the zip's name."""
+    """Packs the images that the table trains on, made if necessary; returns the zip's name."""
     data = Data(load_table(TABLE), {}, cache)
     path, _ = data.prepare(DATASET)
     with tempfile.TemporaryDirectory() as scratch:
@@ -115,7 +116,7 @@ def pack_data(folder: Path, cache: Path) -> str:
 
 
 def sizes(folder: Path) -> Iterator[str]:
-    """A line per part, and the whole."""
+    """One line per part, and one for the total."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     for part in (WHEELS, HOST, DATA):
         inside = [file for file in files if file.relative_to(folder).parts[0] == part]
@@ -124,7 +125,7 @@ def sizes(folder: Path) -> Iterator[str]:
 
 
 def build(folder: Path, python: str, cache: Path) -> dict[str, Any]:
-    """Makes the bundle in `folder` anew; what its note says. Raises UserError."""
+    """Rebuilds the bundle in `folder`; returns its note. Raises UserError."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / WHEELS).mkdir(parents=True)
     packages = closure(PACKAGES, GIVEN, python)
@@ -138,9 +139,9 @@ def build(folder: Path, python: str, cache: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / BUNDLE, help="Where to.  [default: .gpu]")
-@click.option("--python-version", "python", default="3.12", show_default=True, help="Of the machine's Python.")
-@click.option("--cache", type=click.Path(path_type=Path), default=ROOT / "data", help="Made data.  [default: data]")
+@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / BUNDLE, help="Folder.  [default: .gpu]")
+@click.option("--python-version", "python", default="3.12", show_default=True, help="Version of the machine's Python.")
+@click.option("--cache", type=click.Path(path_type=Path), default=ROOT / "data", help="Data cache.  [default: data]")
 def main(folder: Path, python: str, cache: Path) -> None:
     """Pack wheels, the patched stylegan3 and rendered images into one folder, for linux x86_64."""
     try:

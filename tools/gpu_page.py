@@ -1,6 +1,6 @@
-"""make gpu-page: what GPU sessions measured, in docs/results-cuda.md between two marks; nobody edits it by hand.
+"""make gpu-page: writes what GPU sessions measured to docs/results-cuda.md, between two marks. Do not edit it by hand.
 
-What no session ran is said to be not run. Of several sessions the last that ran a step counts.
+Steps that no session ran are listed as not run. If several sessions ran a step, the last one counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 def read_sessions(folders: Sequence[Path]) -> dict[str, Result]:
-    """What came of each step, by name. Raises UserError for a folder without a session, and for one without a GPU."""
+    """The result of each step, by name. Raises UserError for a folder without a session, and for one without a GPU."""
     found: dict[str, Result] = {}
     for folder in folders:
         path = folder / "session.json"
@@ -163,7 +163,7 @@ def kernel_lines(numbers: Result) -> Iterator[str]:
 
 
 def write_page(page: Path, steps: dict[str, Result]) -> None:
-    """Puts the results into the page. Raises UserError where it lacks the marks."""
+    """Writes the results to the page. Raises UserError if it lacks the marks."""
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise UserError(f"gpu-page: {page} must hold the lines {BEGIN} and {END}. Put them back (git checkout).")
@@ -178,7 +178,7 @@ def write_page(page: Path, steps: dict[str, Result]) -> None:
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="[default: docs/results-cuda.md]")
 def main(folders: tuple[Path, ...], page: Path) -> None:
-    """Put what sessions (the OUT of each, oldest first) measured into the page; without any, what is not run."""
+    """Write what sessions (the OUT of each, oldest first) measured to the page; without any, all count as not run."""
     try:
         write_page(page, read_sessions(folders))
     except UserError as error:

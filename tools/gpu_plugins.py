@@ -1,6 +1,6 @@
-"""Step plugins of a GPU session: builds the CUDA plugins of the official StyleGAN3, and holds each to its reference.
+"""Step plugins of a GPU session: builds the official StyleGAN3's CUDA plugins, and checks each against its reference.
 
-They are cached where the trainer looks for them, so a training that follows starts at once.
+They are cached where the trainer looks for them, so that a later training starts at once.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor
 from tools.gpu import require
 from tools.hosts import imported
 
-MOST_ERROR = 1e-3  # of float32, on values of about 1
+MOST_ERROR = 1e-3  # for float32, on values of about 1
 
 
 def _bias_act(ops: Callable[[str], ModuleType], x: Tensor, impl: str) -> Tensor:
@@ -44,7 +44,7 @@ PLUGINS = {"bias_act": _bias_act, "upfirdn2d": _upfirdn2d, "filtered_lrelu": _fi
 
 
 def check(name: str, device: str) -> dict[str, float]:
-    """Seconds of the build and first call, and the largest difference to the host's own reference."""
+    """Seconds of the build and first call, and the largest difference from the host's own reference."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     x = torch.randn(4, 16, 32, 32, device=device, generator=torch.Generator(device).manual_seed(0))
     with imported("stylegan3") as module:
@@ -56,7 +56,7 @@ def check(name: str, device: str) -> dict[str, float]:
 
 
 def check_all(device: str) -> dict[str, dict[str, float]]:
-    """Each in a process of its own, all at once: they take a minute or more to compile."""
+    """Checks all at once, each in a separate process: they take a minute or more to compile."""
     words = [sys.executable, "-m", "tools.gpu_plugins", "--device", device, "--one"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
     children = {name: subprocess.Popen([*words, name], **pipes) for name in PLUGINS}
@@ -69,8 +69,8 @@ def check_all(device: str) -> dict[str, dict[str, float]]:
 
 
 @click.command()
-@click.option("--device", default="cuda", show_default=True, help="cpu only tries the code.")
-@click.option("--one", type=click.Choice(list(PLUGINS)), help="This one alone, in this process.")
+@click.option("--device", default="cuda", show_default=True, help="cpu only tests the code.")
+@click.option("--one", type=click.Choice(list(PLUGINS)), help="Check only this one, in this process.")
 @click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(device: str, one: str | None, dest: Path | None) -> None:
     """Build the plugins and compare them with their references."""

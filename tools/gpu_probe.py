@@ -1,4 +1,4 @@
-"""Step probe of a GPU session: the machine, and whether everything that later steps import can be imported."""
+"""Step probe of a GPU session: the machine, and whether all imports of later steps work."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ import click
 from experiments.provenance import machine
 from tools.gpu import why_no_gpu
 
-# What the steps of tools/gpu_steps.py import at some time, ours first; the rest is vendor/stylegan3's.
+# The modules that the steps of tools/gpu_steps.py import, ours first; the rest is vendor/stylegan3's.
 IMPORTS = (
     *("experiments.run", "experiments.row", "experiments.report", "experiments.metrics.__main__", "tools.images"),
     *("tools.bench", "tools.bench_table4", "tools.gpu_plugins", "tools.gpu_profile", "pytest", "hypothesis", "ninja"),
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytest", "matpl
 
 
 def missing() -> dict[str, str]:
-    """What cannot be imported, and why."""
+    """The modules that cannot be imported, and why."""
     found = {}
     for name in IMPORTS:
         try:
@@ -37,7 +37,7 @@ def missing() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of packages, absent ones left out."""
+    """Versions of packages; absent ones are left out."""
     found = {}
     for name in PACKAGES:
         try:
@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def nvcc_version() -> str | None:
-    """The compiler's own last line but one: its release."""
+    """The second-to-last line that the compiler prints: its release."""
     try:
         done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
@@ -58,7 +58,7 @@ def nvcc_version() -> str | None:
 
 
 def probe() -> dict[str, Any]:
-    """All of it."""
+    """The complete report."""
     import torch
 
     facts: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__, "no_gpu": why_no_gpu()}
@@ -73,9 +73,9 @@ def probe() -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write it to this file.")
+@click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the report to this file.")
 def main(dest: Path | None) -> None:
-    """Tell what this machine has; exit code 1 where a package is missing."""
+    """Print what this machine has; exit code 1 if a package is missing."""
     facts = probe()
     text = json.dumps(facts, indent=1)
     click.echo(text)

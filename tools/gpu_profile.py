@@ -1,7 +1,7 @@
-"""Steps profile and counters of a GPU session: how long each kernel of a layer takes, and what it makes of the GPU.
+"""Steps profile and counters of a GPU session: the time of each kernel of a layer, and its use of the GPU.
 
-Times are those of torch's profiler. Counters (memory and arithmetic in per cent of what the chip can do, bytes moved)
-need Nsight Compute's ncu and the right to use it.
+Times come from torch's profiler. Counters (memory and arithmetic in per cent of what the chip can do, bytes moved) need
+Nsight Compute's ncu and permission to use it.
 """
 
 import json
@@ -37,14 +37,14 @@ REPEATS = 10
 
 
 def once(device: str, layer: tuple[int, int, int], dtype: torch.dtype) -> None:
-    """Every pass of ours, one time."""
+    """Runs each of our passes once."""
     problem = Problem(layer, dtype, device=device)
     for run in PASSES.values():
         run(problem, "ours")
 
 
 def kernels_of(device: str, layer: tuple[int, int, int], dtype: torch.dtype, what: str) -> list[dict[str, Any]]:
-    """The kernels of a pass of ours, the longest first: name, launches and microseconds a call of the pass."""
+    """The kernels of one of our passes, the longest first: name, launches and microseconds per call of the pass."""
     from torch.profiler import ProfilerActivity, profile
 
     run = partial(PASSES[what], Problem(layer, dtype, device=device), "ours")
@@ -65,7 +65,7 @@ def kernels_of(device: str, layer: tuple[int, int, int], dtype: torch.dtype, wha
 
 
 def times(device: str, layers: tuple[tuple[int, int, int], ...]) -> dict[str, list[dict[str, Any]]]:
-    """By layer, dtype and pass."""
+    """Kernel times by layer, dtype and pass."""
     found = {}
     for layer in layers:
         for kind, dtype in KINDS.items():
@@ -75,7 +75,7 @@ def times(device: str, layers: tuple[tuple[int, int, int], ...]) -> dict[str, li
 
 
 def counters(ncu: str) -> dict[str, list[dict[str, Any]]]:
-    """What ncu counts of our kernels, by layer, in float16. Raises SystemExit with what ncu says where it may not."""
+    """ncu's counters for our kernels, by layer, in float16. Raises SystemExit with ncu's message if it fails."""
     found = {}
     for layer in LAYERS:
         with tempfile.TemporaryDirectory() as folder:
@@ -99,12 +99,12 @@ def find_ncu() -> str | None:
 
 
 @click.command()
-@click.option("--device", default="cuda", show_default=True, help="cpu only tries the code.")
+@click.option("--device", default="cuda", show_default=True, help="cpu only tests the code.")
 @click.option("--layer", "layers", type=(int, int, int), multiple=True, help="B C H.  [default: 32 512 32, 32 512 8]")
 @click.option(
-    "--once", "single", type=(int, int, int), help="One call of each pass of a layer in float16: what ncu runs."
+    "--once", "single", type=(int, int, int), help="Call each pass of a layer once, in float16; ncu runs this."
 )
-@click.option("--counters", "counting", is_flag=True, help="What ncu counts, in place of times.")
+@click.option("--counters", "counting", is_flag=True, help="Report ncu's counters instead of times.")
 @click.option("--json", "dest", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(device: str, layers, single: tuple[int, int, int] | None, counting: bool, dest: Path | None) -> None:
     """Time the kernels of a layer's passes, or count what they do."""

@@ -1,15 +1,15 @@
-"""make gpu-session: everything that a GPU is needed for, in steps, on a machine that may be bare and without a network.
+"""make gpu-session: everything that needs a GPU, in steps, on a machine with little installed and no network.
 
     python3 -m tools.gpu_session --steps 'probe test'
 
-Unpacks what make gpu-bundle packed, if that is there, and runs the steps of tools/gpu_steps.py one after the other,
-each for its time at most. A step that fails stops no other. What comes of them is written after each:
+Unpacks the output of make gpu-bundle, if there is one, and runs the steps of tools/gpu_steps.py one after another, each
+for its maximum time. If a step fails, the others still run. The results are written after each step:
 
-    OUT/session.json     machine, source, and of each step its state, seconds and numbers
+    OUT/session.json     machine, source, and the state, seconds and numbers of each step
     OUT/summary.txt      a line per step
     OUT/files.tar.gz     logs, and the trainings' reports, images and ledger
 
-Name steps to go on later: a training resumes where it was. Needs nothing but Python's own library to start.
+Name steps to continue later: a training resumes where it was. Starting needs only Python's standard library.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from tools.gpu_steps import NOT_HERE, STEPS, Step, ledger_lines, numbers_of, rea
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE, WHEELS, HOST, DATA, NOTE = ".gpu", "wheels", "stylegan3.tar.gz", "data.tar.gz", "bundle.json"
 SOURCE = ("mtm_ops", "mtm_hosts", "overlay", "patches", "experiments", "tools", "tests/gpu", "tests/ops")
-MOST_BYTES = 14 << 20  # of files.tar.gz
-LOOK_S = 60.0  # for torch to say whether there is a GPU: a broken driver may hang
-GRACE_S, KILL_S = 15.0, 5.0  # for a step to save what it has; then to end at once
+MOST_BYTES = 14 << 20  # limit for files.tar.gz
+LOOK_S = 60.0  # time for torch to detect a GPU: a broken driver may hang
+GRACE_S, KILL_S = 15.0, 5.0  # time for a step to save what it has; then time to exit at once
 Result = dict[str, Any]
 LOOK = """
 import json, torch
@@ -45,7 +45,7 @@ print(json.dumps({"why": why, "gpu": name, "torch": torch.__version__, "cuda": t
 
 
 def source_sha256(root: Path) -> str:
-    """Of all that a step can run, by path and content."""
+    """Hash of all files that a step can run, by path and content."""
     digest = hashlib.sha256()
     for folder in SOURCE:
         for file in sorted((root / folder).rglob("*")):
@@ -56,7 +56,7 @@ def source_sha256(root: Path) -> str:
 
 
 class Session:
-    """One call: what it works with, and what came of its steps so far."""
+    """One run of this command: its settings, and the results of its steps so far."""
 
     def __init__(self, out: Path, work: Path, bundle: Path, preset: str) -> None:
         self.out, self.work, self.bundle, self.preset = out.resolve(), work.resolve(), bundle.resolve(), preset
@@ -71,7 +71,7 @@ class Session:
         self.where: Result = {}  # the GPU and torch
 
     def _environment(self) -> dict[str, str]:
-        """Of the steps: our packages first, every cache in `work`, and no registry."""
+        """The steps' environment: our packages first, every cache in `work`, and no registry."""
         cache = self.work / "cache"
         paths = [str(self.site / "bin"), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
         env = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": f"{self.site}{os.pathsep}{ROOT}"}
@@ -82,7 +82,7 @@ class Session:
         return env
 
     def unpack(self) -> None:
-        """Puts the bundle's parts where the steps look for them. Raises RuntimeError where that fails."""
+        """Puts the bundle's parts where the steps look for them. Raises RuntimeError if that fails."""
         if not (self.bundle / NOTE).exists():
             print(f"no {self.bundle.name}/{NOTE}: this interpreter's packages, and vendor/ as it is", flush=True)
             return
@@ -110,7 +110,7 @@ class Session:
         stamp.write_text(names, encoding="utf-8")
 
     def look_for_gpu(self) -> None:
-        """Notes which there is, or why there is none."""
+        """Records the GPU, or why there is none."""
         log_path = self.work / "look.log"
         with log_path.open("wb") as log:
             code = run_for([sys.executable, "-c", LOOK], LOOK_S, self.env, log)
@@ -124,7 +124,7 @@ class Session:
             self.no_gpu = self.where.pop("why")
 
     def do(self, step: Step, limit_s: float) -> None:
-        """Runs the step, and writes what came of it."""
+        """Runs the step, and writes its result."""
         needs_gpu = step.needs_gpu and not (step.row and self.preset == "smoke")
         if needs_gpu and self.no_gpu:
             result: Result = {"state": "not run", "seconds": 0.0, "figure": f"no GPU: {self.no_gpu}", "numbers": {}}
@@ -149,7 +149,7 @@ class Session:
             code = run_for([*argv], limit_s, self.env, log)
         seconds = time.monotonic() - started_s
         text = log_path.read_text(encoding="utf-8", errors="replace")
-        # What is done already leaves no new line; what fails early must not show an earlier attempt's numbers.
+        # If it is already done, it adds no new line; if it fails early, an earlier attempt's numbers must not be shown.
         numbers = numbers_of(step, json_path, self.train, since=0 if code == 0 else before)
         said = ([line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]
         state = {0: "done", NOT_HERE: "not run", None: "timed out"}.get(code, "failed")
@@ -169,7 +169,7 @@ class Session:
         return "\n".join(lines)
 
     def try_to_write(self) -> None:
-        """`write`; where it fails (a full disk), the next step's may succeed, and has this one's results too."""
+        """`write`; if it fails (e.g. a full disk), the next step's may succeed, and includes this step's results."""
         try:
             self.write()
             self.unwritten = False
@@ -178,7 +178,7 @@ class Session:
             print(f"gpu-session: {self.out} could not be written: {error}.", file=sys.stderr, flush=True)
 
     def write(self) -> None:
-        """OUT's files, each whole or as it was."""
+        """Writes OUT's files, each completely or not at all."""
         facts = {"schema": 1, "source": self.note.get("source"), "packages": self.note.get("packages")}
         kept, left_out = self._kept()
         facts |= {"left_out": [file.relative_to(self.work).as_posix() for file in left_out], "steps": self.results}
@@ -194,7 +194,7 @@ class Session:
         os.replace(archive, self.out / "files.tar.gz")
 
     def _kept(self) -> tuple[list[Path], list[Path]]:
-        """Logs, and all of the trainings but their snapshots: the smallest files first, and those that are too much."""
+        """(kept, left out): logs and the trainings' files except snapshots. The smallest are kept, up to MOST_BYTES."""
         files = [file for folder in (self.logs, self.train) for file in folder.rglob("*") if file.is_file()]
         files = [file for file in files if file.suffix not in (".pkl", ".pt")]
         kept, left_out, total = list[Path](), list[Path](), 0
@@ -205,7 +205,7 @@ class Session:
 
 
 def run_for(argv: Sequence[str], limit_s: float, env: dict[str, str], log: Any) -> int | None:
-    """The command's exit code; None where it had to be ended, first by SIGINT, so that it saves what it has."""
+    """The command's exit code; None if it ran out of time. SIGINT ends it first, so that it saves what it has."""
     process = subprocess.Popen(
         argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -213,12 +213,12 @@ def run_for(argv: Sequence[str], limit_s: float, env: dict[str, str], log: Any) 
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return None
-    finally:  # also where this session is interrupted
+    finally:  # also if this session is interrupted
         _end(process)
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends the command, and what it started and left: a GPU that others use gives no times."""
+    """Ends the command and any processes that it left behind: a GPU in use by others gives no valid times."""
     try:
         for patience_s in (GRACE_S, KILL_S):
             if process.poll() is None:
@@ -226,7 +226,7 @@ def _end(process: subprocess.Popen) -> None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(patience_s)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # nobody is left
+        with contextlib.suppress(ProcessLookupError):  # no process is left
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(KILL_S)
@@ -245,7 +245,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def chosen(names: str) -> list[Step]:
-    """The steps of these names, in their order here. Raises ValueError for one that is none."""
+    """The steps with these names, in the order of STEPS. Raises ValueError for an unknown name."""
     known = {step.name: step for step in STEPS}
     if unknown := [name for name in names.split() if name not in known]:
         raise ValueError(f"gpu-session: steps must be of {', '.join(known)}; got {', '.join(unknown)}.")
@@ -253,13 +253,13 @@ def chosen(names: str) -> list[Step]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the chosen steps; the exit code tells whether one failed."""
+    """Runs the chosen steps; the exit code is not 0 if one failed."""
     parser = argparse.ArgumentParser(prog="gpu-session", description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", default="", help="names, with blanks between; all where not given")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="where results go")
+    parser.add_argument("--steps", default="", help="names, separated by spaces; default: all")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="folder for the results")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-work", help="packages, builds, snapshots")
-    parser.add_argument("--bundle", type=Path, default=ROOT / BUNDLE, help="what make gpu-bundle made")
-    parser.add_argument("--preset", default="full", help="of the trainings: full, long, or smoke on a CPU")
+    parser.add_argument("--bundle", type=Path, default=ROOT / BUNDLE, help="the output of make gpu-bundle")
+    parser.add_argument("--preset", default="full", help="preset of the trainings: full, long, or smoke on a CPU")
     parser.add_argument("--limit-s", type=float, default=1e9, help="for all steps together, seconds")
     given = parser.parse_args(arguments)
     end_s = time.monotonic() + given.limit_s
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         session.look_for_gpu()
         for step in steps:
-            left_s = end_s - time.monotonic() - GRACE_S - 2 * KILL_S  # to end the step, and to write what came of it
+            left_s = end_s - time.monotonic() - GRACE_S - 2 * KILL_S  # time to end the step, and to write its result
             print(f"{step.name} ...", end=" ", flush=True)
             session.do(step, min(step.limit_s, left_s))
             print(f"{session.results[step.name]['state']}, {session.results[step.name]['seconds']:.0f} s", flush=True)
@@ -287,5 +287,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a step must not outlive its session
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: a step must not outlive its session
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""The steps of a GPU session, in order: what each runs, for how long at most, and the figure that sums it up.
+"""The steps of a GPU session, in order: what each runs, its time limit, and the figure that summarises it.
 
-Imports nothing but Python's own library, as tools/gpu_session.py: a bare machine has no more when it starts.
+Imports only Python's standard library, like tools/gpu_session.py: at first, a bare machine has nothing else.
 """
 
 import csv
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NOT_HERE = 77  # a step's exit code where the machine lacks what it needs; its last line says what
+NOT_HERE = 77  # a step's exit code if the machine lacks what it needs; its last line says what
 Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Step:
-    """In `argv`, PYTHON, JSON (the file that `numbers` come from), DATA, TRAIN and PRESET stand for themselves."""
+    """In `argv`, PYTHON, JSON (the file with its numbers), DATA, TRAIN and PRESET are placeholders."""
 
     name: str
     argv: tuple[str, ...]
     limit_s: int
-    figure: Callable[[str, Numbers], str]  # of what it printed and its numbers
-    row: str = ""  # of experiments/tables/gpu.toml: what it trains
+    figure: Callable[[str, Numbers], str]  # from what it printed and its numbers
+    row: str = ""  # row of experiments/tables/gpu.toml that it trains
     needs_gpu: bool = True
 
 
@@ -93,8 +93,8 @@ STEPS = (
 
 
 def numbers_of(step: Step, json_path: Path, train: Path, since: int = 0) -> Numbers:
-    """What the step measured: its JSON, or the last line of its row in the ledger, not counting the first `since`;
-    empty where there is none."""
+    """What the step measured: its JSON, or the last line of its row in the ledger, not counting the ledger's first
+    `since` lines; empty if there is none."""
     try:
         if not step.row:
             return json.loads(json_path.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def numbers_of(step: Step, json_path: Path, train: Path, since: int = 0) -> Numb
 
 
 def ledger_lines(train: Path) -> list[str]:
-    """Of the trainings so far; none where there is no ledger."""
+    """The ledger's lines so far; none if there is no ledger."""
     try:
         return (train / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def ledger_lines(train: Path) -> list[str]:
 
 
 def read_steps(out: Path) -> dict[str, dict[str, Any]]:
-    """What a session left in OUT/session.json of each step. Raises ValueError where that is no session's."""
+    """Each step's result from a session's OUT/session.json. Raises ValueError if a session did not write that file."""
     kinds: dict[str, Any] = {"state": str, "seconds": int | float, "figure": str, "numbers": dict, "where": dict}
     kinds["preset"] = str | None
     path = out / "session.json"
@@ -128,11 +128,11 @@ def read_steps(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_counters(text: str) -> list[dict[str, Any]]:
-    """ncu's `--csv --page raw`: a line per launch, as {"name", "us", and each other column that is a number}."""
+    """ncu's `--csv --page raw`: one item per launch, {"name", "us", and every other numeric column}."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
     rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
     found = []
-    for row in rows[1:]:  # the first has the units
+    for row in rows[1:]:  # the first row has the units
         numbers = {key: _number(value) for key, value in row.items() if key and "__" in key}
         time = numbers.pop("gpu__time_duration.sum", None)
         if time is not None:

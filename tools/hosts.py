@@ -1,4 +1,4 @@
-"""The patched code of a host for our tools to import: from the pinned commit, never from vendor/'s work tree."""
+"""A host's patched code, for our tools to import: from the pinned commit, never from vendor/'s working tree."""
 
 import importlib
 import shutil
@@ -19,29 +19,29 @@ from overlay.sealed import read_seal, sealed_files
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CONCERNS = ("compat", "cpu", "mtm")
-_CODE = (".py", ".cpp", ".cu", ".h", ".yaml")  # what importing and training need; images stay behind
+_CODE = (".py", ".cpp", ".cu", ".h", ".yaml")  # files that importing and training need; images are left out
 
 
 @contextmanager
 def imported(name: str, concerns: Collection[str] = _CONCERNS) -> Iterator[Callable[[str], ModuleType]]:
-    """A function that imports the host's modules, such as "training.networks_stylegan2", with our lines in them.
+    """A function that imports the host's modules, such as "training.networks_stylegan2", with our lines.
 
     Raises:
-        click.ClickException: where the submodule is not fetched.
+        click.ClickException: if the submodule is not fetched.
     """
     facts = HOSTS[name]
     with tempfile.TemporaryDirectory() as folder:
         write_patched(name, Path(folder), concerns)
         sys.path.insert(0, str(Path(folder, facts.code)))
         try:
-            importlib.import_module(f"{facts.package}dnnlib")  # today's libraries first: compat's line is in it
+            importlib.import_module(f"{facts.package}dnnlib")  # first: it has compat's line, which fixes libraries
             yield lambda module: importlib.import_module(facts.package + module)
         finally:
             sys.path.remove(str(Path(folder, facts.code)))
 
 
 def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS) -> None:
-    """Put the host's files with the lines of some concerns into `folder`. Raises as `imported` does."""
+    """Write the host's files with the lines of these concerns to `folder`. Raises the errors of `imported`."""
     host = next(h for h in load_hosts(_ROOT) if h.name == name)
     if (sealed := read_seal(host.folder)) is not None:
         _copy_sealed(host.folder, folder, concerns, sealed["concerns"])
@@ -63,8 +63,8 @@ def write_patched(name: str, folder: Path, concerns: Collection[str] = _CONCERNS
 
 
 def _copy_sealed(sealed: Path, folder: Path, concerns: Collection[str], there: Collection[str]) -> None:
-    """From a checkout without git, which has the lines of all its concerns. What those of launch, metrics and resume
-    bring is called by train.py and the training loop alone."""
+    """Copies from a checkout without git, which has the lines of all its concerns. Only train.py and the training loop
+    call what launch, metrics and resume add, so those lines do no harm."""
     if missing := set(concerns) - set(there):
         raise click.ClickException(f"{sealed.name} must be sealed with {', '.join(sorted(missing))}; pack it anew.")
     for path in sealed_files(sealed):

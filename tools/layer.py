@@ -1,4 +1,4 @@
-"""One layer as the benchmarks time it: its inputs, and what plain convolution, ours and others compute from them."""
+"""One layer for the benchmarks: its inputs, and the calls of plain convolution, ours and others on them."""
 
 import functools
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Problem:
         self.x = new(B, C, H, H).to(dtype, memory_format=layout).requires_grad_()
         self.weight = (new(C, C, 3, 3) * scale).to(dtype, memory_format=layout).requires_grad_()
         self.offset = (new(B, 18, H, H) * OFFSET_STD_PX).requires_grad_()
-        self.offset_like_x = self.offset.detach().to(dtype).requires_grad_()  # torchvision wants x's dtype
+        self.offset_like_x = self.offset.detach().to(dtype).requires_grad_()  # torchvision requires x's dtype
         self.grad_y = new(B, C, H, H).to(dtype, memory_format=layout)
 
     def plain(self) -> Tensor:
@@ -58,13 +58,13 @@ class Problem:
             getattr(self, name)()
 
     def forward_backward(self, name: str) -> None:
-        """As training does: gradients accumulate in the leaves, in the leaves' layouts."""
+        """As in training: gradients accumulate in the leaves, in the leaves' layouts."""
         for leaf in self._leaves(name):
             leaf.grad = None
         torch.autograd.backward(getattr(self, name)(), self.grad_y)
 
     def double_backward(self, name: str) -> None:
-        """Forward, gradient and the gradient's gradient, as path-length regularisation takes them."""
+        """Forward, gradient and the gradient's gradient, as in path-length regularisation."""
         leaves = self._leaves(name)
         steered = [t for t in leaves if t is not self.weight]
         grads = torch.autograd.grad(getattr(self, name)(), steered, self.grad_y, create_graph=True)
@@ -81,11 +81,11 @@ PASSES: dict[str, Pass] = {
     "forward+backward": Problem.forward_backward,
     "double backward": Problem.double_backward,
 }
-_CAN = {"torchvision": {"forward", "forward+backward"}, "onnxruntime": {"forward"}}  # the others: every pass
+_CAN = {"torchvision": {"forward", "forward+backward"}, "onnxruntime": {"forward"}}  # the others support every pass
 
 
 def can(name: str, what: str) -> bool:
-    """Whether a candidate has this pass: torchvision refuses a second derivative, onnxruntime does not train."""
+    """Whether a candidate has this pass: torchvision has no second derivative, onnxruntime does not train."""
     return what in _CAN.get(name, PASSES)
 
 
@@ -103,13 +103,13 @@ def onnx_session(shape: tuple[int, int, int]):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", ONNX_OPSET)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Its threads spin while they wait, as ours do, but must not do so while the next candidate runs.
+    # Its threads spin while they wait, like ours, but must not do so while the next candidate runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def why_not(name: str, device: str, dtype: torch.dtype) -> str | None:
-    """None if the candidate can run here, else why not."""
+    """None if the candidate can run here, else the reason."""
     if name == "onnxruntime" and (device != "cpu" or dtype != torch.float32):
         return "timed for float32 on the CPU only"
     try:
@@ -118,7 +118,7 @@ def why_not(name: str, device: str, dtype: torch.dtype) -> str | None:
         elif name == "onnxruntime":
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
-    except Exception as error:  # beside a CPU torch, torchvision's import fails in many ways
+    except Exception as error:  # with a CPU build of torch, torchvision's import fails in many ways
         hint = ". Run: pip install -r requirements-bench.txt" if name == "onnxruntime" else ""
         return f"{type(error).__name__}: {str(error).splitlines()[0]}{hint}"
     return None

@@ -1,10 +1,10 @@
-"""What the metrics of people see: real images against degraded ones.
+"""What the metrics for people detect: compares real images with degraded ones.
 
     python -m tools.probe_metrics people.zip
 
-Takes two sets of --nimg images of the data set, degrades the second in several ways, and measures each against the
-first.
-Prints a Markdown table: docs/metrics.md has it. The data set must be one of people, with its joints as labels.
+Takes two sets of --nimg images of the data set, degrades the second in several ways, and measures each version against
+the first. Prints a Markdown table, which docs/metrics.md contains. The data set must show people, with their joints as
+labels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def quarters_shuffled(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def nearest_pose(joints: np.ndarray, poses: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of `count` images nearest to one of `poses` random ones by their true joints, in equal shares."""
+    """Indices of `count` images, in equal shares the nearest to each of `poses` random images by their true joints."""
     from experiments.metrics.joints import normalised
 
     points = normalised(joints.astype(np.float64))
@@ -61,7 +61,7 @@ def nearest_pose(joints: np.ndarray, poses: int, count: int, rng: np.random.Gene
 
 
 def spoilt(images: Tensor, others: Tensor, joints: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-    """What is measured, by its name: `images` [N], and of `others` with their joints those of few poses."""
+    """The sets to measure, by name: `images` [N] and degraded versions, and images of few poses from `others`."""
     side = images.shape[-1]
     erased = images.clone()
     erased[:, :, side // 4 : side // 2, side // 4 : 3 * side // 4] = 128
@@ -79,7 +79,7 @@ def spoilt(images: Tensor, others: Tensor, joints: np.ndarray, rng: np.random.Ge
 
 
 def save(images: Tensor, path: Path) -> Path:
-    """The images as a zip of PNGs."""
+    """Writes the images as a zip of PNGs."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for i, image in enumerate(images):
             buffer = io.BytesIO()
@@ -89,7 +89,7 @@ def save(images: Tensor, path: Path) -> Path:
 
 
 def measured(real: Path, fake: Path, names: tuple[str, ...]) -> dict[str, float | None]:
-    """Each metric of the two files."""
+    """The value of each metric for the two files."""
     from contextlib import ExitStack
 
     from experiments.metrics.job import Job, measure_all

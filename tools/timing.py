@@ -1,7 +1,7 @@
 """How the benchmarks measure: medians over rounds in which all candidates take turns, and peak memory.
 
-They take turns so that a drift of the machine's speed favours none of them. Compare ratios; milliseconds hold for this
-machine at this time.
+They take turns so that a drift in the machine's speed favours none of them. Compare ratios; milliseconds are valid only
+for this machine at this time.
 """
 
 import ctypes
@@ -15,14 +15,14 @@ import torch
 
 Run = Callable[[], object]
 Clock = Callable[[Run], float]
-# The GPU waits so long (some 2 ms) before each timed call, so that launches are queued by then, as in training.
+# The GPU waits this long (about 2 ms) before each timed call, so that launches are queued by then, as in training.
 HEAD_START_CYCLES = 4_000_000
 FEWEST_ROUNDS = 5
 STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min}
 
 
 def wall_ms(run: Run) -> float:
-    """Wall-clock time of a call in ms; on a GPU that of the work it queued, too."""
+    """Wall-clock time of a call in ms; on a GPU including the work it queued."""
     synchronize()
     start_s = time.perf_counter()
     run()
@@ -31,14 +31,14 @@ def wall_ms(run: Run) -> float:
 
 
 def cpu_ms(run: Run) -> float:
-    """Processor time of a call in ms, of all threads together: what other work on a busy machine adds least to."""
+    """Processor time of a call in ms, of all threads together: the clock least affected by other work."""
     start_s = time.process_time()
     run()
     return (time.process_time() - start_s) * 1e3
 
 
 def event_ms(run: Run) -> float:
-    """Time that a GPU works on a call in ms, without what it costs to launch."""
+    """Time in ms that a GPU works on a call, without the launch overhead."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda._sleep(HEAD_START_CYCLES)
     start.record()
@@ -61,9 +61,9 @@ def turns_ms(
     warm_up: int = 1,
     statistic: str = "median",
 ) -> dict[str, float]:
-    """Median (or minimum) time of each candidate in ms, over at least `rounds` rounds and `seconds` of all of them.
+    """Median (or minimum) time of each candidate in ms, over at least `rounds` rounds and `seconds` in total.
 
-    A candidate is a call, or an iterator of calls that gives the next one for each turn.
+    A candidate is a call, or an iterator that returns the call for each turn.
     """
     calls = {name: c if isinstance(c, Iterator) else itertools.repeat(c) for name, c in candidates.items()}
     for _ in range(warm_up):
@@ -81,7 +81,7 @@ def turns_ms(
 
 def peak_mib(run: Run, device: str) -> float | None:
     """How far a call's peak memory rises above what was in use before it, in MiB; None if that cannot be read."""
-    run()  # libraries, thread pools and caches that stay
+    run()  # allocates libraries, thread pools and caches that stay
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -92,7 +92,7 @@ def peak_mib(run: Run, device: str) -> float | None:
     refs = Path("/proc/self/clear_refs")
     if not refs.exists():
         return None
-    ctypes.CDLL(None).malloc_trim(0)  # what is freed but still held would hide as much of the next call
+    ctypes.CDLL(None).malloc_trim(0)  # memory that is freed but still held would hide as much of the next call's
     refs.write_text("5")  # peak := current
     resident = _status_mib("VmRSS")
     run()

@@ -1,4 +1,4 @@
-"""A virtual environment with another torch release, to test on a CPU the range that pyproject.toml allows.
+"""A virtual environment with another torch release, to test the range that pyproject.toml allows on a CPU.
 
     python -m tools.torch_env 2.11.0      makes .torch/2.11.0 if necessary, and prints its Python
 
@@ -6,7 +6,7 @@ On Linux, PyPI's wheel is built for CUDA and depends on 2 to 3 GB of GPU librari
 loader requires. So only the wheel is downloaded (0.5 GB, 1.4 GB installed), and every missing library is replaced by a
 stub with functions of the required names that abort. It is for tests only: CUDA does not work in it.
 
-Environment: MTM_TORCH_ENVS, a folder to keep these environments in, in place of .torch in the repository.
+Environment: MTM_TORCH_ENVS, the folder for these environments, instead of .torch in the repository.
 Exit code 3 if the release is not available.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 REQUIRED = "filelock typing-extensions sympy networkx jinja2 fsspec setuptools numpy pytest hypothesis".split()
 UNAVAILABLE = 3
-# What the GPU libraries' functions are called.
+# Names of the GPU libraries' functions.
 _GPU_SYMBOL = re.compile(r"(cu|nccl|nvrtc|nvshmem|nvtx|nvJit)\w+", re.IGNORECASE)
 
 
@@ -63,7 +63,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _stand_in(libraries: Path) -> None:
-    """Writes a stub for every library that those in the folder need and that is missing."""
+    """Writes a stub for every missing library that those in the folder need."""
     own = sorted(libraries.glob("*.so*"))
     missing = {
         line.split()[0] for library in own for line in _run(["ldd", str(library)]).splitlines() if "not found" in line
@@ -80,7 +80,7 @@ def _stand_in(libraries: Path) -> None:
         source = Path(scratch) / "stand_in.c"
         source.write_text("void abort(void);\n" + "".join(f"void {name}(void) {{ abort(); }}\n" for name in wanted))
         for name in sorted(missing):
-            # The functions go into each: which library the loader asks for which of them is not worth finding out.
+            # Every stub gets all functions: finding out which library needs which of them is not worth it.
             _run(["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", str(source), "-o", str(libraries / name)])
 
 

@@ -1,10 +1,10 @@
 """Fetch the pretrained networks that the metrics need, each verified by its hash: make weights.
 
-    python -m tools.weights --dry-run                    what is there, what is missing, and the licences
-    python -m tools.weights                              fetch all that is missing
+    python -m tools.weights --dry-run                    what is present, what is missing, and the licences
+    python -m tools.weights                              fetch everything missing
     python -m tools.weights clip-vit-b-32 --from USB     take it from a folder: no network is used
 
-They go to the folder that MTM_WEIGHTS names, else to `weights` in the repository. experiments/weights.toml lists them.
+They go to the folder in MTM_WEIGHTS, else to `weights` in the repository. experiments/weights.toml lists them.
 """
 
 import os
@@ -32,7 +32,7 @@ from experiments.weights import (
 )
 from tools.archives import extract
 
-REFUSED = ".refused"  # what a wrong file is renamed to
+REFUSED = ".refused"  # suffix with which a wrong file is renamed
 
 
 def show(entries: list[Weights], folder: Path) -> str:
@@ -53,8 +53,8 @@ def show(entries: list[Weights], folder: Path) -> str:
 
 
 def obtain(entries: list[Weights], folder: Path, source: Path | None, say: Callable[[str], None]) -> None:
-    """Fetches every entry that `folder` lacks, or takes it from the folder `source`. One that fails does not stop the
-    others. Raises one UserError that lists those that failed, with what to do by hand."""
+    """Fetches every entry that `folder` lacks, or takes it from the folder `source`. If one fails, the others are still
+    fetched. Raises one UserError that lists those that failed, with what to do by hand."""
     failed: list[tuple[Weights, State]] = []
     attempts = Download.attempts
     for entry in entries:
@@ -64,7 +64,7 @@ def obtain(entries: list[Weights], folder: Path, source: Path | None, say: Calla
                 _make_room(state, say)
                 _take(entry, folder, source) if source else _fetch(entry, folder, attempts)
             say(f"{entry.name}: {'present' if state.kind == 'present' else 'verified'}, {state.path}")
-            locate([entry.name], folder)  # records the hash where nobody publishes one
+            locate([entry.name], folder)  # records the hash if nobody publishes one
         except UserError as error:
             if isinstance(error, DownloadError) and error.offline:
                 attempts = 1  # the others need not wait as long
@@ -75,7 +75,7 @@ def obtain(entries: list[Weights], folder: Path, source: Path | None, say: Calla
 
 
 def _make_room(state: State, say: Callable[[str], None]) -> None:
-    """Sets a wrong file aside; a stand-in is replaced at the end, and can be made again."""
+    """Sets a wrong file aside. A stand-in stays until it is replaced: it can be made again."""
     if state.kind != "wrong":
         return
     if not state.path.is_file():
@@ -108,7 +108,7 @@ def _download(entry: Weights, folder: Path, accepts: Callable[[str], bool], atte
 
 
 def _take(entry: Weights, folder: Path, source: Path) -> None:
-    """Links or copies the file from `source`, where it has its own name, or another one and the right bytes."""
+    """Links or copies the file from `source`, where it is found by name or size, and accepted by its hash."""
     accepts, dest = _acceptance(entry, folder), folder / entry.file
     for candidate in _candidates(entry, source):
         if accepts(_sha256(candidate)):
@@ -127,11 +127,11 @@ def _take(entry: Weights, folder: Path, source: Path) -> None:
 
 
 def _candidates(entry: Weights, source: Path) -> Iterator[Path]:
-    """Files of `source` that may be this one: those of its name, then those of its size."""
+    """Files of `source` that may be this one: those of its name, then, if its hash is known, those of its size."""
     named = [entry.file, urlsplit(entry.url).path.rsplit("/", 1)[-1]]
     files = [path for path in sorted(source.iterdir()) if path.is_file()]
     yield from (path for path in files if path.name in named)
-    if entry.sha256:  # else any file would do
+    if entry.sha256:  # without a hash, any file would do
         yield from (path for path in files if entry.size_bytes in (0, path.stat().st_size) and path.name not in named)
 
 
@@ -143,7 +143,7 @@ def _link_or_copy(source: Path, dest: Path) -> None:
 
 
 def _acceptance(entry: Weights, folder: Path) -> Callable[[str], bool]:
-    """Decides by a file's sha256 whether it is this entry's."""
+    """A function that decides by a file's sha256 whether it is this entry's."""
     pinned, stand_in = recorded(folder / PINNED).get(entry.name), recorded(folder / STAND_INS).get(entry.name)
     wanted = entry.sha256 or pinned
     return lambda sha256: sha256 == wanted if wanted else entry.accepts(sha256) and sha256 != stand_in

@@ -1,10 +1,10 @@
-// The CPU kernels of the sampling: gather, its gradient, and the gradient's gradient. Loaded with ctypes, so that a
+// The CPU kernels of the sampling: gather, its gradient, and the gradient's gradient. They are loaded with ctypes, so a
 // build needs a C++17 compiler and no torch header. Arithmetic and tensor layouts: sampling.h.
 //
-// Threads:     OpenMP, the pool that torch itself runs on.
-// Determinism: work is cut by shapes alone and every sum runs in a fixed order within one thread, so the bits do not
-//              depend on the number of threads. No atomics.
-// Precision:   T throughout, float or double. Half types are widened before and rounded after, in mtm_ops/_native.py.
+// Threads:     OpenMP, in torch's own thread pool.
+// Determinism: the work is divided by shapes only, and every sum runs in a fixed order within one thread, so the bits
+//              do not depend on the number of threads. No atomics.
+// Precision:   T throughout, float or double. mtm_ops/_native.py widens half types before and rounds the results.
 #include "scatter.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ void corner_pointers(const SampleParams& p, const T* t, const Row& row, const in
 // columns[n, k, c] = m * sum_corner value(corner) * x(corner, c)
 //
 // In:        x [B, H, W, C], offset, mask.   Out: columns [rows, kh*kw, C], or [rows, C, kh*kw] if channels_first.
-// Threads:   one row (output pixel) at a time, all its taps and channels.
+// Threads:   each takes one row (output pixel) at a time, with all its taps and channels.
 // Border:    corners outside read a row of zeros.
 // Reference: mtm_ops/reference.py, sample_columns.
 template <class T>
@@ -69,7 +69,8 @@ void add_tap_gradients(const SampleParams& p, const Row& row, int64_t g, int64_t
     if (p.grad_mask) static_cast<T*>(p.grad_mask)[mask_index(p, row, g, k)] += to_m;
 }
 
-// What one tap of an offset group has in a row's columns: channels [channel, channel + width) of image row.image.
+// The part of a row's columns that belongs to one tap and offset group: channels [channel, channel + width) of image
+// row.image.
 template <class T>
 struct TapWork {
     Row row;
@@ -81,7 +82,7 @@ struct TapWork {
 
 // Calls body(TapWork) for every tap of every row.
 //
-// Threads: one row at a time, all its taps and channels; whatever body adds to must belong to that row.
+// Threads: each takes one row at a time, with all its taps; body may add only to memory of that row.
 template <class T, class Body>
 void for_each_tap(const SampleParams& p, const Body& body) {
     const int64_t taps = p.kh * p.kw, width = p.C / p.groups;
@@ -103,7 +104,7 @@ void for_each_tap(const SampleParams& p, const Body& body) {
 
 // With g the gradient of the columns:
 //   grad_x(corner, c) += m * value(corner) * g(c);   grad_offset, grad_mask += first_order(sum_c g * x(corner))
-//   columns[n, k, c] = what gather_kernel gives, in g's place
+//   columns[n, k, c] = as in gather_kernel; overwrites g
 //
 // In:        x, offset, mask, columns (holding g).   Out: grad_x, grad_offset, grad_mask (added to), columns.
 // Reference: autograd of mtm_ops/reference.py, sample_columns.
@@ -150,7 +151,7 @@ void load_cotangents(const SampleParams& p, const Row& row, int64_t g, int64_t k
 }
 
 // The gradient of backward_kernel's gradients, for their cotangents gg_x, gg_offset and gg_mask; e = tangent_weights:
-//   columns[n, k, c] = sum_corner m * value(corner) * gg_x(corner, c) + e(corner) * x(corner, c), in g's place
+//   columns[n, k, c] = sum_corner m * value(corner) * gg_x(corner, c) + e(corner) * x(corner, c); overwrites g
 //   grad_x(corner, c) += e(corner) * g(c)
 //   grad_offset, grad_mask += second_order(sum_c g * x(corner), sum_c g * gg_x(corner))
 //
@@ -199,13 +200,13 @@ void double_backward_kernel(const SampleParams& p) {
     });
 }
 
-// to[j, i] = from[i, j] for i < n, j < m, both at most Block; lines are `from_step` and `to_step` elements apart.
+// to[j, i] = from[i, j] for i < n, j < m, both at most Block; lines start `from_step` and `to_step` elements apart.
 template <class T, int64_t Block>
 void transpose_tile(const T* from, T* to, int64_t from_step, int64_t to_step, int64_t n, int64_t m) {
     T tile[Block][Block];
     if (n == Block && m == Block) {
-        // A whole line at a time in and out: lines a power of two apart fall on one set of the first cache, which does
-        // not hold 16 of them. Constant bounds, so that the compiler transposes in registers.
+        // Copy a whole line at a time, in and out: lines a power of two apart map to one set of the first-level cache,
+        // which does not hold 16 of them. The bounds are constants, so the compiler transposes in registers.
         T lines[Block][Block];
         for (int64_t i = 0; i < Block; i++) std::memcpy(lines[i], from + i * from_step, sizeof(lines[i]));
         for (int64_t i = 0; i < Block; i++)
@@ -221,8 +222,8 @@ void transpose_tile(const T* from, T* to, int64_t from_step, int64_t to_step, in
     }
 }
 
-// out[b, j, i] = in[b, i, j] for in [batch, rows, columns]: several times faster than a general strided copy, and as
-// costly as the sampling itself at few channels if left to one.
+// out[b, j, i] = in[b, i, j] for in [batch, rows, columns]: several times faster than a general strided copy, which at
+// few channels takes as long as the sampling itself.
 template <class T>
 void transpose_kernel(const T* in, T* out, int64_t batch, int64_t rows, int64_t columns) {
     constexpr int64_t Block = 64 / sizeof(T);  // a cache line
@@ -250,8 +251,9 @@ void transpose_kernel(const T* in, T* out, int64_t batch, int64_t rows, int64_t 
 MTM_EXPORT(f32, float)
 MTM_EXPORT(f64, double)
 
-// The units of work that the scatter of p's rows is cut into, whatever the number of threads: their number, and into `sizes`
-// (where not null) the elements that each adds. So a test can tell for any number of threads how even the work is.
+// Returns the number of work units into which the scatter of p's rows is divided, which does not depend on the number
+// of threads. Writes to `sizes`, if not null, how many elements each unit adds: a test checks how evenly work is
+// divided.
 extern "C" int64_t scatter_units_f32(const SampleParams* p, int64_t* sizes) {
     const ScatterPlan plan(*p);
     if (sizes) {
@@ -266,7 +268,7 @@ extern "C" int64_t scatter_units_f32(const SampleParams* p, int64_t* sizes) {
 
 extern "C" int64_t sample_params_size() { return sizeof(SampleParams); }
 
-// 1 where the kernels were built with OpenMP: the doctor tells.
+// 1 if the kernels were built with OpenMP; mtm_ops.doctor reports it.
 extern "C" int threads_built_in() {
 #ifdef _OPENMP
     return 1;

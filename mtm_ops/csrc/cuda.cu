@@ -1,8 +1,9 @@
-// The entries of the CUDA library: how its kernels are launched. Loaded with ctypes: no torch header, so a build takes
-// seconds. Arithmetic and tensor layouts: sampling.h. Launch shapes: launch.h. Kernels: cuda_sample.h (columns, and the
-// gradients of offset and mask), cuda_index.h and cuda_grad_x.h (x's gradient), cuda_demodulate.h, cuda_layout.h.
+// The entry points of the CUDA library, which launch its kernels. They are loaded with ctypes, so a build needs no
+// torch header and takes seconds. Arithmetic and tensor layouts: sampling.h. Launch shapes: launch.h. Kernels:
+// cuda_sample.h (columns, and the gradients of offset and mask), cuda_index.h and cuda_grad_x.h (x's gradient),
+// cuda_demodulate.h, cuda_layout.h.
 //
-// Streams:     everything runs on the stream that is passed; nothing synchronises or allocates, so graphs capture it.
+// Streams:     everything runs on the given stream; nothing synchronises or allocates, so CUDA graphs can capture it.
 // Determinism: every sum has a fixed order, so the bits are the same on every call.
 #include "cuda_demodulate.h"
 #include "cuda_device.h"
@@ -13,7 +14,7 @@
 
 namespace {
 
-// Calls launch(vector, team) with the launch shape's numbers as compile-time constants.
+// Calls launch(vector, team) with the launch shape's values as compile-time constants.
 template <int N>
 struct Constant {
     static constexpr int value = N;
@@ -68,8 +69,9 @@ void launch_gather(const SampleParams& p, void* stream) {
     });
 }
 
-// grad_x first: it needs g, which the other kernel overwrites. And it needs the index of these rows. The other kernel is
-// started for what is wanted alone: where that is no more than columns of the first order, it is gather's.
+// grad_x comes first: it needs g, which the other kernel overwrites, and the inverse index of these rows. The other
+// kernel runs only if its results are needed. If only the columns of the first order are needed, gather computes them
+// instead.
 template <class S, class T, bool Second>
 void launch_gradients(const SampleParams& p, void* stream) {
     const Chunk chunk(p, p.row_begin, p.row_end);
@@ -94,7 +96,7 @@ void launch_double_backward(const SampleParams& p, void* stream) {
     launch_gradients<S, T, true>(p, stream);
 }
 
-// What went wrong with the launch, or null.
+// The launch's error message, or null.
 const char* launch_error() {
     const cudaError_t error = cudaGetLastError();
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -1,13 +1,13 @@
-// Demodulation on CUDA: what a modulated convolution needs beside the convolution, in one launch for the forward and one
-// for the backward. Plain torch takes some twenty, which at 8x8 and 16x16 cost more than the convolution.
+// Demodulation on CUDA: what a modulated convolution needs besides the convolution, in one launch for the forward and
+// one for the backward. Plain torch takes about twenty, which at 8x8 and 16x16 cost more than the convolution.
 //
-// With f and r the factors that bring weight and style to at most 1 (1 without p.rescale), constants for the gradient:
+// f and r are the factors that bring weight and style to at most 1 (1 without p.rescale), constants for the gradient:
 //   weight'[o, c, k] = f[o] * weight[o, c, k]          style'[b, c] = r[b] * style[b, c]
 //   energy[o, c] = sum_k weight'[o, c, k]^2
 //   gain[b, o] = 1 / sqrt(sum_c style'[b, c]^2 * energy[o, c] + eps)
-// c counts through the O-group's own channels; style' has those of all groups.
+// c counts the channels of o's weight group; style' has the channels of all groups.
 //
-// Specified by mtm_ops/_demodulation.py, reference. Determinism: every sum has a fixed order.
+// Reference: mtm_ops/_demodulation.py, reference. Determinism: every sum has a fixed order.
 #pragma once
 
 #include "cuda_device.h"
@@ -17,9 +17,9 @@ struct DemodulateParams {
     int64_t B, O, width, taps, groups;  // width: channels of a weight group; style has groups * width
     int64_t channel_step, tap_step;     // of weight and grad_weight, in elements; weight' is [O, taps, width]
     int64_t rescale;
-    double eps, tiny_weight, tiny_style;  // tiny: what a largest magnitude counts as at least
+    double eps, tiny_weight, tiny_style;  // tiny: lower bound of a largest magnitude
     const void* weight;         // S
-    const void* style;          // T [B, groups * width], as all that follows but what says S
+    const void* style;          // T [B, groups * width]; so are the tensors below that have no S
     void* scaled_weight;        // S
     void* scaled_style;
     void* energy;               // [O, width]
@@ -36,7 +36,7 @@ struct DemodulateParams {
 
 namespace {
 
-// Sum or largest of a block's 256 values, the same in every thread. `shared` has room for a warp's each.
+// Sum or maximum of a block's 256 values, returned to every thread. `shared` has room for one value per warp.
 template <bool Largest, class T>
 __device__ __forceinline__ T over_warp(T v) {
 #pragma unroll
@@ -64,7 +64,7 @@ __device__ __forceinline__ T magnitude(T v) {
 }
 
 // In: weight, style.   Out: scaled_weight, scaled_style, energy, factors, gain, style_out, gain_out.
-// Threads: a block per output channel; its warps take a sample each.
+// Threads: a block per output channel; each of its warps takes one sample at a time.
 template <class S, class T>
 __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_kernel(DemodulateParams p) {
     const T tiny_weight = T(p.tiny_weight), tiny_style = T(p.tiny_style);
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_kernel(Demodulate
     }
 }
 
-// d loss / d (the sum inside the root) of sample b and output channel o.
+// d loss / d (the sum inside the square root) of sample b and output channel o.
 template <class S, class T>
 __device__ __forceinline__ T grad_of_norm(const DemodulateParams& p, int64_t b, int64_t o) {
     const T gain = static_cast<const T*>(p.gain)[b * p.O + o];
@@ -134,7 +134,7 @@ __device__ __forceinline__ T grad_of_norm(const DemodulateParams& p, int64_t b, 
 // grad_weight[o, c, k] = f[o] * (grad_weight' + 2 weight' * sum_b grad_of_norm[b, o] * style'[b, c]^2)
 // grad_style[b, c]     = r[b] * (grad_style' + 2 style' * sum_o grad_of_norm[b, o] * energy[o, c])
 //
-// In: what the forward wrote, and the gradients of its results.   Out: grad_weight, grad_style.
+// In: the forward's results and their gradients.   Out: grad_weight, grad_style.
 // Threads: a block per output channel, then one per sample; a thread per channel.
 template <class S, class T>
 __global__ void __launch_bounds__(kThreadsPerBlock) demodulate_backward_kernel(DemodulateParams p) {

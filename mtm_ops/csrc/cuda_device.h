@@ -1,7 +1,7 @@
-// What the CUDA kernels share: 16-byte loads and stores, sums over a team, and where a tap's data lies.
+// Shared by the CUDA kernels: 16-byte loads and stores, sums over a team, and the location of a tap's data.
 //
-// S is what x, columns and gg_x are stored in (float, double, half, bfloat16); T, float or double, is what offsets,
-// masks, weights and every sum are in.
+// S is the storage type of x, columns and gg_x (float, double, half, bfloat16); T, float or double, is the type of
+// offsets, masks, weights and all sums.
 #pragma once
 
 #include "launch.h"
@@ -35,7 +35,7 @@ struct alignas(sizeof(S) * Vector < 16 ? sizeof(S) * Vector : 16) Pack {
     S v[Vector];
 };
 
-// One access of 16 bytes for a whole vector: of half types, the compiler makes four of 4 bytes if it is left to.
+// One 16-byte access for a whole vector: for half types, the compiler would make four 4-byte accesses of it.
 template <class S, int Vector>
 __device__ __forceinline__ Pack<S, Vector> load_pack(const S* from) {
     Pack<S, Vector> pack;
@@ -89,8 +89,8 @@ __device__ __forceinline__ T team_sum(T v) {
     return v;
 }
 
-// A range of rows, in 32 bits: 64-bit divisions would cost more than the sampling. mtm_ops/_native.py and _chunks.py see
-// to it that H*W is below 2^31, and 4*taps*groups times the rows of a range below 2^32.
+// A range of rows, in 32 bits: 64-bit divisions would cost more than the sampling. mtm_ops/_native.py and _chunks.py
+// ensure that H*W is below 2^31, and that 4*taps*groups times the rows of a range is below 2^32.
 struct Chunk {
     int64_t first_image;
     uint32_t first_place;  // of the first row within its image
@@ -109,7 +109,7 @@ struct Chunk {
     }
 };
 
-// image counts from the chunk's first.
+// image: counted from the chunk's first.
 __device__ __forceinline__ Row row_at(const Chunk& chunk, uint32_t image, uint32_t place) {
     const uint32_t oy = place / chunk.Wo;
     return {chunk.first_image + image, place, oy, place - oy * chunk.Wo};

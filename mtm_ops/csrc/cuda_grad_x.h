@@ -1,20 +1,20 @@
-// x's gradient on CUDA: each pixel gathers what the taps that sampled it pass on, in the order of the inverse index.
+// x's gradient on CUDA: each pixel gathers the shares of the taps that sampled it, in the order of the inverse index.
 #pragma once
 
 #include "cuda_index.h"
 
 namespace {
 
-constexpr uint32_t kCrowd = 1024;  // addends of a pixel that one team sums by itself
+constexpr uint32_t kCrowd = 1024;  // largest number of addends of a pixel that one team sums alone
 
-// Which tap a lane adds next, and how.
+// Which tap a lane adds next, and with which weight.
 template <class T>
 struct Addend {
-    uint32_t column;  // number of the tap's columns: row from the index's first, then tap
+    uint32_t column;  // number of the tap within the columns: row from the index's first, then tap
     T weight;
 };
 
-// Addend number i of a pixel, counted through its parts in order.
+// Addend number i of a pixel, counted through its index parts in order.
 template <class T, bool Second>
 __device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Chunk& indexed, uint32_t image, uint32_t g,
                                                  uint32_t pixel, uint32_t i) {
@@ -35,7 +35,7 @@ __device__ __forceinline__ Addend<T> find_addend(const SampleParams& p, const Ch
     T weight[4];
     locate(p, indexed, row, g, k, tap);
     scatter_weights<T, Second>(p, row, g, k, tap, weight);
-    // Selected, not indexed: an index known only at run time would put the weights into memory.
+    // Selected, not indexed: indexing with a runtime value would move the weights to local memory.
     const T upper = id & 1 ? weight[1] : weight[0], lower = id & 1 ? weight[3] : weight[2];
     return {(segment.row + r) * indexed.taps + k, id & 2 ? lower : upper};
 }
@@ -79,7 +79,7 @@ __device__ __forceinline__ void sum_addends(const SampleParams& p, const Chunk& 
                                             T (&sum)[Vector]) {
     const uint32_t lane = threadIdx.x % Team;
     const unsigned team = Team == 32 ? kAllLanes : ((1u << Team % 32) - 1) << (threadIdx.x % 32 / Team * Team);
-    // As of the index's first row.
+    // Points to where the columns of the index's first row would be.
     const S* columns = static_cast<const S*>(p.columns) - (p.row_begin - p.index_begin) * chunk.taps * chunk.C + task.c;
     for (uint32_t base = begin; base < count; base += step) {
         Addend<T> mine{0, T(0)};
@@ -97,13 +97,13 @@ __device__ __forceinline__ void sum_addends(const SampleParams& p, const Chunk& 
     }
 }
 
-// grad_x(pixel, c) = sum over the corners at that pixel of weight * g(c), g the columns; weight as scatter_weights.
+// grad_x(pixel, c) = sum over the corners at that pixel of weight * g(c); g: the columns; weight: see scatter_weights.
 //
-// In:          index, offset, mask, columns, with Second gg_offset and gg_mask.   Out: grad_x [B, H, W, C], T or, with
-//              p.stored_grad_x, S. Written in the first call for an image's first row, else added to.
-// Threads:     a team per pixel, group and slice of Team * Vector channels. A lane looks up one addend in Team of them.
-//              A pixel with more than kCrowd addends is summed by all teams of its block, a share each.
-// Determinism: the order of a pixel's sum is the index's, cut by the number of addends alone.
+// In:          index, offset, mask, columns; if Second, gg_offset and gg_mask.   Out: grad_x [B, H, W, C], in T, or in
+//              S if p.stored_grad_x. The first call for an image's first row writes it, later calls add to it.
+// Threads:     a team per pixel, group and slice of Team * Vector channels. Each lane looks up one of Team addends.
+//              A pixel with more than kCrowd addends is shared among all teams of its block.
+// Determinism: a pixel's sum has the index's order; how it is split among teams depends on the number of addends only.
 // Reference:   first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
 __global__ void __launch_bounds__(kThreadsPerBlock, 4) grad_x_kernel(SampleParams p, Chunk chunk, Chunk indexed) {

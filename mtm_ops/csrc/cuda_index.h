@@ -1,11 +1,11 @@
-// The inverse index of x's gradient on CUDA: which taps sampled a pixel. With it the gradient is a gather, without atomics
-// (cuda_grad_x.h). The index does not depend on the channels, which all share it.
+// The inverse index for x's gradient on CUDA: which taps sampled a pixel. With it the gradient is a gather without
+// atomics (cuda_grad_x.h). The index does not depend on the channels, so all of them share it.
 //
-// A tap is near up to four pixels, its corners: that is four entries. Entries are sorted by pixel with a stable radix
-// sort, so a pixel's sum has the same order, hence the same bits, on every call. How long the sort takes does not depend
-// on the offsets. The rows of an image and offset group are sorted in `parts` equal segments, a block each, so that few
-// images keep many multiprocessors busy; a pixel's entries are those of one part after the other. An index may have the
-// rows of several chunks of whole images: one launch then serves them all.
+// A tap samples up to four pixels, its corners, so it has up to four entries. Entries are sorted by pixel with a stable
+// radix sort, so a pixel's sum has the same order, and the same bits, on every call. The sort's duration does not
+// depend on the offsets. The rows of an image and offset group are divided into `parts` equal segments, each sorted by
+// one block, so that few images keep many multiprocessors busy; a pixel's entries are the concatenation of its entries
+// in each part. An index may contain the rows of several chunks of whole images: one launch then serves them all.
 //
 // Memory:  16 bytes per row, tap and group in index, index_keys and index_spare each (4 bytes an entry), and
 //          4 (H*W + 1) bytes per segment in index_starts. mtm_ops/_chunks.py bounds it.
@@ -23,20 +23,20 @@ constexpr int kSortThreads = 1024;  // many: a sort waits for memory at every st
 constexpr int kSortThreads = 512;
 #endif
 constexpr int kSortWarps = kSortThreads / 32;
-constexpr int kSortAhead = 4;  // steps whose entries are loaded at once
+constexpr int kSortAhead = 4;  // steps whose entries are loaded together
 static_assert(kDigits <= kSortThreads, "a thread per digit");
 constexpr uint32_t kOutside = 0xffffffffu;  // the key of a corner outside the image; it is left out of the index
 
 // The rows that one block sorts: part `part` of the index's rows of one image, for one group.
 struct Segment {
-    uint32_t place;    // of its first row within the image
-    uint32_t rows;     // how many
-    uint32_t row;      // the first, counted from the index's first
-    uint32_t entries;  // place of its first entry in index, index_keys and index_spare
-    int64_t starts;    // place of pixel 0 in index_starts: entries [starts[pixel], starts[pixel + 1]) are that pixel's
+    uint32_t place;    // place of its first row within the image
+    uint32_t rows;     // number of rows
+    uint32_t row;      // its first row, counted from the index's first
+    uint32_t entries;  // position of its first entry in index, index_keys and index_spare
+    int64_t starts;    // position of pixel 0 in index_starts; a pixel's entries: [starts[pixel], starts[pixel + 1])
 };
 
-// indexed: the rows that the index has; image counts from their first.
+// indexed: the rows in the index; image: counted from their first.
 __device__ __forceinline__ Segment locate_segment(const Chunk& indexed, uint32_t image, uint32_t g, uint32_t part) {
     const uint32_t first = image ? 0 : indexed.first_place;
     const uint32_t before = image ? image * indexed.places - indexed.first_place : 0;
@@ -52,11 +52,11 @@ __device__ __forceinline__ Segment locate_segment(const Chunk& indexed, uint32_t
 }
 
 struct SortScratch {
-    uint32_t count[kSortWarps][kDigits];  // per warp and digit: how many, then where the next one goes
+    uint32_t count[kSortWarps][kDigits];  // per warp and digit: first the count, then the next position
     uint32_t sum[kDigits];
 };
 
-// Entries first, first + 32 and so on, kSortAhead of them: their numbers, and their keys (kOutside beyond the end).
+// Entries first, first + 32 and so on, kSortAhead in total: their numbers, and their keys (kOutside beyond the end).
 __device__ __forceinline__ void load_entries(const uint32_t* key, const uint32_t* in, uint32_t first, uint32_t end,
                                              uint32_t (&id)[kSortAhead], uint32_t (&k)[kSortAhead]) {
 #pragma unroll
@@ -65,7 +65,8 @@ __device__ __forceinline__ void load_entries(const uint32_t* key, const uint32_t
     for (int a = 0; a < kSortAhead; a++) k[a] = first + 32 * a < end ? key[id[a]] : kOutside;
 }
 
-// scratch.count: from how many entries each warp has of each digit, to the place of its first. Returns all entries' number.
+// Turns scratch.count from each warp's number of entries per digit into the position of the first. Returns the total
+// number.
 __device__ __forceinline__ uint32_t place_digits(SortScratch& scratch) {
     const uint32_t digit = threadIdx.x;
     uint32_t total = 0;
@@ -74,7 +75,7 @@ __device__ __forceinline__ uint32_t place_digits(SortScratch& scratch) {
         scratch.sum[digit] = total;
     }
     __syncthreads();
-    for (uint32_t step = 1; step < kDigits; step *= 2) {  // sums up to and with each digit
+    for (uint32_t step = 1; step < kDigits; step *= 2) {  // inclusive sums over the digits
         const uint32_t before = digit < kDigits && digit >= step ? scratch.sum[digit - step] : 0;
         __syncthreads();
         if (digit < kDigits) scratch.sum[digit] += before;
@@ -93,8 +94,9 @@ __device__ __forceinline__ uint32_t place_digits(SortScratch& scratch) {
     return all;
 }
 
-// Sorts n entries by one digit of their keys, keeping the order of equal ones: out[..] = in[..], or their numbers 0 to
-// n - 1 where `in` is null. Leaves out those outside, and returns the number of the others. For a whole block.
+// Sorts n entries by one digit of their keys, and keeps the order of equal ones: out[..] = in[..], or the entries'
+// numbers 0 to n - 1 if `in` is null. Drops entries outside the image; returns the number of the others. Called by a
+// whole block.
 __device__ __forceinline__ uint32_t sort_by_digit(const uint32_t* key, const uint32_t* in, uint32_t* out, uint32_t n,
                                                   int shift, SortScratch& scratch) {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -129,11 +131,11 @@ __device__ __forceinline__ uint32_t sort_by_digit(const uint32_t* key, const uin
 }
 
 // index[i] = (k * segment.rows + r) * 4 + corner, for every corner inside the image of tap k of row r of a segment, in
-// ascending order of (pixel, k, r, corner); index_starts: where each pixel's begin.
+// ascending order of (pixel, k, r, corner); index_starts: where each pixel's entries begin.
 //
 // In:          offset T.   Out: index, index_starts; index_keys and index_spare are scratch.
 // Threads:     a block per segment.
-// Determinism: atomics count alone, in shared memory; counts do not depend on their order.
+// Determinism: atomics only count, in shared memory; counts do not depend on their order.
 template <class T>
 __global__ void __launch_bounds__(kSortThreads) index_kernel(SampleParams p, Chunk indexed) {
     __shared__ SortScratch scratch;
@@ -157,7 +159,7 @@ __global__ void __launch_bounds__(kSortThreads) index_kernel(SampleParams p, Chu
         while (passes < 32 / kDigitBits && (pixels - 1) >> (passes * kDigitBits)) passes++;
         const uint32_t* sorted = nullptr;
         uint32_t n = 4 * taps * segment.rows;
-        for (int pass = 0; pass < passes; pass++) {  // the last one ends in `out`
+        for (int pass = 0; pass < passes; pass++) {  // the last pass writes to `out`
             uint32_t* to = (passes - pass) % 2 ? out : spare;
             n = sort_by_digit(key, sorted, to, n, pass * kDigitBits, scratch);
             sorted = to;

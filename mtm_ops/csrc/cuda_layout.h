@@ -1,4 +1,4 @@
-// Between NCHW and NHWC on CUDA: the transposition of each image's [rows, columns], of any type of 2, 4 or 8 bytes.
+// Conversion between NCHW and NHWC on CUDA: transposes each image's [rows, columns], for any type of 2, 4 or 8 bytes.
 #pragma once
 
 #include "cuda_device.h"
@@ -12,13 +12,14 @@ struct TransposeParams {
 
 namespace {
 
-// out[b, j, i] = in[b, i, j], through shared memory, so that both sides are whole sectors.
+// out[b, j, i] = in[b, i, j], through shared memory, so that reads and writes cover whole sectors.
 //
-// Threads: a block per tile of 32 * Vector each way; a lane moves Vector neighbours, of 2 bytes two where both sides allow.
+// Threads: a block per tile of side 32 * Vector; a lane moves Vector neighbours: two for types of 2 bytes, if both
+//          sides allow it.
 template <class S, int Vector>
 __global__ void __launch_bounds__(kThreadsPerBlock) transpose_kernel(TransposeParams p) {
     constexpr int Side = 32 * Vector;
-    __shared__ S tile[Side][Side + Vector];  // the odd number of words a line keeps columns apart in the banks
+    __shared__ S tile[Side][Side + Vector];  // an odd number of words per line avoids bank conflicts between lines
     const int lane = threadIdx.x % 32 * Vector, warp = threadIdx.x / 32;
     const int64_t across = (p.columns + Side - 1) / Side, down = (p.rows + Side - 1) / Side;
     const int64_t tiles = p.batch * down * across;

@@ -1,15 +1,15 @@
-// The CUDA kernels over output pixels: gather, and the gradients of the columns, offset and mask to the second order.
+// The CUDA kernels over output pixels: gather, and the gradients of columns, offset and mask to the second order.
 #pragma once
 
 #include "cuda_device.h"
 
 namespace {
 
-// Where one pixel of a warp's tile samples, for one tap and group. Made by one lane, read by a team.
+// Where one pixel of a warp's tile samples, for one tap and group. Computed by one lane, read by a team.
 template <class T>
 struct Place {
     int32_t pixel[4];  // as in Tap
-    uint32_t image;    // from the chunk's first
+    uint32_t image;    // counted from the chunk's first
     T weight[4];
 };
 
@@ -23,9 +23,9 @@ __device__ __forceinline__ void set_place(Place<T>& place, uint32_t image, const
     }
 }
 
-// A warp's tile: neighbouring rows, and the tap and group they are looked at for.
+// A warp's tile: neighbouring rows, for one tap and group.
 struct Tile {
-    uint32_t row, rows;  // from the chunk's first
+    uint32_t row, rows;  // row: counted from the chunk's first
     uint32_t g, k;
 
     __device__ __forceinline__ Tile(const Chunk& chunk, uint32_t size, uint32_t number) {
@@ -36,7 +36,7 @@ struct Tile {
         g = kind - k * chunk.groups;
     }
 
-    // Place of the tap's first channel in the columns, for row r of the tile.
+    // Position of the tap's first channel in the columns, for row r of the tile.
     __device__ __forceinline__ int64_t column(const Chunk& chunk, uint32_t r) const {
         return (int64_t(row + r) * chunk.taps + k) * chunk.C + g * chunk.width;
     }
@@ -46,9 +46,9 @@ __device__ __forceinline__ uint32_t count_tiles(const Chunk& chunk, uint32_t siz
     return (chunk.rows + size - 1) / size * chunk.taps * chunk.groups;
 }
 
-// The image of a chunk's row, and its place there.
+// The image that a chunk's row belongs to, and its place there.
 struct Located {
-    uint32_t image, place;  // image from the chunk's first
+    uint32_t image, place;  // image: counted from the chunk's first
 
     __device__ __forceinline__ Located(const Chunk& chunk, uint32_t row) {
         image = (chunk.first_place + row) / chunk.places;
@@ -56,8 +56,8 @@ struct Located {
     }
 };
 
-// Loads Vector channels of each corner; zero outside the image. As stored: widened they would not fit the registers.
-// `image`: the image's first element, at the lane's channel.
+// Loads Vector channels of each corner; zero outside the image. In storage type: widened, they would not fit into
+// registers. `image`: the image's first element, at the lane's channel.
 template <class S, class T, int Vector>
 __device__ __forceinline__ void load_corners(const S* image, const Place<T>& place, uint32_t C,
                                              Pack<S, Vector> (&corner)[4]) {
@@ -131,19 +131,21 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) gather_kernel(SampleParam
 
 // Without Second, with g the gradient of the columns:
 //   grad_offset, grad_mask += first_order(sum_c g * x(corner))
-//   columns[n, k, c] = what gather_kernel gives, in g's place
-// With Second, the gradient of these and of grad_x_kernel's, for cotangents gg_x, gg_offset, gg_mask; e = tangent_weights:
+//   columns[n, k, c] = as in gather_kernel; overwrites g
+// With Second, the gradient of these and of grad_x_kernel's, for cotangents gg_x, gg_offset, gg_mask;
+// e = tangent_weights:
 //   grad_offset, grad_mask += second_order(sum_c g * x(corner), sum_c g * gg_x(corner))
-//   columns[n, k, c] = sum_corner m * value(corner) * gg_x(corner, c) + e(corner) * x(corner, c), in g's place
+//   columns[n, k, c] = sum_corner m * value(corner) * gg_x(corner, c) + e(corner) * x(corner, c); overwrites g
 //
-// In:        x, offset, mask, columns (holding g), with Second gg_x [B, H, W, C] S, gg_offset, gg_mask T.
-// Out:       columns if keep_columns; grad_offset and grad_mask T: written in the first call for these rows, else added to.
-// Threads:   launch.h; the lane that located a pixel's tap adds to its offset and mask gradient.
+// In:        x, offset, mask, columns (holding g); if Second, gg_x [B, H, W, C] S, gg_offset, gg_mask T.
+// Out:       columns if keep_columns; grad_offset and grad_mask T: the first call for these rows writes them, later
+//            calls add to them.
+// Threads:   launch.h; the lane that located a pixel's tap adds to that tap's offset and mask gradients.
 // Reference: first and second order autograd of mtm_ops/reference.py, sample_columns.
 template <class S, class T, int Vector, int Team, bool Second>
 __global__ void __launch_bounds__(kThreadsPerBlock, 2)
     tap_gradient_kernel(SampleParams p, Chunk chunk, uint32_t tile_size) {
-    constexpr int Dots = Second ? 8 : 4;  // with x and, then, with gg_x
+    constexpr int Dots = Second ? 8 : 4;  // products with x, and, if Second, with gg_x
     __shared__ Place<T> places[kThreadsPerBlock];
     __shared__ T tangent[Second ? kThreadsPerBlock : 1][4];  // e
     __shared__ T dots[kThreadsPerBlock][Dots];
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2)
             if constexpr (Second) scatter_weights<T, true>(p, row, tile.g, tile.k, tap, tangent[threadIdx.x]);
         }
         __syncwarp();
-        // All teams of a warp go round together, since all its lanes take part in team_sum.
+        // All teams of a warp run the same number of iterations, because team_sum needs all its lanes.
         for (uint32_t begin = 0; begin < tile.rows; begin += 32 / Team) {
             const uint32_t r = begin + in_warp / Team;
             T dot[Dots] = {};
@@ -209,7 +211,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 2)
         }
         __syncwarp();
         if (in_warp < tile.rows) {
-            Tap<T> tap;  // again: kept, it would take twenty registers from the loop above
+            Tap<T> tap;  // recomputed: kept, it would take twenty registers from the loop above
             locate(p, chunk, row, tile.g, tile.k, tap);
             const T m = mask_of<T>(p, row, tile.g, tile.k);
             const T* dot = dots[threadIdx.x];

@@ -1,8 +1,8 @@
-// The sampling arithmetic: one source for the CPU and the CUDA kernels. Knows nothing of torch.
+// The sampling arithmetic: one source for the CPU and the CUDA kernels, independent of torch.
 //
-// A tap samples x at (y, x) in pixels with bilinear weights a(f) = (1 - f, f) per axis, f the fractional part, and
-// derivative weights a'(f) = (-1, +1). Naming which axes use a': value (none), dy, dx, dxy. Every gradient of first and
-// second order is a gather or a scatter over the same four corners with some of these weights.
+// A tap samples x at (y, x) in pixels with bilinear weights a(f) = (1 - f, f) per axis, f the fractional part. The
+// derivative weights are a'(f) = (-1, +1). The names say which axes use a': value (none), dy, dx, dxy. Every gradient
+// of first and second order is a gather or a scatter over the same four corners with some of these weights.
 //
 // Corners are numbered 2*row + column: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
 #pragma once
@@ -26,32 +26,32 @@ struct SampleParams {
     int64_t padding_y, padding_x;
     int64_t dilation_y, dilation_x;
     int64_t groups;                     // G, offset groups: channel ranges of C/G with offsets of their own
-    int64_t row_begin, row_end;         // this call's rows
+    int64_t row_begin, row_end;         // rows of this call
     int64_t channels_first;             // CPU: gather's columns are [rows, C, kh*kw], the order of a weight [O, C, kh, kw]
-    int64_t index_begin, index_end;     // CUDA: the rows that the inverse index has; these rows are among them
+    int64_t index_begin, index_end;     // CUDA: the rows in the inverse index, which include this call's rows
     int64_t parts;                      // CUDA: segments of the inverse index per image and group (cuda_index.h)
     int64_t first_call;                 // CUDA: the first call for these rows: gradients are written, not added to
-    int64_t stored_grad_x;              // CUDA: grad_x is in the dtype of x, not in that of the sums
-    int64_t keep_columns;               // gradients: the columns are read afterwards; else they need not be written
-    // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho, Wo];
-    // columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
+    int64_t stored_grad_x;              // CUDA: grad_x has the dtype of x, not that of the sums
+    int64_t keep_columns;               // gradients: the columns are read afterwards; if 0, they need not be written
+    // x-like tensors are channels-last [B, H, W, C]; offset-like [B, 2*G*kh*kw, Ho, Wo]; mask-like [B, G*kh*kw, Ho,
+    // Wo]; columns [row_end - row_begin, kh*kw, C]. Pointers a kernel does not name are not read; mask may be null.
     const void* x;
     const void* offset;
     const void* mask;
     void* columns;
-    void* grad_x;                       // gradients are added to; null: not wanted
+    void* grad_x;                       // gradients are added to; null: not requested
     void* grad_offset;
     void* grad_mask;
     const void* gg_x;                   // cotangents of grad_x, grad_offset, grad_mask (double backward)
     const void* gg_offset;
     const void* gg_mask;
-    void* index;                        // CUDA: the inverse index, and what it is made with (cuda_index.h)
+    void* index;                        // CUDA: the inverse index, and its scratch memory (cuda_index.h)
     void* index_keys;
     void* index_spare;
     void* index_starts;
 };
 
-// Whether a gradient kernel has nothing to do for the taps themselves.
+// Whether a gradient kernel has nothing to compute except grad_x.
 MTM_HD bool only_grad_x(const SampleParams& p) { return !p.grad_offset && !p.grad_mask && !p.keep_columns; }
 
 // Where one tap samples: the pixel and weight of each corner. Weights of corners outside the image are zero.
@@ -61,11 +61,12 @@ struct Tap {
     T value[4], dy[4], dx[4], dxy[4];
 };
 
-// In: y, x in pixels (any value, NaN and infinity too). A place a pixel or more outside, or not finite, has no corner.
+// In: y, x in pixels (any value, including NaN and infinity). A position a pixel or more outside, or not finite, has no
+//     corner.
 // Requires H, W >= 1. Specified by mtm_ops/reference.py, sample_columns.
 template <class T>
 MTM_HD void locate_tap(T y, T x, int64_t H, int64_t W, Tap<T>& tap) {
-    // Written so that NaN fails it; only then is the cast to an integer defined.
+    // Written so that NaN fails the test: the cast to an integer is only defined if it passes.
     const bool near = y > T(-1) && y < T(H) && x > T(-1) && x < T(W);
     const T y_near = near ? y : T(0), x_near = near ? x : T(0);
     const T y_floor = std::floor(y_near), x_floor = std::floor(x_near);
@@ -101,7 +102,7 @@ MTM_HD Row locate_row(const SampleParams& p, int64_t n) {
     return row;
 }
 
-// Index of tap k of group g in an offset-like tensor: its dy; dx follows one plane (Ho*Wo) later.
+// Index of the dy of tap k of group g in an offset-like tensor; its dx follows one plane (Ho*Wo) later.
 MTM_HD int64_t offset_index(const SampleParams& p, const Row& row, int64_t g, int64_t k) {
     const int64_t taps = p.kh * p.kw, places = p.Ho * p.Wo;
     return ((row.image * p.groups + g) * taps + k) * 2 * places + row.place;
@@ -112,7 +113,7 @@ MTM_HD int64_t mask_index(const SampleParams& p, const Row& row, int64_t g, int6
     return ((row.image * p.groups + g) * taps + k) * places + row.place;
 }
 
-// Tap k, which is (ky, kx) of the kernel.
+// Locates tap k, which is (ky, kx) of the kernel.
 template <class T>
 MTM_HD void locate_tap_at(const SampleParams& p, const Row& row, int64_t g, int64_t k, int64_t ky, int64_t kx, Tap<T>& tap) {
     const T* offset = static_cast<const T*>(p.offset) + offset_index(p, row, g, k);
@@ -141,15 +142,15 @@ MTM_HD void first_order(const Tap<T>& tap, T m, const T* dot, T& grad_y, T& grad
     grad_m = weighted_sum(tap.value, dot);
 }
 
-// Second order: how the corners of x enter the columns' change, for cotangents ggy, ggx, ggm of the offset's and the
-// mask's gradient: m * (ggy * dy + ggx * dx) + ggm * value. The same weights scatter g into x's gradient.
+// Second order: the weights of x's corners in the columns' tangent, for cotangents ggy, ggx, ggm of the offset's and
+// the mask's gradient: m * (ggy * dy + ggx * dx) + ggm * value. The same weights scatter g into x's gradient.
 template <class T>
 MTM_HD void tangent_weights(const Tap<T>& tap, T m, T ggy, T ggx, T ggm, T* weight) {
     for (int corner = 0; corner < 4; corner++)
         weight[corner] = m * (ggy * tap.dy[corner] + ggx * tap.dx[corner]) + ggm * tap.value[corner];
 }
 
-// Second order, to offset and mask. dot as above; dot_gg[corner] = sum over channels of g * gg_x(corner).
+// Second order, with respect to offset and mask. dot as above; dot_gg[corner] = sum over channels of g * gg_x(corner).
 //   to y: m * (dy . dot_gg + ggx * dxy . dot) + ggm * dy . dot   (to x likewise; d2/dy2 of a bilinear function is 0)
 //   to m: value . dot_gg + ggy * dy . dot + ggx * dx . dot
 template <class T>

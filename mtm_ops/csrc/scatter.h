@@ -1,9 +1,9 @@
-// The scatter of the sampling's gradients into x's, on the CPU: parallel, and with the same bits on any number of threads.
+// The scatter of the sampling's gradients into x's, on the CPU: parallel, with the same bits for any number of threads.
 //
-// A tap adds its column to four pixels that may lie anywhere, so rows cannot be shared out among threads. Instead the
+// A tap adds its column to four pixels anywhere in the image, so rows cannot be divided among threads. Instead the
 // pixels are: a block of neighbouring pixels belongs to one thread at a time. A stable counting sort lists, for each
-// block, what the rows add to it, in the order of the rows. So a pixel's sum is in the rows' order always, whatever the
-// blocks are and however many threads there are, and there are as many units of work as blocks and channel slices.
+// block, what the rows add to it, in the order of the rows. So a pixel's sum always follows the order of the rows,
+// whatever the blocks and the number of threads. There is one unit of work per block and channel slice.
 #pragma once
 
 #include "sampling.h"
@@ -26,13 +26,13 @@ T mask_of(const SampleParams& p, const Row& row, int64_t g, int64_t k) {
     return p.mask ? static_cast<const T*>(p.mask)[mask_index(p, row, g, k)] : T(1);
 }
 
-constexpr int64_t kBlockLog2 = 4;         // 16 pixels: few, for many units of work: [1, 64, 64, 64] has 256
-constexpr int64_t kMostBlocks = 1024;     // per image: the sort counts for each of them
-constexpr int64_t kSliceChannels = 256;   // a block's slice fits the first cache, beside what is added to it
-constexpr int64_t kSortRows = 64;         // that one thread lists at a time
-constexpr int64_t kAhead = 6;             // shares whose columns are fetched in advance: they lie far apart
+constexpr int64_t kBlockLog2 = 4;         // 16 pixels: few, to get many units of work: [1, 64, 64, 64] has 256
+constexpr int64_t kMostBlocks = 1024;     // per image: the sort keeps a count for each
+constexpr int64_t kSliceChannels = 256;   // a block's slice fits the first-level cache, with what is added to it
+constexpr int64_t kSortRows = 64;         // rows that one thread lists at a time
+constexpr int64_t kAhead = 6;             // shares whose columns are prefetched: they lie far apart
 
-// How a call's scatter is cut, from shapes alone. A bin is one block of pixels of one image and offset group.
+// How a call's scatter is divided, by shapes only. A bin is one block of pixels of one image and offset group.
 struct ScatterPlan {
     int64_t first_image, images, block_log2, blocks, bins, slices, sort_units;  // 2^block_log2 pixels a block
 
@@ -60,13 +60,14 @@ constexpr int32_t kPair = INT32_MIN;
 // What one tap adds to one block: weight[0] * column to a pixel and, if it is a pair, weight[1] * column to the next.
 template <class T>
 struct Share {
-    int32_t place;   // of the pixel within its block; of a pair, that minus 2^31
+    int32_t place;   // index of the pixel within its block; for a pair, that minus 2^31
     int32_t column;  // (row - row_begin) * kh*kw + k
     T weight[2];
 };
 
-// The shares of rows [begin, end), in order: into share[i] and its bin into bin[i]. Returns their number, at most 4 a tap.
-// weights(row, g, k, tap, weight[4]) gives the corners' weights. Without branches, which offsets would make unpredictable.
+// Lists the shares of rows [begin, end), in order: each into share[i], and its bin into bin[i]. Returns their number,
+// at most 4 per tap. weights(row, g, k, tap, weight[4]) computes the corners' weights. No branches here: offsets would
+// make them unpredictable.
 template <class T, class Weights>
 int64_t list_shares(const SampleParams& p, const ScatterPlan& plan, int64_t begin, int64_t end, const Weights& weights,
                     Share<T>* share, int32_t* bin) {
@@ -85,7 +86,7 @@ int64_t list_shares(const SampleParams& p, const ScatterPlan& plan, int64_t begi
                 for (int left = 0; left < 4; left += 2) {  // the upper two corners, then the lower two
                     const int64_t a = tap.pixel[left], b = tap.pixel[left + 1];
                     const int64_t a_block = a >> plan.block_log2, b_block = b >> plan.block_log2;
-                    const bool pair = a_block == b_block;  // of two outside too, which are not counted
+                    const bool pair = a_block == b_block;  // also if both are outside; those are not counted
                     share[count] = {int32_t(a & in_block) | (pair ? kPair : 0), column, {weight[left], weight[left + 1]}};
                     bin[count] = int32_t(bins + a_block);
                     count += a >= 0;
@@ -99,7 +100,7 @@ int64_t list_shares(const SampleParams& p, const ScatterPlan& plan, int64_t begi
     return count;
 }
 
-// All shares, those of one bin together, in the order of the rows.
+// All shares, grouped by bin, in the order of the rows.
 template <class T>
 struct Shares {
     std::vector<int64_t> start;  // of each bin; [bins + 1]
@@ -144,7 +145,7 @@ struct Shares {
 // grad_x(corner, c) += weight(corner) * columns[n, k, c], for every corner inside the image.
 //
 // In:          offset, columns, and what `weights` reads.   Out: grad_x (added to).
-// Threads:     a block of pixels and a channel slice each.
+// Threads:     each takes a block of pixels and a channel slice.
 // Determinism: a pixel's sum is in ascending order of (row, tap).
 template <class T, class Weights>
 void scatter_columns(const SampleParams& p, const Weights& weights) {
