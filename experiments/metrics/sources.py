@@ -147,7 +147,7 @@ class ImageFiles(FileSamples):
             )
 
     def identity(self) -> dict[str, Any]:
-        """See FileSamples. Labels have a hash of their own, because a folder's dataset.json is no image."""
+        """See FileSamples. Labels have a hash of their own, because a folder's dataset.json is not an image."""
         return {
             "files": files_sha256(self.path, self.source.names),
             "chosen": hashlib.sha256("\n".join(self._chosen).encode("utf-8", "surrogateescape")).hexdigest(),
