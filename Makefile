@@ -8,7 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
-# A GPU machine may have an interpreter with torch for its GPU, and no network: PYTHON=python3 on the command line uses it.
+# A GPU machine may have no network, but an interpreter with torch for its GPU. Use it with PYTHON=python3.
 GIVEN     := $(filter command,$(origin PYTHON))
 GPU_PY    := $(if $(GIVEN),$(PYTHON),$(PY))
 READY_DEV := $(VENV)/.ready-dev
@@ -18,7 +18,7 @@ DOCS_VENV := .venv-docs
 PRESET ?= full
 TABLE  ?= $(or $(filter smoke study,$(MAKECMDGOALS)),quickstart)
 TABLES ?=
-# The paper's tables share a folder, and so the runs that appear in several of them.
+# The paper's tables share a folder, so that they share runs that appear in several of them.
 OUT    ?= runs/$(if $(filter reproduce-%,$(MAKECMDGOALS)),paper,$(if $(filter gpu-session,$(MAKECMDGOALS)),gpu,$(TABLE)))$(if $(filter-out full,$(PRESET)),-$(PRESET))
 DATA   ?=
 FROM   ?=
@@ -27,14 +27,14 @@ HOST   ?=
 CONCERN ?=
 TORCH  ?= 2.11.0
 WORKERS ?= 2
-# What depends on torch's release: registration, compile, autocast, fake kernels, autograd.
+# The tests that depend on torch's release: registration, compile, autocast, fake kernels, autograd.
 TORCH_TESTS = $(addprefix tests/ops/test_, registration.py entry.py results.py weight_groups.py errors.py module.py \
 	demodulation.py precision.py half_conv.py)
 
-# If the environment forbids bytecode, every process in a new .venv compiles torch anew: 8 seconds each.
+# If the environment forbids bytecode files, every process in a new .venv compiles torch again, in 8 seconds.
 export PYTHONDONTWRITEBYTECODE =
 
-# Paths reach the shell through the environment and unexpanded, so that $$, quotes and spaces in them have no special meaning.
+# Paths reach the shell unexpanded, through the environment, so that $$, quotes and spaces in them are not special.
 export MTM_DATA := $(value DATA)
 export MTM_FROM := $(value FROM)
 export MTM_SLURM_ARGS := $(value SLURM_ARGS)
@@ -52,7 +52,7 @@ REPRODUCE = $(PY) -m experiments.reproduce $* --preset $(PRESET) --out "$$MTM_OU
 OVERLAY = $(PY) tools/apply_patches.py
 CHOSEN  = $(addprefix --host ,$(HOST)) $(addprefix --concern ,$(CONCERN))
 
-# A target that does not exist.
+# For targets that do not exist.
 .DEFAULT:
 	@echo "make: there is no target '$@'. Print the targets: make help" >&2; exit 2
 
@@ -71,8 +71,8 @@ help:  ## List every target
 
 setup: $(READY_DEV)  ## Create .venv and install the pinned requirements (PYTHON= chooses the interpreter)
 
-# Without pip's compiling of every file to bytecode, which takes longer than unpacking: Python compiles what it imports.
-# Also where .venv/bin/python is gone: a .venv that was half deleted.
+# --no-compile, because compiling all files to bytecode takes longer than unpacking; Python compiles what it imports.
+# FORCE, if .venv/bin/python is missing because .venv was partly deleted.
 $(READY): requirements.txt pyproject.toml $(if $(wildcard $(PY)),,FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { version=$$($(PYTHON) -V 2>/dev/null) || \
 		version="$(PYTHON), which does not run"; echo "make setup: PYTHON must be Python 3.11 or newer; got $$version." \
@@ -100,7 +100,7 @@ reproduce-all:  ## Reproduce every table and figure of the paper (PRESET=full, s
 
 reproduce-table1:  ## Reproduce one of table1 (1a to 1d), table1a, table2, table3 (3a to 3c), table4, tableA1, tableA2, fig4, figures
 
-# A dry run needs the small environment alone.
+# A dry run needs only the small environment.
 reproduce-%: $(if $(DRY_RUN),$(READY),$(READY_DEV)) FORCE
 	@$(REPRODUCE)
 
@@ -141,8 +141,8 @@ patch-check: $(READY)  ## Check the patch files, and print which patches are app
 count-params: $(READY)  ## Print the numbers of parameters with and without MTM, next to the paper's Table 4
 	@$(PY) -m tools.count_params
 
-# A process takes whole test files, so that a fixture of a file is made once. A file's
-# tests run in order, the slow folders first, and processes that tests start take one thread each unless they ask for more.
+# Each worker process takes whole test files, so that a file's fixtures are made once. Tests keep the order of
+# collection, slow folders first. Processes that tests start use one thread each unless they ask for more.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(READY_DEV)  ## Run the tests (WORKERS=2 processes)
@@ -164,7 +164,7 @@ docs: $(DOCS_VENV)/.ready  ## Build the documentation as a site in build/site; f
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
-# An environment of its own: it reads docstrings without importing torch.
+# A separate environment: it reads docstrings without importing torch.
 $(DOCS_VENV)/.ready: requirements-docs.txt
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r $<

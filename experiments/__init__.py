@@ -1,6 +1,7 @@
-"""The paper's tables: what to run (tables/), running it (run), what came out (ledger), and showing it (report)."""
+"""The paper's tables: their definitions (tables/), the runner (run), the record of all runs (ledger), the report."""
 
 import os
 
-# torch then allocates memory in huge pages. On a CPU, page faults took two fifths of the time of StyleSV's images.
+# Makes torch allocate memory in huge pages: on a CPU, page faults took two fifths of the time of generating StyleSV's
+# images.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

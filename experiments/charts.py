@@ -1,4 +1,4 @@
-"""One PNG that sums a table up: verdict, generated and real images, the Fig. 4 switch, learned offsets, curves."""
+"""One PNG that summarises a table: verdict, generated and real images, the Fig. 4 switch, learned offsets, curves."""
 
 import textwrap
 from pathlib import Path
@@ -21,9 +21,9 @@ STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 9.0, "axes.l
 WIDTH_INCHES = 13.0
 CREDIT_SIZE = 8
 BAND_ASPECT = 6.2
-TITLE_INCHES = 0.092  # of a character of an image's title
-HEADING_CHARACTERS = 150  # of a line of the heading
-MOST_ROWS = len(ROW_COLOURS)  # the report shows the others
+TITLE_INCHES = 0.092  # width of one character of an image's title
+HEADING_CHARACTERS = 150  # per line of the heading
+MOST_ROWS = len(ROW_COLOURS)  # the report shows all of them
 SUMMARY_TITLES = {
     "reals": "Real images",
     "offsets": "{row}: learned offsets",
@@ -33,7 +33,7 @@ Titled = tuple[str, Image.Image]
 
 
 def summary_png(results: Results, path: Path) -> None:
-    """Draws the first MOST_ROWS rows that have something to show."""
+    """Draws the first MOST_ROWS rows that have something to show to `path`."""
     rows = ([row for row in results.rows if row.entry or row.first.ticks] or results.rows)[:MOST_ROWS]
     bands = _pack(_summary_images(rows))
     curves = curve_names(rows)
@@ -82,7 +82,7 @@ def _draw_curve(axes: Axes, rows: list[RowResult], name: str, legend: bool) -> N
 
 
 def _summary_images(rows: list[RowResult]) -> list[Titled]:
-    """Generated images of each row, real ones, and one row's offsets and switch; what cannot be read is left out."""
+    """Generated images of each row, real images, and one row's offsets and Fig. 4. Leaves out unreadable files."""
     generated: list[Titled] = []
     others: dict[str, Titled] = {}
     for result in rows:
@@ -98,17 +98,17 @@ def _read(file: Path | None) -> Image.Image | None:
     try:
         return read_rgb(file) if file else None
     except ValueError:
-        return None  # the report names it
+        return None  # the report lists the unreadable file
 
 
 def _room(titled: Titled) -> float:
-    """The width that an image needs for a height of 1, for itself or for its title."""
+    """The width that an image of height 1 needs: its own or its title's, whichever is larger."""
     title, image = titled
     return max(image.width / image.height, BAND_ASPECT * TITLE_INCHES * len(title) / WIDTH_INCHES)
 
 
 def _pack(images: list[Titled]) -> list[list[Titled]]:
-    """Fills bands in order, each up to BAND_ASPECT wide for a height of 1."""
+    """Fills bands with the images in order; each band is at most BAND_ASPECT wide at height 1."""
     bands: list[list[Titled]] = []
     for titled in images:
         if bands and sum(_room(other) for other in bands[-1]) + _room(titled) <= BAND_ASPECT:
@@ -119,7 +119,7 @@ def _pack(images: list[Titled]) -> list[list[Titled]]:
 
 
 def _band_inches(band: list[Titled]) -> float:
-    """Height of a band, titles included: its images share the width, and none is blown up beyond reason."""
+    """Height of a band in inches, titles included. Its images share the width, up to a maximum height."""
     return 0.4 + min(4.5, WIDTH_INCHES / sum(_room(titled) for titled in band))
 
 
@@ -131,7 +131,7 @@ def _show(axes: Axes, title: str, image: Image.Image) -> None:
 
 
 def _heading(results: Results, rows: list[RowResult]) -> list[tuple[str, dict[str, Any], float]]:
-    """The heading's paragraphs: text in lines that fit, how it is written, and its height, inches."""
+    """The heading's paragraphs: (wrapped text, text properties, height in inches)."""
     numbers = ";  ".join(
         f"{result.row.title}: {METRICS[name].title} {number_text(value, result.spread(name))}{result.mark(name)}"
         for result in rows

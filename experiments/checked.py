@@ -1,5 +1,5 @@
-"""Values from files, checked: pydantic models whose errors name the file, the key, what was expected and what was
-found."""
+"""Validation of values from files: pydantic models whose errors name the file, the key, the expected value and the
+actual one."""
 
 import json
 import math
@@ -36,15 +36,15 @@ def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Value = Annotated[str | int | float | bool, BeforeValidator(_scalar)]  # of a trainer's option
+Value = Annotated[str | int | float | bool, BeforeValidator(_scalar)]  # value of a trainer's option
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, lt=1 << 63)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]  # None stands for NaN and infinity
 
 
 def storable(value: Any) -> Any:
-    """JSON values with None for every NaN and infinity, which JSON cannot hold, and with U+FFFD for what UTF-8 cannot:
-    parts of a path in another encoding, lone surrogates."""
+    """JSON values with NaN and infinity, which JSON cannot hold, replaced by None; and characters that UTF-8 cannot
+    encode (lone surrogates, such as those from a path in another encoding) replaced by U+FFFD."""
     if isinstance(value, dict):
         return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -55,7 +55,7 @@ def storable(value: Any) -> Any:
 
 
 def check(model: type[Model], values: Any, where: str) -> Model:
-    """`values` as a `model`. Raises UserError that names `where` (a file) and every key that is wrong."""
+    """`values` as a `model`. Raises UserError, naming `where` (a file) and every wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -63,7 +63,8 @@ def check(model: type[Model], values: Any, where: str) -> Model:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The file's JSON object with None for NaN and infinity; empty if there is no file. Otherwise raises UserError."""
+    """The file's JSON object with None for NaN and infinity; empty if there is no file. Raises UserError if the file
+    cannot be read or holds anything else."""
     if not path.exists():
         return {}
     try:
@@ -76,7 +77,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(model: type[Model], path: Path) -> Model:
-    """The file's JSON object as a `model`. Raises UserError naming the file where it is absent, no JSON or wrong."""
+    """The file's JSON object as a `model`. Raises UserError, naming the file, if it is missing, not JSON or wrong."""
     if not path.exists():
         raise UserError(f"{path}: expected a file, got none.")
     return check(model, read_object(path), path.name)
@@ -114,7 +115,7 @@ def _at(place: tuple[int | str, ...]) -> str:
 
 
 def _key(place: tuple[int | str, ...]) -> str:
-    """('rows', 0, 'kimg') as rows[0].kimg."""
+    """Formats ('rows', 0, 'kimg') as rows[0].kimg."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
 

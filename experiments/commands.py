@@ -1,4 +1,4 @@
-"""What the commands that start runs share: an option, paths that are refused, and how errors and Ctrl-C end them."""
+"""Shared by the commands that start runs: an option, the check of paths, and the handling of errors and Ctrl-C."""
 
 import os
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ CACHE = click.option(
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Ends a command with the message of a UserError, and at Ctrl-C while data is made or the report is drawn. A
-    training stops by itself, with its snapshot."""
+    """Ends the command with the message of a UserError, or at Ctrl-C while data is made or the report is drawn. Runs
+    handle Ctrl-C themselves: a training saves a snapshot first."""
     try:
         yield
     except UserError as error:
@@ -33,7 +33,7 @@ def told() -> Iterator[None]:
 
 
 def check_paths(*paths: str) -> None:
-    """Raises UserError for a path that is not UTF-8: JSON, reports and other machines could not hold it."""
+    """Raises UserError for a path that is not UTF-8, because JSON, reports and other machines cannot represent it."""
     for path in paths:
         try:
             path.encode()

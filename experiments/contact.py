@@ -1,4 +1,4 @@
-"""The contact sheet of a table with several trainers: a row for each, plain and MTM beside each other."""
+"""The contact sheet of a table with several trainers: one row per trainer, plain and MTM side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ COLUMNS: tuple[Cell, ...] = (
 
 
 def write_contact_sheet(out: Path, groups: Sequence[Sequence[RowResult]]) -> Path | None:
-    """Writes the sheet into the table's folder and returns its path; removes an old one if there is none."""
+    """Writes the sheet into the table's folder and returns its path. If there is nothing to draw, removes an old sheet
+    and returns None."""
     path = out / NAME
     if (sheet := contact_sheet(groups)) is None:
         path.unlink(missing_ok=True)
@@ -36,8 +37,8 @@ def write_contact_sheet(out: Path, groups: Sequence[Sequence[RowResult]]) -> Pat
 
 
 def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
-    """A row for each baseline and the first row that is compared with it: images of both, of the offsets switched off,
-    and of the offsets; videos as a strip of frames. None if fewer than two pairs have images."""
+    """One line for each baseline and the first row that is compared with it: images of both, images with the offsets
+    switched off, and the offsets; videos as a strip of frames. None if fewer than two pairs have images."""
     pairs = [(group[0], group[1]) for group in groups if len(group) > 1 and group[1].row.baseline == group[0].row.id]
     rows = [(plain.row.title, _strips(plain, mtm)) for plain, mtm in pairs]
     rows = [(title, strips) for title, strips in rows if any(strips)]
@@ -64,7 +65,7 @@ def contact_sheet(groups: Sequence[Sequence[RowResult]]) -> Image.Image | None:
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float) -> str:
-    """The text in lines of at most that width, unless a single word is wider."""
+    """The text wrapped to `width_px`; a single wider word stays whole."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -80,7 +81,8 @@ def _strips(plain: RowResult, mtm: RowResult) -> list[Image.Image | None]:
 
 
 def read_strip(result: RowResult, name: str, width_px: int | None = STRIP_PX) -> Image.Image | None:
-    """One of the row's images, resized to a width or unchanged; None if it does not exist or cannot be read."""
+    """One of the row's images, resized to `width_px` or unchanged if that is None; None if it is missing or
+    unreadable."""
     file = result.image(name)
     if file is None:
         return None

@@ -1,7 +1,7 @@
-"""What runs are expected to cost: time of one device from published seconds per kimg, and disk from their snapshots.
+"""Expected costs of runs: device time from published seconds per kimg, and disk space from the snapshots.
 
-The hosts publish the speed of plain training only. A row with MTM is counted as that times the ratio that OUT's own
-bench of Table 4 measured (BENCH). Without a ratio it is counted as plain, and the plan says so.
+The hosts publish the speed of plain training only. For a row with MTM, that time is multiplied by the ratio that the
+bench of Table 4 in OUT measured (BENCH). Without a ratio it is counted as plain, and the plan says so.
 """
 
 import math
@@ -20,7 +20,7 @@ NOT_MEASURED = "MTM counted as plain: its ratio has not been measured (make benc
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of one run. `device_s`: seconds of one device, however many share the work."""
+    """The cost of one run. `device_s`: device-seconds in total, however many devices share the work."""
 
     device: str
     device_s: float
@@ -29,12 +29,12 @@ class RunCost:
 
 
 def bench_of(out: Path) -> dict[str, Any]:
-    """What the bench of Table 4 measured for this OUT; empty if it did not run. Raises UserError for a bad file."""
+    """The measurements of the bench of Table 4 in OUT; empty if it did not run. Raises UserError for a bad file."""
     return read_object(out / BENCH)
 
 
 def training_ratios(bench: Mapping[str, Any]) -> dict[str, float]:
-    """Training time with each MTM setting relative to plain, where it was measured on a GPU."""
+    """Training time with each MTM setting relative to plain, if it was measured on a GPU; else empty."""
     if bench.get("device") == "cpu":
         return {}
     settings = bench.get("settings", {})
@@ -42,7 +42,7 @@ def training_ratios(bench: Mapping[str, Any]) -> dict[str, float]:
 
 
 def run_cost(row: Row, ratios: Mapping[str, float]) -> RunCost | None:
-    """The cost of one run of the row; None if its setting gives no estimate."""
+    """The cost of one run of the row; None if its setting has no estimate."""
     estimate = row.estimate
     if estimate is None:
         return None
@@ -79,7 +79,8 @@ def totals(costs: Iterable[RunCost]) -> tuple[dict[str, float], float]:
 
 
 def disk_needed_gb(table: Table, costs: Mapping[Path, RunCost], data_gb: float) -> float:
-    """What is still to be written: the preset's number, or that of runs, less what their folders hold, and data."""
+    """Disk space still needed, in GB: the preset's own number if it has one; otherwise the data sets plus each run's
+    estimate minus what its folder already holds."""
     if table.applied.cost is not None:
         return table.applied.cost.disk_gb
     return data_gb + sum(max(0.0, cost.disk_gb - held_gb(folder)) for folder, cost in costs.items())

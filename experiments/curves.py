@@ -1,4 +1,4 @@
-"""Training curves as panels that the report's template draws: few, small, and in the page's own colours."""
+"""Training curves as panels for the report's template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.results import RowResult
 
-# What is drawn where a trainer reports it and it varies, most telling first; all else stays in the trainer's files.
+# Curves that are drawn if a trainer reports them and they vary, most informative first. All others stay in the
+# trainer's files.
 CURVE_TITLES = {
     "G_loss": "Generator loss",
     "D_loss": "Discriminator loss",
@@ -20,8 +21,8 @@ CURVE_TITLES = {
     "path_penalty": "Path-length penalty",
 }
 MOST_PANELS = 4
-MOST_POINTS = 120  # of a line; more are averaged
-WIDTH, HEIGHT = 340, 190  # of a panel, in the SVG's units
+MOST_POINTS = 120  # per line; neighbours are averaged if there are more
+WIDTH, HEIGHT = 340, 190  # of a panel, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
 
 Line = list[tuple[float, float]]
@@ -34,7 +35,7 @@ def curve_names(rows: Sequence[RowResult]) -> list[str]:
 
 
 def lines_of(row: RowResult, name: str) -> list[Line]:
-    """(kimg, value) of each of the row's runs that reports the curve; what is not finite is left out."""
+    """One line of (kimg, value) for each of the row's runs that reports the curve, without non-finite values."""
     lines = []
     for run in row.runs:
         points = [(tick.kimg, tick.curves[name]) for tick in run.ticks if name in tick.curves]
@@ -48,8 +49,8 @@ def _varies(line: Line) -> bool:
 
 
 def panels(rows: Sequence[RowResult]) -> list[dict[str, Any]]:
-    """For each curve {"title", "x_ticks", "y_ticks": [(place, text)], "lines": [{"colour": index of its row, "points",
-    "first": whether it is of the row's first run}]}; places in the SVG's units."""
+    """One panel per curve: {"title", "x_ticks", "y_ticks": [(position, text)], "lines": [{"colour": index of the row,
+    "points", "first": whether it is the row's first run}]}, positions in SVG units."""
     return [_panel(rows, name) for name in curve_names(rows)]
 
 
@@ -84,7 +85,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _thinned(line: Line) -> Line:
-    """At most MOST_POINTS points, means of neighbours."""
+    """The line with at most MOST_POINTS points, each the mean of neighbours."""
     size = math.ceil(len(line) / MOST_POINTS)
     parts = [line[i : i + size] for i in range(0, len(line), size)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]

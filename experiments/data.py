@@ -1,4 +1,4 @@
-"""Data sets for the runner: made by their recipe once, kept in a cache, described by their content."""
+"""Data sets for the runner: made once by their recipe, kept in a cache, described by their content."""
 
 import hashlib
 import json
@@ -19,15 +19,16 @@ TOOL = ("-m", "tools.data")
 
 
 class Data:
-    """The data sets of one table. `sources` are the user's paths by data set: what its publisher provides or, for a
-    rendered data set, the user's own images (Table.with_data). `cache` is the folder of data sets already made."""
+    """The data sets of one table. `sources` maps data sets to the user's paths: the publisher's files or, for a
+    rendered data set, the user's own images (Table.with_data). `cache` is the folder of finished data sets."""
 
     def __init__(self, table: Table, sources: dict[str, Path], cache: Path, skip_broken: bool = False) -> None:
         self._table, self.sources, self.cache, self._skip_broken = table, sources, cache, skip_broken
         self._stamps: dict[str, list] = {}
 
     def path(self, name: str) -> Path:
-        """Where the zip of data set `name` is, or will be; the name changes with whatever changes its content."""
+        """The path of the zip of data set `name`, whether or not it exists yet. The file's name changes with everything
+        that can change its content: options, source files and the code of the recipe."""
         if (made := self.given(name)) is not None:
             return made
         dataset = self._table.datasets[name]
@@ -38,7 +39,7 @@ class Data:
         return self.cache / f"{self._table.family}-{name}-{key.hexdigest()[:12]}.zip"
 
     def given(self, name: str) -> Path | None:
-        """The user's source where it is the data set itself, as tools.data made it."""
+        """The user's source if it is the finished data set, as tools.data writes it; else None."""
         source = self.sources.get(name)
         if source is None or source.suffix != ".zip" or not source.is_file():
             return None
@@ -49,7 +50,7 @@ class Data:
         return source if made == self._table.datasets[name].recipe else None
 
     def step(self, name: str) -> Step:
-        """The command that makes it; SOURCE stands for what the user has to give."""
+        """The command that makes the data set; SOURCE is a placeholder for a source that the user has not given yet."""
         dataset = self._table.datasets[name]
         recipe = RECIPES[dataset.recipe]
         source = [str(self.sources.get(name, "SOURCE"))] * recipe.takes_source
@@ -59,28 +60,28 @@ class Data:
         return Step(name="data", argv=argv)
 
     def prepare(self, name: str) -> tuple[Path, DatasetInfo]:
-        """Makes the data set unless it is there, and returns its zip and what it holds.
+        """Makes the data set unless it exists; returns its zip and its description.
 
-        Raises UserError if the recipe fails (its own message is above, on stderr).
+        Raises UserError if the recipe fails; by then the recipe has printed its own message to stderr.
         """
         path = self.path(name)
         if not path.exists():
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, *self.step(name).argv[1:]]
-            code = subprocess.run(command, stdout=2).returncode  # what it says goes to stderr
+            code = subprocess.run(command, stdout=2).returncode  # its stdout goes to our stderr
             if code or not path.exists():
                 raise UserError(f"Failed to create the data set {name!r} (exit code {code}); see above.")
             _remember(path, _as_made(path))
         return path, described(path)
 
     def known(self, name: str) -> DatasetInfo | None:
-        """What the data set holds, where it is made and was described already; writes nothing."""
+        """The description of the data set if it exists and has been described before; else None. Writes nothing."""
         path = self.path(name)
         return described(path) if path.exists() and path.with_suffix(".json").exists() else None
 
     def check_sources(self, names: list[str]) -> None:
-        """Raises UserError now, before any work, if a source is missing or of the wrong kind."""
+        """Raises UserError, before any work is done, if a source is missing or of the wrong kind."""
         for name in names:
             recipe = RECIPES[self._table.datasets[name].recipe]
             if recipe.takes_source and name not in self.sources and not self.path(name).exists():
@@ -89,7 +90,7 @@ class Data:
             self.check_source(name)
 
     def check_source(self, name: str) -> None:
-        """Raises UserError if what the user gave for the data set does not exist or is of the wrong kind."""
+        """Raises UserError if the user's source for the data set does not exist or is of the wrong kind."""
         if self.given(name) is None:
             RECIPES[self._table.datasets[name].recipe].check(self.sources[name])
 
@@ -100,7 +101,7 @@ class Data:
         return flags + [f"--{key}={value}" for key, value in options.items() if not isinstance(value, bool)]
 
     def _source_stamp(self, name: str) -> list:
-        """Of the user's files, looked at once."""
+        """`_stamp` of the user's files, computed once."""
         source = self.sources.get(name)
         if source is None or not source.exists():
             return []
@@ -110,15 +111,15 @@ class Data:
 
 
 def _stamp(source: Path) -> list:
-    """Names, sizes and times of a source's files: cheap, and changes whenever they do."""
+    """Names, sizes and modification times of a source's files: cheap to read, and changes whenever a file does."""
     files = [source] if source.is_file() else sorted(source.rglob("*"))
     kept = [f for f in files if f.is_file() and (f == source or _matters(f))]
     return [[str(source.resolve())], *[[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in kept]]
 
 
 def described(path: Path) -> DatasetInfo:
-    """`describe`, remembered beside the zip: for a large data set it takes minutes. A file there that is not ours is
-    not touched."""
+    """`describe`, cached in a file beside the zip because it takes minutes for a large data set. Never overwrites a
+    file that this module did not write."""
     info = remembered(path)
     if info is None:
         info = describe(path)
@@ -128,7 +129,7 @@ def described(path: Path) -> DatasetInfo:
 
 
 def remembered(path: Path) -> DatasetInfo | None:
-    """What `described` wrote for the zip in its present state; None if there is nothing."""
+    """The description that `described` cached for the zip in its current state; None if there is none."""
     try:
         stat = path.stat()
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -140,7 +141,7 @@ def remembered(path: Path) -> DatasetInfo | None:
 
 
 def _is_ours(note: Path) -> bool:
-    """Whether the file may be written: it does not exist, or contains (the beginning of) what we write."""
+    """Whether the file may be written: it does not exist, is empty, or begins as `_remember` writes it."""
     try:
         return note.read_bytes()[:9] in (b'{"stamp":', b"")
     except OSError:
@@ -155,8 +156,8 @@ def _remember(path: Path, info: DatasetInfo) -> None:
 
 
 def _as_made(path: Path) -> DatasetInfo:
-    """What the recipe says of the zip that it has just written, without its lists: `describe` would read it all again,
-    which takes the better part of an hour for a million images."""
+    """The description of a new zip from its manifest, without the lists in its notes. `describe` would read every image
+    again, which takes the better part of an hour for a million images."""
     manifest = read_manifest(path)
     info = DatasetInfo(**{field.name: manifest[field.name] for field in fields(DatasetInfo)})
     return replace(info, notes={key: value for key, value in info.notes.items() if not isinstance(value, list)})

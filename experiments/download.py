@@ -1,7 +1,7 @@
-"""A file from the web that arrives complete and verified, or not at all.
+"""Downloads a file completely and verified, or not at all.
 
-Partial content stays beside the file until it is complete, even if the process is killed, and the next call requests
-only the rest. Two processes that want the same file wait for each other. Nothing that fails to verify is left.
+Partial content is kept beside the file, even if the process is killed, and the next call requests only the rest. If two
+processes want the same file, one waits for the other. A file that fails verification is deleted.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ _LONGEST_WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Download:
-    """What to fetch: `accepts(sha256)` decides whether the bytes are right; `size_bytes` is 0 if it is not known.
-    `attempts` in a row without progress end it, with pauses of pause_s, 2 pause_s, 4 pause_s... between them."""
+    """What to fetch: `accepts(sha256)` decides whether the bytes are right; `size_bytes` is 0 if unknown. The download
+    fails after `attempts` attempts in a row without progress, with pauses of pause_s, 2 pause_s, 4 pause_s... between
+    them."""
 
     url: str
     accepts: Callable[[str], bool]
@@ -38,13 +39,13 @@ class Download:
     size_bytes: int = 0
     attempts: int = 6
     pause_s: float = 1.0
-    timeout_s: tuple[float, float] = (10.0, 60.0)  # to connect; between two reads
+    timeout_s: tuple[float, float] = (10.0, 60.0)  # for connecting, and between two reads
 
     def to(self, dest: Path) -> str:
         """Fetches into `dest` and returns its sha256; a file at `dest` is replaced at the end.
 
-        Raises DownloadError if the server or the network fails, or the bytes are not accepted, and UserError for
-        the disk. A file that another process has fetched meanwhile is taken as it is.
+        Raises DownloadError if the server or the network fails or the bytes are not accepted, and UserError for disk
+        errors. If another process has fetched the file in the meantime, nothing is fetched.
         """
         with locked(dest, waiting=lambda: tqdm.write(f"{dest.name}: another process is fetching it; waiting for it.")):
             if dest.is_file() and self.accepts(sha256 := sha256_of(dest)):
@@ -55,7 +56,7 @@ class Download:
                     sha256 = _Transfer(self, partial, session, bar).run()
                     os.replace(partial.path, dest)
             except UserError as error:
-                if not isinstance(error, DownloadError) or not partial.size:  # frees the space on a full disk
+                if not isinstance(error, DownloadError) or not partial.size:  # on a full disk this frees space
                     partial.remove()
                 raise
             partial.remove()
@@ -75,7 +76,7 @@ class Download:
 
 @dataclass
 class Partial:
-    """What has been fetched of a file, and of which version of it: the server's ETag or date."""
+    """The part of a file that has been fetched, and the version of the file: the server's ETag or date."""
 
     path: Path
     notes: Path
@@ -84,7 +85,7 @@ class Partial:
 
     @classmethod
     def at(cls, dest: Path, url: str) -> "Partial":
-        """That of `dest` as it lies on the disk; empty if it is of another address."""
+        """The partial file of `dest` on the disk; empty if it came from another URL."""
         found = cls(dest.with_name(f".{dest.name}.partial"), dest.with_name(f".{dest.name}.partial.json"), url)
         try:
             notes = json.loads(found.notes.read_text(encoding="utf-8"))
@@ -102,7 +103,7 @@ class Partial:
         return 0
 
     def begin(self, validator: str) -> None:
-        """Empties it, for this version of the file."""
+        """Starts again from 0 bytes, for this version of the file."""
         self.remove()
         self.validator = validator
         with atomic_output(self.notes) as notes:
@@ -120,7 +121,7 @@ class _Transfer:
     partial: Partial
     session: requests.Session
     bar: Any
-    joined: bool = field(default=False, init=False)  # the bytes come from several answers
+    joined: bool = field(default=False, init=False)  # the bytes come from several responses
 
     def run(self) -> str:
         """Fetches until the bytes are accepted; returns their sha256."""
@@ -134,12 +135,12 @@ class _Transfer:
                 return sha256
             got = f"{self.partial.size} bytes with sha256 {sha256}"
             self.partial.remove()
-            if not (self.joined and once_more):  # else two versions of the file may have met in one
+            if not (self.joined and once_more):  # retry: the parts may come from two versions of the file
                 break
         raise DownloadError(f"the server sent other bytes than the published ones: {got}")
 
     def _complete(self) -> None:
-        """Attempts until the file has come; an attempt that brings it further than ever is no failure."""
+        """Tries until the file is complete. An attempt that makes progress resets the count of failures."""
         failures, most = 0, self.partial.size
         while not (self.what.size_bytes and self.partial.size == self.what.size_bytes):
             try:
@@ -156,7 +157,7 @@ class _Transfer:
                 time.sleep(min(max(failed.wait_s, self.what.pause_s * 2 ** (failures - 1)), _LONGEST_WAIT_S))
 
     def _attempt(self) -> None:
-        """One request, for what is left; its bytes go to the partial file. Raises AttemptError or DownloadError."""
+        """Requests the rest once and appends it to the partial file. Raises AttemptError or DownloadError."""
         offset = self.partial.size
         headers = {"Accept-Encoding": "identity"}
         if offset:
@@ -177,7 +178,7 @@ class _Transfer:
             self._write(answer)
 
     def _continues(self, answer: requests.Response, offset: int) -> bool:
-        """Whether this answer goes on where the partial file ends, in the same version of the file."""
+        """Whether this response continues where the partial file ends, in the same version of the file."""
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
         now, then = web.validator(answer), self.partial.validator
         return span is not None and int(span[1]) == offset and (not now or not then or now == then)
@@ -197,13 +198,13 @@ class _Transfer:
                     self.partial.remove()
                     raise DownloadError(f"the server sent more than the {whole} bytes of the file")
                 file.write(data)
-                file.flush()  # if we are killed, what has come stays
+                file.flush()  # keeps the received bytes if this process is killed
                 self.bar.update(len(data))
         if size < whole:
             raise AttemptError(f"the server ended the file after {size} of {whole} bytes", attempts=3)
 
     def _need(self, answer: requests.Response, size: int) -> None:
-        """Raises DownloadError if the disk has no room for the rest."""
+        """Raises DownloadError if the disk has too little space for the rest."""
         length = answer.headers.get("Content-Length", "")
         left = self.what.size_bytes - size if self.what.size_bytes else int(length) if length.isdigit() else 0
         free = free_bytes(self.partial.path.parent)

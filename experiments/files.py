@@ -15,7 +15,7 @@ from pathlib import Path
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _SETTLED_NS = 1_000_000_000
 _ABANDONED_S = 24 * 3600
-MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # several may share a folder
+MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # several machines may share a folder
 
 
 class UserError(ValueError):
@@ -45,7 +45,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk and a folder that cannot be written, while writing `path`, into a UserError."""
+    """Turns errors while writing `path`, such as a full disk or a read-only folder, into a UserError."""
     try:
         yield
     except OSError as error:
@@ -63,8 +63,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds `path`, which need not exist, for one process at a time by a lock beside it. Where another holds it, calls
-    `waiting` and waits. Raises UserError if the folder cannot be written.
+    """Holds a lock file beside `path`, which need not exist, so that one process at a time works on it. If another
+    process holds it, calls `waiting` once and waits. Raises UserError if the folder cannot be written.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _remove_abandoned(path: Path) -> None:
         if not old.name.startswith(prefix) or not pid.isdigit():
             continue
         with suppress(FileNotFoundError):
-            # Whether a process of another machine works on is not to be seen from here.
+            # A process on another machine cannot be checked from here, so its file's age decides.
             lives = _alive(int(pid)) if machine in ("", MACHINE) else time.time() - old.stat().st_mtime < _ABANDONED_S
             if not lives:
                 old.unlink()
@@ -117,14 +117,14 @@ def _alive(pid: int) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 as 64 hex digits, from its bytes."""
+    """The file's sha256 as 64 hex digits, computed from its bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The file's sha256, remembered beside it in .NAME.sha256 while its size, times and inode stay what they were, so
-    that a large file is not read at every start. Raises UserError if it cannot be read."""
+    """The file's sha256, cached beside it in .NAME.sha256 as long as its size, times and inode do not change, so that a
+    large file is not read at every start. Raises UserError if it cannot be read."""
     try:
         facts = path.stat()
         identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
@@ -136,7 +136,7 @@ def file_sha256(path: Path) -> str:
         sha256 = sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Restore the file, or remove it.") from error
-    # A file that was changed just now may be changed again within the resolution of the file system's clock.
+    # A file that has just changed may change again within the resolution of the file system's clock.
     if time.time_ns() - facts.st_ctime_ns > _SETTLED_NS:
         with suppress(OSError, UserError), atomic_output(memory) as partial:  # a folder may be read-only
             partial.write_text(json.dumps({"file": identity, "sha256": sha256}), encoding="utf-8")

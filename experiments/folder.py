@@ -1,8 +1,8 @@
-"""OUT: what it holds, whose it is, and which folder in it is a run's. docs/running.md shows the layout.
+"""The output folder OUT: its content, its owner, and the folders of its runs. docs/running.md shows the layout.
 
-A run's folder is OUT/runs/<row>/<seed>-<identity8>. The identity is what decides the result of the training: trainer,
-options, the data's content, and the host's commit and patches. So a changed option makes another folder, and an old
-result is never mistaken for a new one. A new row, title, metric or number of samples changes no run.
+A run's folder is OUT/runs/<row>/<seed>-<identity8>. The identity is everything that decides the result of the training:
+trainer, options, the data's content, and the host's commit and patches. So a changed option makes another folder, and
+an old result is never mistaken for a new one. A new row, title, metric or number of samples changes no run.
 """
 
 import fcntl
@@ -28,8 +28,8 @@ LOCK = ".lock"
 
 
 class OutState(Checked):
-    """OUT's table.json: the table as the last call had it, its data, and the folder of each of its runs below OUT by
-    row and seed."""
+    """OUT's table.json: the table of the last call, its data, and the folder of each run, relative to OUT, by row and
+    seed."""
 
     schema_version: int
     table: dict[str, Any]
@@ -38,7 +38,8 @@ class OutState(Checked):
 
 
 def identity(row: Row, content_sha256: str) -> dict[str, Any]:
-    """What must be the same for a run of this row to be continued, except the seed, which its folder names."""
+    """Everything that must be unchanged for a run of this row to be continued, except the seed, which is in the
+    folder's name."""
     trainer = TRAINERS[row.trainer]
     return {
         "trainer": trainer.name,
@@ -50,13 +51,13 @@ def identity(row: Row, content_sha256: str) -> dict[str, Any]:
 
 
 def run_folder(out: Path, row: str, seed: int, identity: dict[str, Any]) -> Path:
-    """Where the run works."""
+    """The folder of the run."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return out / "runs" / row / f"{seed}-{digest[:8]}"
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Where two identities differ, as lines 'options.kimg: there 20, here 30'."""
+    """The differences of two identities, as lines such as 'options.kimg: there 20, here 30'."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *[key for key in now if key not in before]]
         return [
@@ -73,7 +74,7 @@ def _short(value: Any) -> str:
 
 
 def others(run: Run) -> list[str]:
-    """A line for each other run of this row and seed that is kept in OUT, with what differs."""
+    """One line for each other run of this row and seed in OUT, with the differences."""
     lines = []
     for folder in sorted(run.folder.parent.glob(f"{run.seed}-*")):
         if folder != run.folder and (folder / RUN).exists():
@@ -87,7 +88,7 @@ def others(run: Run) -> list[str]:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Holds OUT for one runner at a time. Raises UserError if it is held. Runs have locks of their own."""
+    """Locks OUT for one runner at a time. Raises UserError if another one holds it. Runs have locks of their own."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -113,7 +114,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a run's process, or a trainer that outlived it, holds the run's folder."""
+    """Whether a run's process, or a trainer that outlived that process, holds the run's lock."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
@@ -133,8 +134,8 @@ def read_state(out: Path) -> OutState | None:
 
 
 def check_owner(out: Path, table: Table) -> OutState | None:
-    """Raises UserError if OUT holds another table or preset, or files that are no run's. Tables of one base share a
-    folder: a run that stands in several of them is done once."""
+    """Raises UserError if OUT holds another table or preset, or files that do not come from a run. Tables with the same
+    base may share a folder: a run that appears in several of them is done once."""
     state = read_state(out)
     if state is not None:
         there = (state.table.get("base") or state.table["name"], state.table["preset"])
@@ -155,7 +156,7 @@ def check_owner(out: Path, table: Table) -> OutState | None:
 
 
 def claim(out: Path, table: Table, datasets: dict[str, dict[str, Any]], runs: list[Run]) -> None:
-    """Records table, data and runs in OUT; what an earlier call recorded about other rows stays."""
+    """Records table, data and runs in OUT; keeps what an earlier call recorded about other rows."""
     before = check_owner(out, table)
     if before and table.base:
         table = merged(table_from_dict(before.table, STATE_NAME), table)

@@ -1,8 +1,8 @@
 """One way to call every trained generator, in the process that holds its network.
 
-The compact generator's network is here in any process; an official codebase's only in the one that
-experiments.snapshots starts for it. To add a host: a class below, if its generator is called in another way, and a
-line in experiments.snapshots.HOSTS.
+The compact generator runs in any process; that of an official codebase only in the process that experiments.snapshots
+starts for it. To add a host, add a line in experiments.snapshots.HOSTS and, if its generator is called differently, a
+class below.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from experiments.mini.data import to_uint8
 
-MOST_PIXELS = 1 << 21  # of a batch; and of images at most
-MOST_NIMG = 100
+MOST_PIXELS = 1 << 21  # per batch
+MOST_NIMG = 100  # per batch
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A deformable layer: its name in the network, and px across the image at its resolution.
+    """A deformable layer: its name in the network, and its resolution, px.
 
-    `planes`: it works on something other than the image (EG3D's three planes).
+    `planes`: its features are not aligned with the image (EG3D's three planes).
     """
 
     name: str
@@ -37,7 +37,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a snapshot is. `trainer`: mini or a host; `frames`: it makes videos."""
+    """Properties of a snapshot. `trainer`: mini or the name of a host; `frames`: whether it generates videos."""
 
     trainer: str
     z_dim: int
@@ -50,7 +50,7 @@ class Facts:
 
 
 class Generator(ABC):
-    """A network, called as its trainer calls it."""
+    """A network, called in the way its trainer calls it."""
 
     trainer: str
     frames = False
@@ -62,19 +62,21 @@ class Generator(ABC):
 
     @abstractmethod
     def draw(self, z: Tensor, c: Tensor, times: Tensor, truncation: float, noise: bool) -> Tensor:
-        """About [-1, 1], [N * T, 3, R, R], of z [N, z_dim], c [N, c_dim] and times [N, T] (frames; T is 1 for images).
+        """Images [N * T, 3, R, R], about [-1, 1], from z [N, z_dim], c [N, c_dim] and times [N, T] (in frames; T is 1
+        for images).
 
-        Without `noise` there is none, or the same for every image.
+        Without `noise` there is no noise, or the same for every image.
         """
 
     def labels(self, count: int) -> Tensor:
-        """c [count, c_dim] where the user gives none: the classes in turn."""
+        """The default labels c [count, c_dim]: the classes in turn."""
         if self.c_dim == 0:
             return torch.zeros(count, 0)
         return torch.eye(self.c_dim)[torch.arange(count) % self.c_dim]
 
     def modules(self) -> dict[Layer, Any]:
-        """The ModulatedTransformation of each deformable layer. By name: unpickled classes are their own."""
+        """The ModulatedTransformation of each deformable layer. Classes are compared by name, because a pickle brings
+        classes of its own."""
         named: dict[str, Any] = dict(self.network.named_modules())
         found = {}
         for name, module in named.items():
@@ -84,8 +86,8 @@ class Generator(ABC):
         return found
 
     def layer(self, name: str, module: Any) -> Layer:
-        """What the layer of that name is."""
-        # StyleGAN3's tensors carry margins: the part that becomes the image is as wide as the sampling rate.
+        """The Layer of that name."""
+        # StyleGAN3's tensors have margins: the part that becomes the image is as wide as the sampling rate.
         across = getattr(module, "out_sampling_rate", None) or module.resolution
         return Layer(name.removeprefix("synthesis."), int(across))
 
@@ -114,7 +116,7 @@ class Generator(ABC):
         truncation: float = 1.0,
         noise: bool = False,
     ) -> Tensor:
-        """uint8 images; see experiments.snapshots.Snapshot."""
+        """uint8 images; see experiments.snapshots.Snapshot.generate."""
         c = self.labels(len(z)) if c is None else c
         self._check(z, c, frames)
         times = torch.tensor([float(t) for t in (frames or (0,))])
@@ -131,8 +133,8 @@ class Generator(ABC):
     def offsets(
         self, z: Tensor, c: Tensor | None = None, frames: Sequence[float] | None = None
     ) -> tuple[Tensor, dict[Layer, Tensor]]:
-        """Images of z as `generate` gives them, and per layer the offsets [N, taps, 2 (dy, dx), h, w] in px of that
-        layer; N * T of them, frame after frame, with `frames`."""
+        """Images of z as in `generate`, and for each layer the offsets [N, taps, 2 (dy, dx), h, w] in px of that layer;
+        with `frames` N * T of them, frame after frame."""
         kept: dict[Layer, list[Tensor]] = {}
         hooks = []
         for layer, module in self.modules().items():
@@ -166,14 +168,15 @@ class Generator(ABC):
     def _scaled(self, strength: float) -> AbstractContextManager[None]:
         if strength == 1:
             return nullcontext()
-        from mtm_ops import offsets_scaled  # not imported for a network that is never scaled
+        from mtm_ops import offsets_scaled  # imported only if offsets are scaled
 
         return offsets_scaled(self.network, strength)
 
     @contextmanager
     def _stream(self, noise: bool) -> Iterator[None]:
-        """With noise, torch's global stream, which moves on; without, one of its own that is the same at every call,
-        so that nothing random differs between two calls (noise, rays, motion), and the global one stays."""
+        """With noise, draws from torch's global random stream, which advances. Without, draws from a separate stream
+        that is the same at every call, so that noise, rays and motion do not differ between two calls; the global
+        stream does not advance."""
         cuda = self.device.type == "cuda"
         if noise:
             if cuda:
@@ -194,13 +197,13 @@ class Mini(Generator):
         return self.network(z, truncation=truncation, noise=noise)
 
     def layer(self, name: str, module: Any) -> Layer:
-        # A control's module lies in a wrapper: synthesis.convs.1.mtm
+        # A control wraps the module, so the name may have more parts: the index is the third.
         resolution = self.network.synthesis.resolutions[int(name.split(".")[2])]
         return Layer(f"convs.{resolution}", resolution)
 
 
 class Official(Generator):
-    """The official StyleGAN3, StyleGAN2 and StyleGAN2-ADA; what the other hosts build on."""
+    """The official StyleGAN3, StyleGAN2 and StyleGAN2-ADA; base class of the other hosts."""
 
     trainer = "stylegan3"
 
@@ -215,10 +218,10 @@ class Official(Generator):
 
 
 class EG3D(Official):
-    """Labels are cameras: 16 numbers of camera-to-world, 9 of the intrinsics."""
+    """Labels are cameras: 16 numbers of the camera-to-world matrix and 9 of the intrinsics."""
 
     trainer = "eg3d"
-    FOV_DEG = 18.837  # of the host's own samples
+    FOV_DEG = 18.837  # as in the host's own samples
 
     def draw(self, z: Tensor, c: Tensor, times: Tensor, truncation: float, noise: bool) -> Tensor:
         return self.network(z, c, truncation_psi=truncation, **self._how(noise))["image"]
@@ -239,7 +242,7 @@ class EG3D(Official):
 
 
 class Video(Official):
-    """StyleGAN-V and StyleSV: a time per frame."""
+    """StyleGAN-V and StyleSV, which take a time per frame."""
 
     frames = True
 

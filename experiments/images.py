@@ -23,12 +23,12 @@ from experiments.sheets import FEW_STRENGTHS, FILM_FRAMES, GAP_COLOUR, GAP_PX, S
 from experiments.snapshots import Snapshot
 
 LABEL_PX = 84
-CELL_PX = (96, 256)  # an image in a grid is enlarged by whole factors towards the first, reduced to the second
+CELL_PX = (96, 256)  # images are enlarged by whole factors up to the first, or reduced to the second
 MOST_NIMG = 96  # samples in a grid
 COLUMNS, SWITCHED_NIMG, FIELDS_NIMG, SWEPT_NIMG = 16, 14, 7, 6
-STRIP_NIMG = 4  # images of a strip, or frames of one video
-FILMS, FILM_STEP = 4, 2  # videos, and how far the frames shown of each are apart
-MAX_MPX = 25.0  # of a real image
+STRIP_NIMG = 4  # images in a strip, or frames of one video
+FILMS, FILM_STEP = 4, 2  # number of videos, and the step between the frames that are shown
+MAX_MPX = 25.0  # per real image
 
 Save = Callable[..., None]
 
@@ -36,19 +36,20 @@ Save = Callable[..., None]
 def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, count: int = MOST_NIMG) -> list[Path]:
     """Write all images of a snapshot; returns their paths.
 
-    samples.png: `count` images, none selected. reals.png: as many of `data`. strip.png: the first few, or a few frames
-    of the first video, for the contact sheet. Of videos also films.png: a row of frames for each. With deformable
-    layers also fig4.png (the same latents with the offsets on and off), offsets.png, strength-0.0.png to
-    strength-1.5.png: the same few latents at each strength of the offsets, and strip-off.png and strip-field.png.
+    samples.png has `count` images, none selected; reals.png as many images of `data`; strip.png, for the contact sheet,
+    the first few images or a few frames of the first video. For videos there is also films.png, with a row of frames
+    per video. For networks with deformable layers there are also fig4.png (the same latents with the offsets on and
+    off), offsets.png (the offset fields), strength-0.0.png to strength-1.5.png (the same few latents at each strength
+    of the offsets), strip-off.png and strip-field.png.
 
-    If `count` is less than MOST_NIMG, the other figures show proportionally fewer, at least one, and the strength
-    changes in steps of a half. The latents depend on the seed only, and are the same for every snapshot with this
-    z_dim.
+    If `count` is less than MOST_NIMG, the other figures show proportionally fewer images, at least one, and the
+    strength changes in steps of a half. The latents depend on the seed only, so they are the same for every snapshot
+    with this z_dim.
     """
     saves: dict[str, Save] = {}
     if data is not None:
         saves["reals"] = grid(real_images(data, count, seed, snapshot.facts.resolution), COLUMNS).save
-    torch.manual_seed(seed + 1)  # a metric with this seed has other latents
+    torch.manual_seed(seed + 1)  # differs from the latents of a metric with the same seed
     z = torch.randn(count, snapshot.facts.z_dim)
     saves["samples"] = grid(snapshot.generate(z, noise=True), COLUMNS).save
     if snapshot.facts.frames:
@@ -65,13 +66,13 @@ def make_images(snapshot: Snapshot, outdir: Path, data: Path | None, seed: int, 
 
 
 def few(z: Tensor, full: int) -> Tensor:
-    """The first latents of z [count, z_dim] for a figure that shows `full` where count is MOST_NIMG."""
+    """The first latents of z [count, z_dim]: `full` of them if count is MOST_NIMG, else proportionally fewer."""
     return z[: max(1, min(full, full * len(z) // MOST_NIMG))]
 
 
 def strips(snapshot: Snapshot, z: Tensor) -> dict[str, Save]:
-    """What a contact sheet shows of a network: the first images, or frames of the first video, with the offsets on,
-    with them off, and with those of the layer of the highest resolution drawn on them."""
+    """The strips of the contact sheet: the first images, or frames of the first video, with the offsets on, with the
+    offsets off, and with the offset field of the deformable layer of the highest resolution drawn over them."""
     z, frames = z[:STRIP_NIMG], None
     if snapshot.facts.frames:
         z, frames = z[:1], [2.0 * FILM_STEP * i for i in range(STRIP_NIMG)]
@@ -99,10 +100,10 @@ def _write_png(path: Path, save: Save) -> Path:
 
 
 def real_images(data: Path, count: int, seed: int, resolution: int) -> Tensor:
-    """uint8 [at most count, 3, R, R]: images of a data set, drawn by the seed.
+    """uint8 [at most count, 3, R, R]: images of a data set, chosen at random by the seed.
 
     Raises:
-        UserError: for a data set that cannot be read, and images of another size.
+        UserError: if the data set cannot be read or its images have another size.
     """
     source = open_source(data)
     chosen = np.random.default_rng([seed, 0]).permutation(len(source.names))[:count]
@@ -122,7 +123,7 @@ def real_images(data: Path, count: int, seed: int, resolution: int) -> Tensor:
 
 
 def grid(pixels: Tensor, columns: int, labels: tuple[str, ...] = ()) -> Image.Image:
-    """Images, uint8 [N, 3, R, R], in rows of `columns`; a label left of each row."""
+    """Images, uint8 [N, 3, R, R], in rows of `columns`, with a label to the left of each row."""
     cell_px = _cell_px(pixels.shape[-1])
     resample = Image.Resampling.NEAREST if cell_px >= pixels.shape[-1] else Image.Resampling.LANCZOS
     columns, side = min(columns, len(pixels)), cell_px + GAP_PX
@@ -144,9 +145,10 @@ def _cell_px(resolution: int) -> int:
 
 
 def switch_grid(snapshot: Snapshot, z: Tensor) -> Image.Image:
-    """The paper's Fig. 4 for this generator: the same latents with the offsets on, off, and the change.
+    """The paper's Fig. 4 for this generator: the same latents with the offsets on, with the offsets off, and the
+    absolute difference.
 
-    Nothing random differs between the two, so the offsets alone make the difference.
+    All random inputs are the same in both, so only the offsets make the difference.
     """
     on, off = snapshot.generate(z), snapshot.generate(z, strength=0)
     change = 255 - (on.int() - off.int()).abs().to(torch.uint8)
@@ -154,14 +156,14 @@ def switch_grid(snapshot: Snapshot, z: Tensor) -> Image.Image:
 
 
 def offset_fields(images: Tensor, offsets: dict[Layer, Tensor]) -> Figure:
-    """A column per latent, a row per deformable layer: arrows of the offset, mean over its taps, over the image.
+    """One column per latent and one row per deformable layer: arrows of the mean offset over the taps, on the image.
 
     Args:
         images: uint8 [N, 3, R, R].
-        offsets: [N, taps, 2 (dy, dx), h, w] px of the layer, per layer.
+        offsets: per layer [N, taps, 2 (dy, dx), h, w], in px of the layer.
 
-    An arrow starts where the plain convolution is centred and ends where the deformed one is; arrows are to scale with
-    the image unless the row's title says how much they are drawn longer.
+    An arrow goes from the centre of the plain convolution to that of the deformed one. Its length is to scale with the
+    image, times the factor in the row's label.
     """
     figure = Figure(figsize=(1.7 * len(images), 2.05 * len(offsets)), dpi=110, layout="constrained")
     axes = figure.subplots(len(offsets), len(images), squeeze=False)
@@ -180,7 +182,7 @@ def offset_fields(images: Tensor, offsets: dict[Layer, Tensor]) -> Figure:
 
 
 def field_strip(images: Tensor, layer: Layer, offset: Tensor) -> Figure:
-    """One layer's mean offsets over images [N, 3, R, R], beside each other as `grid` puts them, without any text."""
+    """One layer's mean offsets drawn over images [N, 3, R, R], in one row laid out as by `grid`, without text."""
     cell_px = _cell_px(images.shape[-1])
     side = cell_px + GAP_PX
     size = len(images) * side + GAP_PX, side + GAP_PX
@@ -195,19 +197,19 @@ def field_strip(images: Tensor, layer: Layer, offset: Tensor) -> Figure:
 
 
 def _without_margin(field: Tensor, resolution: int) -> Tensor:
-    """[..., r, r]: the part of a layer's field that becomes the image."""
+    """[..., r, r]: the part of a layer's field that becomes the image, without StyleGAN3's margins."""
     top, left = ((size - resolution) // 2 for size in field.shape[-2:])
     return field[..., top : top + resolution, left : left + resolution]
 
 
 def _readable_stretch(long_px: float, resolution: int) -> float:
-    """1, or the power of two that brings a long arrow to between one and two cells of the 8 x 8 that are drawn."""
+    """The power of two, at least 1, that makes a long arrow one to two cells long, of the 8 x 8 that are drawn."""
     cell_px = max(1, resolution // 8)
     return 1.0 if long_px == 0 else max(1.0, 2.0 ** math.floor(math.log2(2 * cell_px / long_px)))
 
 
 def _draw_field(axis: Axes, image: Tensor, mean: np.ndarray, stretch: float) -> None:
-    """mean [2, r, r], (dy, dx) in px of the layer, over image [3, R, R]."""
+    """Draws mean [2, r, r], (dy, dx) in px of the layer, over image [3, R, R]."""
     r, R = mean.shape[-1], image.shape[-1]
     step = max(1, r // 8)
     cells = mean.reshape(2, r // step, step, r // step, step).mean(axis=(2, 4)) * (R / r) * stretch

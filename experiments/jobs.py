@@ -1,7 +1,7 @@
 """Starts the processes of runs, a few at a time, and follows them through their files.
 
-No pipe connects the runner to a run: it can be killed at any time, and the next one follows the runs that still work
-(experiments.row). SIGINT and SIGTERM are passed on to the runs; SIGHUP (a closed terminal) does not affect them.
+No pipe connects the runner to a run: the runner can be killed at any time, and the next one follows the runs that still
+run (experiments.row). SIGINT and SIGTERM are passed on to the runs; SIGHUP (a closed terminal) does not affect them.
 """
 
 import os
@@ -27,7 +27,7 @@ from experiments.trainers.contract import LOG, ROOT, Run
 
 ROW = ("-m", "experiments.row")
 AGAIN = "Run the same command again to resume."
-FIRST_PORT = 29500  # MASTER_PORT of the first run; each further one at a time has the next
+FIRST_PORT = 29500  # MASTER_PORT of the first run; each run beside it takes the next
 
 
 @dataclass
@@ -38,12 +38,12 @@ class Job:
     status: str = "waiting"
     message: str = ""
     kimg: float = 0.0
-    process: "subprocess.Popen[bytes] | None" = None  # None while it runs: another runner started it
+    process: "subprocess.Popen[bytes] | None" = None  # None if another runner started it
     pid: int = 0
     child_pid: int = 0
     slot: int = 0
     gpus: tuple[str, ...] = ()
-    elsewhere: bool = False  # on another machine: its pid and GPUs are not ours
+    elsewhere: bool = False  # runs on another machine, so its pid and GPUs are not of this one
     stage: str = ""
 
     @property
@@ -52,16 +52,17 @@ class Job:
 
 
 def row_command(run: Run, out: Path) -> list[str]:
-    """The command that finishes a prepared run, here or on any machine that sees the same files."""
+    """The command that finishes a prepared run, on this or any machine that sees the same files."""
     paths = {"--out": out, "--data": run.data}
     return [sys.executable, *ROW, str(run.folder.resolve()), *[f"{k}={v.resolve()}" for k, v in paths.items()]]
 
 
 class Scheduler:
-    """Does jobs, `parallel` at a time and as many as the GPUs allow, until all have ended or a signal stops them.
+    """Runs jobs, at most `parallel` at a time and as many as the GPUs allow, until all have ended or a signal stops
+    them.
 
-    After `run`, `signal` is the signal that stopped it or None, and `peak_rss_bytes` the largest sum of resident
-    memory of all runs and this process.
+    After `run`, `signal` is the signal that stopped the jobs, or None, and `peak_rss_bytes` the largest sum of the
+    resident memory of all runs and this process.
     """
 
     def __init__(self, jobs: list[Job], parallel: int, out: Path, progress: Progress) -> None:
@@ -75,12 +76,12 @@ class Scheduler:
         self.peak_rss_bytes = 0
 
     def stopped_text(self) -> str:
-        """What a signal stopped, and what was saved of it."""
+        """A sentence that names the interrupted runs and what each has saved."""
         stopped = [f"{job.label} {_saved_text(job.run)}" for job in self._jobs if job.status == "interrupted"]
         return f"stopped; saved: {', '.join(stopped) or 'what has finished'}. {AGAIN}"
 
     def run(self) -> None:
-        """Runs everything; returns when no run works any more, or at once after SIGHUP."""
+        """Runs all jobs; returns when none is running any more, or at once after SIGHUP."""
         with self._signals():
             while self._running or (self._waiting and self.signal is None):
                 self._pass_signals_on()
@@ -91,7 +92,7 @@ class Scheduler:
                 time.sleep(0.1)
 
     def _leaves(self) -> bool:
-        """Whether to leave the runs running: a closed terminal stops none."""
+        """Whether to return and leave the runs running: true after SIGHUP, because a closed terminal stops no run."""
         return self.signal == signal.SIGHUP
 
     def _start_some(self) -> None:
@@ -109,7 +110,7 @@ class Scheduler:
                 )
                 continue
             if needed > len(free):
-                return  # in order, so that a run with many GPUs is not overtaken forever
+                return  # keeps the order, so that a run with many GPUs does not wait forever
             self._start(self._waiting.popleft(), tuple(free[:needed]))
 
     def _start(self, job: Job, gpus: tuple[str, ...]) -> None:
@@ -172,13 +173,13 @@ class Scheduler:
         except UserError as error:
             self._end(job, "failed", str(error))
             return
-        if job.process is not None and in_use(job.run.folder):  # killed, but its trainer continues
+        if job.process is not None and in_use(job.run.folder):  # killed, but its trainer still runs
             self._follow(job)
             return
         mine = state is not None and state.pid == job.pid
         if state is not None and mine and state.status != "running":
             self._end(job, state.status, state.message)
-        elif job.process is None and self.signal is None:  # it was killed; nobody else continues it
+        elif job.process is None and self.signal is None:  # it was killed, and no other runner continues it
             job.status = "waiting"
             self._waiting.appendleft(job)
         elif self.signal is not None:
@@ -189,7 +190,7 @@ class Scheduler:
             self._end(job, "failed", message, note=True)
 
     def _show(self, job: Job) -> None:
-        with suppress(Exception):  # what is wrong with the files is for the run's process to say
+        with suppress(Exception):  # the run's own process reports damaged files
             progress = TRAINERS[job.run.trainer].progress(job.run)
             job.kimg = progress.kimg
             self._progress.tick(job.label, progress.kimg, progress.total_kimg)
@@ -219,17 +220,17 @@ class Scheduler:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._signals_seen.append(number)  # nothing else: it may interrupt a print to the same terminal
+        self._signals_seen.append(number)  # must not print: it may interrupt a print to the same terminal
 
     def _pass_signals_on(self) -> None:
-        """The first signal asks every run for a snapshot; a second one ends them now."""
+        """Passes signals on to the runs: the first one asks for a snapshot, a second one stops them at once."""
         for number in self._signals_seen[self._passed_on :]:
             self._passed_on += 1
             self.signal = self.signal or number
             if number == signal.SIGHUP:
                 return
             for job in [job for job in self._running if job.process is None]:
-                _take_over(job)  # it may have started its next step
+                _take_over(job)  # updates child_pid: it may have started its next step
             for job in [job for job in self._running if job.elsewhere]:
                 self._running.remove(job)
                 self._end(job, "interrupted", "")
@@ -244,7 +245,7 @@ class Scheduler:
 
 
 def _saved_text(run: Run) -> str:
-    """How much of a run's training the next attempt finds done."""
+    """How much of a run's training is saved, as text."""
     with suppress(UserError, OSError):
         kimg = TRAINERS[run.trainer].saved_kimg(run)
         return f"up to {kimg:.3g} kimg" if kimg else "nothing yet"
@@ -252,7 +253,7 @@ def _saved_text(run: Run) -> str:
 
 
 def _take_over(job: Job) -> None:
-    """Takes from its state what a run uses that another runner started."""
+    """Reads pids, machine and GPUs of a run that another runner started from the run's state."""
     with suppress(UserError):
         if (state := read_state(job.run.folder)) is not None:
             job.pid, job.child_pid, job.elsewhere = state.pid, state.child_pid, state.machine != MACHINE
@@ -260,7 +261,7 @@ def _take_over(job: Job) -> None:
 
 
 def _is_row(job: Job) -> bool:
-    """Whether the pid is still the run's process; for one that we started it is until it is waited for."""
+    """Whether the pid still belongs to the run's process. For our own child that is certain until it is waited for."""
     if job.process is not None:
         return job.process.returncode is None
     with suppress(psutil.Error):

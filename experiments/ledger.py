@@ -1,8 +1,8 @@
-"""The ledger: one line of JSON for every attempt at a run, and for every call of the runner; only ever appended to.
+"""The ledger: one line of JSON for every attempt at a run and for every call of the runner. It is append-only.
 
-It has what is needed to repeat a number and to judge it: commands, commits, patches, versions, machine, seed, options,
-the data's content, the metrics' fingerprints, cost and outcome. It contains no path of the machine: OUT stands for the
-folder.
+It records what is needed to reproduce and judge a number: commands, commits, patches, versions, machine, seed, options,
+the data's content, the metrics' fingerprints, cost and outcome. It contains no path of the machine; OUT stands for the
+output folder.
 """
 
 import fcntl
@@ -23,13 +23,13 @@ NAME = "ledger.jsonl"
 
 
 class Attempt(Checked):
-    """What the report reads of an attempt at a run; an entry holds more (experiments.row.ledger_entry)."""
+    """The part of an attempt's entry that the report reads; an entry holds more (experiments.row.ledger_entry)."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     time_utc: str
     row: str
-    run: str  # the run's folder below OUT
+    run: str  # the run's folder, relative to OUT
     seed: int
     status: Literal["done", "failed", "interrupted"]
     message: str = ""  # why it failed
@@ -39,7 +39,7 @@ class Attempt(Checked):
     metrics: dict[str, Measured]
     commands: list[str] = []
     dataset: dict[str, Any] = {}
-    trainer: dict[str, Any] = {}  # what the trainer noted of its options
+    trainer: dict[str, Any] = {}  # what the trainer recorded about its options
     git: dict[str, Any] = {}
     host: dict[str, Any] | None = None
     versions: dict[str, str] = {}
@@ -60,10 +60,10 @@ KINDS: dict[str, type[Attempt] | type[Call]] = {"row": Attempt, "call": Call}
 
 
 def append_entry(path: Path, entry: Entry) -> None:
-    """Appends one entry (schema and time are added) as a single write, and returns once it is on the disk.
+    """Appends one entry, with schema and time added, and returns once it is on the disk.
 
-    What JSON or UTF-8 cannot hold is replaced (`storable`). Several processes may append at once. A torn last line,
-    left by a machine that stopped, is closed first, so that it never swallows the new entry.
+    Replaces values that JSON or UTF-8 cannot hold (`storable`). Several processes may append at once. If the machine
+    stopped in the middle of the last line, that line is ended first, so that it does not absorb the new entry.
     """
     values = storable({"schema": SCHEMA, "time_utc": utc_now(), **entry})
     line = json.dumps(values, allow_nan=False, ensure_ascii=False)
@@ -89,14 +89,14 @@ def _write_all(descriptor: int, data: bytes, size_before: int) -> None:
         while written < len(data):
             written += os.write(descriptor, data[written:])
     except OSError:
-        os.ftruncate(descriptor, size_before)  # a full disk leaves the ledger as it was
+        os.ftruncate(descriptor, size_before)  # on a full disk the ledger stays as it was
         raise
 
 
 def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
-    """All entries in order, and what is wrong with the file in words (empty when nothing is).
+    """All entries in order, and a list of problems with the file as text (empty if there are none).
 
-    Lines that are not entries are left out and reported. Raises UserError for an entry of a newer schema.
+    Lines that are not entries are skipped and reported. Raises UserError for an entry of a newer schema.
     """
     entries: list[Attempt | Call] = []
     problems: list[str] = []
@@ -126,5 +126,5 @@ def read_entries(path: Path) -> tuple[list[Attempt | Call], list[str]]:
 
 
 def utc_now() -> str:
-    """The time now, UTC, to the second, as 2026-01-31T12:00:00Z."""
+    """The current time in UTC, to the second, as 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""Small animations of generated videos, from the frames that films.png has beside each other: animated WebP."""
+"""Small animations of generated videos (animated WebP), from the rows of frames in films.png."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from PIL import Image
 from experiments.sheets import FILM_FRAMES, GAP_COLOUR, GAP_PX
 from experiments.thumbnails import Thumbnail, read_rgb
 
-FRAME_MS, LAST_MS = 160, 700  # how long a frame shows; the last one longer, so that a video is seen to begin
-SIDES_PX = (128, 96, 64, 48)  # of a frame, the largest that keeps the budget
-BUDGET_BYTES = 40_000  # of one animation, all videos of a row in it
-ALL_BYTES = 1_000_000  # of all of a report
+FRAME_MS, LAST_MS = 160, 700  # duration of a frame; the last one is longer, so that the loop's start is visible
+SIDES_PX = (128, 96, 64, 48)  # of a frame; the largest that fits the budget is used
+BUDGET_BYTES = 40_000  # per animation, which holds all videos of a row
+ALL_BYTES = 1_000_000  # for all animations of a report
 QUALITY = 70
 
 
 def animations(files: Iterable[Path]) -> dict[Path, Thumbnail]:
-    """An animation of each films.png, its videos beside each other; together they have ALL_BYTES.
+    """An animation for each films.png, with its videos side by side. All together take about ALL_BYTES at most.
 
-    A file that cannot be read or has another layout has none: its strip is shown, or the report names it.
+    A file that cannot be read or has another layout gets no animation: the report shows its strip, or lists the file
+    as unreadable.
     """
     wanted = list(dict.fromkeys(files))
     budget_bytes = min(BUDGET_BYTES, ALL_BYTES // max(1, len(wanted)))
@@ -44,10 +45,10 @@ def _animation(file: Path, budget_bytes: int) -> Thumbnail | None:
 
 
 def film_frames(sheet: Image.Image) -> list[Image.Image]:
-    """FILM_FRAMES images, in order: a frame of every video, beside each other.
+    """FILM_FRAMES images in order: each has the same frame of every video, side by side.
 
-    `sheet` has a row of FILM_FRAMES square frames for each video, GAP_PX around each (experiments.images.grid). Raises
-    ValueError for one of another layout.
+    `sheet` has a row of FILM_FRAMES square frames per video, with GAP_PX around each (experiments.images.grid). Raises
+    ValueError for another layout.
     """
     side, rest = divmod(sheet.width - GAP_PX, FILM_FRAMES)
     count, rest_below = divmod(sheet.height - GAP_PX, side) if side > GAP_PX else (0, 0)

@@ -1,4 +1,4 @@
-"""What a call of the runner lacks: the hosts' code, weights, data. What needs no person is fetched."""
+"""Finds what a call of the runner lacks: hosts' code, weights, data. Fetches what can be fetched without the user."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def needs(call: Call, target: str) -> list[Need]:
 
 
 def unready_hosts(call: Call) -> Iterator[tuple[str, str]]:
-    """The hosts of the call's rows that cannot train yet, and what they are."""
+    """The hosts of the call's rows that cannot train yet, each with the reason: "not fetched" or "not patched"."""
     for name in dict.fromkeys(host for row in call.rows if (host := TRAINERS[row.trainer].host)):
         state = host_state(name)
         if state["commit"] is None:
@@ -67,15 +67,14 @@ def _data(call: Call, target: str) -> Iterator[Need]:
 
 
 def _lacking(call: Call) -> list[str]:
-    """The data sets whose source only the user can give, and has not."""
+    """The data sets that need a source from the user, who has not given it."""
     recipes = {name: RECIPES[call.table.datasets[name].recipe] for name in call.dataset_names}
     wanted = [name for name, recipe in recipes.items() if recipe.takes_source and name not in call.data.sources]
     return [name for name in wanted if not call.data.path(name).exists()]
 
 
 def fetch(call: Call) -> None:
-    """Fetches and patches the hosts and fetches the weights that are missing; a failure is reported, and stays a
-    need."""
+    """Fetches and patches missing hosts, and fetches missing weights. What fails is reported and remains in `needs`."""
     if hosts := [name for name, _ in unready_hosts(call)]:
         words = [word for name in hosts for word in ("--host", name)]
         subprocess.run([sys.executable, "tools/apply_patches.py", "apply", *words], cwd=ROOT, stdout=2)
@@ -84,7 +83,7 @@ def fetch(call: Call) -> None:
 
 
 def listed(missing: list[Need]) -> str:
-    """All of them as one text."""
+    """All needs as one text."""
     lines = [f"missing: {len(missing)}"]
     for need in missing:
         lines += [f"  {need.what}", f"      {need.command}"]
@@ -92,15 +91,15 @@ def listed(missing: list[Need]) -> str:
 
 
 def ready_rows(call: Call) -> list[str]:
-    """The rows whose data is there."""
+    """The ids of the rows whose data is available or can be rendered."""
     lacking = _lacking(call)
     return [row.id for row in call.rows if row.dataset not in lacking]
 
 
 def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...], cache: Path) -> dict[str, Path]:
-    """The user's data by data set. A word of `given` is NAME=PATH, or a folder with an entry named after each data set
-    (imagenet-128.tar, lsun-cat-256/, ...), or where one data set is lacking, that; `cache` is looked at too. Raises
-    UserError for a word that is not one of these."""
+    """The user's data by data set. A word of `given` is NAME=PATH, a folder with entries named after the data sets
+    (imagenet-128.tar, lsun-cat-256/, ...), or, if only one data set needs a source, its path. Entries with such names
+    in `cache` are used too. Raises UserError for any other word."""
     wanted = [name for name in dataset_names if RECIPES[table.datasets[name].recipe].takes_source]
     found = _entries(cache, wanted)
     for word in given:
@@ -122,7 +121,7 @@ def find_sources(table: Table, dataset_names: list[str], given: tuple[str, ...],
 
 
 def _entries(folder: Path, names: list[str]) -> dict[str, Path]:
-    """What lies in a folder under these names: a folder, or a file with the suffix of a source."""
+    """The entries of a folder with these names: a folder, or a file with a suffix that a source may have."""
     found: dict[str, Path] = {}
     for name in names:
         for path in [folder / name, *(folder / f"{name}{suffix}" for suffix in sorted(SOURCE_SUFFIXES))]:

@@ -1,6 +1,6 @@
-"""The tables of the paper by name: a file (table1), a part of one (table1b), or several as one table (all).
+"""The tables of the paper by name: a file (table1), a part of one (table1b), or all of them as one table (all).
 
-Several tables form one Table with the sections of all: a run that appears in more than one of them is done once.
+Merged tables form one Table with the sections of all, so a run that appears in more than one of them is done once.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from experiments.table_model import Table
 
 FILES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "fig4", "figures")
 ALL = "all"
-# Of several tables as one, by their base.
+# Title and description of merged tables, by their base.
 WORDS = {
     "paper": (
         "Learning Modulated Transformation in GANs: the paper's tables",
@@ -29,8 +29,8 @@ def names() -> list[str]:
 
 
 def load_paper(name: str, preset: str = "full") -> Table:
-    """The table of this name with the preset applied. Raises UserError for a name that is not one, listing those that
-    are, and as load_table."""
+    """The table of this name with the preset applied. Raises UserError for an unknown name, listing the known ones, and
+    whenever load_table does."""
     if name == ALL:
         return reduce(merged, (load_table(file, preset) for file in FILES))
     if name in FILES:
@@ -42,7 +42,7 @@ def load_paper(name: str, preset: str = "full") -> Table:
 
 
 def part_of(table: Table, section_id: str) -> Table:
-    """The table with this section alone, its rows and their metrics."""
+    """The table reduced to this section, its rows and its metrics."""
     section = next(section for section in table.sections if section.id == section_id)
     rows = [
         row.model_copy(
@@ -58,8 +58,8 @@ def part_of(table: Table, section_id: str) -> Table:
 
 
 def merged(first: Table, second: Table) -> Table:
-    """Both tables, which must have one base and preset, as one: a row of both keeps the metrics that either asks for,
-    and is otherwise the second's, and so is a section."""
+    """Merges two tables, which must have the same base and preset. A row that is in both gets the metrics of both;
+    otherwise the second table's rows and sections take precedence."""
     assert first.family == second.family, "they share no base"
     assert first.preset == second.preset, "they have different presets"
     if {section.id for section in first.sections} <= {section.id for section in second.sections}:

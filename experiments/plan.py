@@ -1,4 +1,4 @@
-"""What a call of the runner would do, as text: every command, what is missing, the cost. Writes nothing."""
+"""The dry run of the runner, as text: every command, what is missing, and the cost. Writes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def describe(call: Call, weights: bool = True) -> Iterator[str]:
-    """The dry run: data, commands and cost, line by line; `weights`: also which weights are missing."""
+    """The dry run, line by line: data, commands, cost and, with `weights`, missing weights."""
     table = call.table
     infos = {name: info for name in call.dataset_names if (info := call.data.known(name))}
     runs = call.make_runs(infos)
@@ -87,7 +87,7 @@ def _run(call: Call, run: Run, finished: bool) -> Iterator[str]:
 
 
 def _shown(call: Call) -> Iterator[str]:
-    """What needs no run: the cited values."""
+    """The cited values, which need no run."""
     cited = [
         f"#   {section.title}: {', '.join(entry.title for entry in section.entries if not entry.row)}"
         for section in call.table.sections

@@ -11,23 +11,23 @@ LINE_EVERY_S = 30.0
 
 
 class Progress(Protocol):
-    """What the runner tells about its rows. kimg counts thousands of images shown to the discriminator."""
+    """Receives the progress of the runner's rows. kimg counts thousands of images shown to the discriminator."""
 
     def tick(self, row_id: str, kimg: float, total_kimg: float) -> None:
         """A row has reached kimg of total_kimg."""
 
     def stage(self, row_id: str, text: str) -> None:
-        """A row does something else now: 'metrics', 'done', ..."""
+        """A row enters another stage: 'metrics', 'done', ..."""
 
     def refresh(self) -> None:
-        """Called a few times a second."""
+        """Is called a few times a second."""
 
     def close(self) -> None:
-        """No more calls."""
+        """Ends the display; no calls follow."""
 
 
 def make_progress(row_ids: list[str], stream: TextIO | None = None) -> Progress:
-    """Bars when `stream` (stderr) is a terminal, else lines."""
+    """Bars if `stream` (default: stderr) is a terminal, else lines."""
     stream = stream or sys.stderr
     return BarProgress(row_ids, stream) if stream.isatty() else LineProgress(row_ids, stream)
 
@@ -38,7 +38,7 @@ class BarProgress:
     def __init__(self, row_ids: list[str], stream: TextIO) -> None:
         width = max(map(len, row_ids), default=0)
         layout = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} kimg  {elapsed} < {remaining} left{postfix}"
-        # Some containers' terminals say that they are 0 wide and 0 high; tqdm would draw nothing there.
+        # The terminals of some containers report a size of 0 x 0, for which tqdm would draw nothing.
         size = {"dynamic_ncols": True} if _width(stream) else {"ncols": 80, "nrows": 24}
         self._bars = {
             row_id: tqdm(desc=row_id.ljust(width), position=i, total=1.0, file=stream, bar_format=layout, **size)
@@ -49,7 +49,7 @@ class BarProgress:
 
     def tick(self, row_id: str, kimg: float, total_kimg: float) -> None:
         bar = self._bars[row_id]
-        if row_id not in self._started:  # a resumed row starts where it was, or its speed would look too high
+        if row_id not in self._started:  # else work before the resume would count in the speed
             self._started.add(row_id)
             bar.reset(total=total_kimg)
             bar.initial = bar.n = bar.last_print_n = kimg
@@ -70,13 +70,13 @@ class BarProgress:
 
 
 class LineProgress:
-    """A line per row every `every_s` seconds and at each change of stage: for logs and CI."""
+    """One line per row every `every_s` seconds and at each change of stage, for logs and CI."""
 
     def __init__(self, row_ids: list[str], stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
         self._width = max(map(len, row_ids), default=0)
         self._stream, self._every_s = stream, every_s
         self._first: dict[str, tuple[float, float]] = {}
-        self._printed: dict[str, tuple[float, float]] = {}  # when, and at what kimg
+        self._printed: dict[str, tuple[float, float]] = {}  # time and kimg of the last line
 
     def tick(self, row_id: str, kimg: float, total_kimg: float) -> None:
         now = time.monotonic()

@@ -21,7 +21,7 @@ Facts = dict[str, Any]
 
 
 def provenance(host: str | None) -> Facts:
-    """What a run's ledger entry says about this checkout, the host's, the libraries and the machine."""
+    """The state of this checkout, the host's checkout, the libraries and the machine, for a run's ledger entry."""
     return {
         "git": git_state(),
         "host": host_state(host) if host else None,
@@ -42,15 +42,15 @@ def git_state() -> Facts:
             return {"commit": None, "dirty": None}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
-        sealed = os.environ.get("MTM_COMMIT")  # of tools/gpu_session.py, which has compared the files
+        sealed = os.environ.get("MTM_COMMIT")  # set by tools/gpu_session.py, which has compared the files
         return {"commit": sealed, "dirty": False if sealed else None}
 
 
 def host_state(name: str) -> Facts:
-    """What lies in vendor/<name>: {"name", "commit" (None: not fetched), "patches": {concern: sha256 of its file} of
-    those that are applied whole, "modified": sha256 of what is neither upstream's nor ours, or None}.
+    """The state of vendor/<name>: {"name", "commit" (None: not fetched), "patches": {concern: sha256 of its file} for
+    the patches that are applied completely, "modified": sha256 of the changes that are not from a patch, or None}.
 
-    Raises UserError for a host that is not one, and where git or the patches cannot be read.
+    Raises UserError for an unknown host, and if git or the patches cannot be read.
     """
     try:
         found = read_seal(ROOT / "vendor" / name) or overlay.provenance.provenance(ROOT, name)
@@ -63,7 +63,7 @@ def host_state(name: str) -> Facts:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what a number may depend on; "cuda" is what torch was built for."""
+    """Versions of the software that a number may depend on; "cuda" is the version that torch was built for."""
 
     def version(package: str) -> str:
         try:
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def _torch_cuda() -> str | None:
-    """torch.version.cuda, without the second that importing torch takes."""
+    """torch.version.cuda, without importing torch, which takes a second."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return None
@@ -101,7 +101,7 @@ def machine() -> Facts:
 
 
 def visible_gpus() -> list[str]:
-    """What may stand in CUDA_VISIBLE_DEVICES here: its own entries, or the index of every card."""
+    """The usable entries for CUDA_VISIBLE_DEVICES: its present ones if it is set, else the index of every GPU."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [entry for entry in given.split(",") if entry.strip()] if _nvidia_smi("index") else []
@@ -110,7 +110,7 @@ def visible_gpus() -> list[str]:
 
 @cache
 def _nvidia_smi(fields: str) -> list[tuple[str, ...]]:
-    """One tuple per card; empty if there is no driver."""
+    """One tuple of fields per GPU; empty if there is no driver."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
@@ -131,15 +131,15 @@ def _cpu_model() -> str:
 
 
 def portable_command(step: Step, out: Path) -> str:
-    """The step as a line for a shell, with OUT for the output folder and no other absolute path."""
+    """The step as a shell command, with OUT for the output folder and no other absolute path."""
     argv = [portable_text(word, out, ROOT / step.cwd) for word in step.argv]
     env = {key: portable_text(value, out) for key, value in step.env.items()}
     return step.model_copy(update={"argv": argv, "env": env}).text()
 
 
 def portable_text(text: str, out: Path, base: Path = ROOT) -> str:
-    """A path below OUT, or relative to `base` if it lies in this repository, or only its name if it is elsewhere; any
-    other text as it is. The value of --option=PATH counts as a path."""
+    """Makes an absolute path portable: OUT/... in the output folder, relative to `base` in this repository, otherwise
+    .../ and its name. The value of --option=PATH counts as a path. Other text is returned unchanged."""
     if text.startswith("-") and "=" in text:
         key, _, value = text.partition("=")
         return f"{key}={portable_text(value, out, base)}"
@@ -154,7 +154,7 @@ def portable_text(text: str, out: Path, base: Path = ROOT) -> str:
 
 
 def portable_values(value: Any, out: Path) -> Any:
-    """JSON values with `portable_text` applied to every string in them: trainers like to note where they ran."""
+    """JSON values with `portable_text` applied to every string, because trainers often record the paths they use."""
     if isinstance(value, dict):
         return {key: portable_values(item, out) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Renders a table's folder: `python -m experiments.report --out runs/quickstart`.
+"""Renders the report of a table's folder: `python -m experiments.report --out runs/quickstart`.
 
-Writes report.md, report.html (self-contained: small images are embedded, nothing is fetched; each links to the
-full-size file beside it) and report.png.
+Writes report.md, report.html and report.png. report.html is self-contained: small images are embedded, each links to
+its full-size file in the folder, and nothing is fetched.
 """
 
 from collections import Counter
@@ -27,8 +27,8 @@ from experiments.summary import paper_png
 from experiments.thumbnails import Thumbnail, thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_VERDICTS = 8  # more are counted; the table has each
-OPEN_GROUPS = 2  # more are closed until they are asked for
+MOST_VERDICTS = 8  # if there are more, the report shows counts; the table has each
+OPEN_GROUPS = 2  # further groups are collapsed
 FIGURES = {
     "samples": (
         "Real and generated images",
@@ -50,8 +50,8 @@ SWEEP_IN_MARKDOWN = [SWEEP[0], SWEEP[5], SWEEP[10], SWEEP[15]]
 
 
 def render(out: Path) -> list[Path]:
-    """Renders report.html, report.md and report.png in the table's folder, with contact.png where several trainers are
-    compared with MTM and without, and returns their paths."""
+    """Renders report.html, report.md and report.png in the table's folder, and contact.png if several trainers are
+    compared with and without MTM. Returns their paths."""
     results = load_results(out)
     sheet = write_contact_sheet(out, row_groups(results))
     context = report_context(results, sheet)
@@ -74,7 +74,7 @@ def render(out: Path) -> list[Path]:
 
 
 def report_context(results: Results, sheet: Path | None) -> dict[str, Any]:
-    """What the templates show, as text; see templates/report.html.j2. `sheet` is the contact sheet."""
+    """The variables of the templates, as text; see templates/report.html.j2. `sheet` is the contact sheet."""
     table = results.table
     groups = row_groups(results)
     small, unreadable = thumbnails((files for group in groups for files in _image_files(group)), first=sheet)
@@ -104,7 +104,7 @@ def report_context(results: Results, sheet: Path | None) -> dict[str, Any]:
 
 
 def row_groups(results: Results) -> list[list[RowResult]]:
-    """Rows that belong together: a baseline and what is compared with it; else one data set and trainer."""
+    """Groups of rows: a baseline with the rows that are compared with it; the other rows by data set and trainer."""
     baselines = {result.row.baseline for result in results.rows}
     groups: dict[tuple[str, ...], list[RowResult]] = {}
     for result in results.rows:
@@ -127,7 +127,7 @@ def _verdicts(results: Results) -> list[str]:
 
 
 def _image_files(group: list[RowResult]) -> Iterator[list[Path]]:
-    """The files of every thumbnail of the group."""
+    """The files of each thumbnail of the group."""
     yield from ([file] for name in FIGURES for _, file in _titled(group, name))
     yield from (files for _, files in _sweeps(group))
 
@@ -140,7 +140,7 @@ def _titled(group: list[RowResult], name: str) -> list[tuple[str, Path]]:
 
 
 def _sweeps(group: list[RowResult]) -> list[tuple[str, list[Path]]]:
-    """(title, an image for each strength) of the rows that have all of them."""
+    """(title, one image per strength) for each row that has all of these images."""
     found = [(result.row.title, [result.image(name) for name in SWEEP]) for result in group]
     return [(title, [f for f in files if f]) for title, files in found if all(files)]
 
@@ -151,7 +151,7 @@ def _group(
     small: dict[tuple[Path, ...], Thumbnail],
     moving: dict[Path, Thumbnail],
 ) -> dict[str, Any]:
-    """What the templates show of a group; an image is {"title", "file", "uri", "width", "height", "note", "moving"}:
+    """The templates' variables of a group. An image is {"title", "file", "uri", "width", "height", "note", "moving"};
     `moving` is the animation of a strip of frames."""
 
     def images(titled: list[tuple[str, list[Path]]]) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def _group(
 
 
 def _is_wide(shown: list[dict[str, Any]]) -> bool:
-    """Whether these images go below, not beside each other."""
+    """Whether these images are placed below each other instead of side by side."""
     return len(shown) == 1 or sum(image["width"] / image["height"] for image in shown) > 1.6 * len(shown)
 
 

@@ -1,15 +1,15 @@
-"""A table of the report as Markdown that is easy to read in a terminal too."""
+"""A table of the report as Markdown that is also readable in a terminal."""
 
 from experiments.report_table import NONE, TableText
 
 
 def cell(text: object) -> str:
-    """Text for a cell, or a paragraph, of one line."""
+    """Text escaped for a table cell or a paragraph, on one line."""
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def aligned(table: TableText) -> str:
-    """The table with columns of equal width. What belongs to a row as a whole stands in its first line."""
+    """The table with padded columns. Title, MTM setting, status and cost of a row are in its first line only."""
     costs = any(row.cost for row in table.rows)
     header = ["row", "MTM", "status", *table.columns.values(), *["cost"] * costs]
     lines = [header]

@@ -1,4 +1,4 @@
-"""The report's tables as text, one per section of the paper: for every row the paper's numbers, ours, and our cost."""
+"""The report's tables as text, one per section of the paper: for each row the paper's numbers, ours, and our cost."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -12,8 +12,8 @@ from experiments.table_model import MEASURES, Entry, Section
 
 NONE = "–"
 CITED = "cited"
-SMOKE = "smoke test"  # the only verdict on a number of a smoke test
-COLUMNS = {  # of a line; those that no line of a section fills are left out
+SMOKE = "smoke test"  # the verdict on every number of a smoke test
+COLUMNS = {  # of a line; a column that is empty in all lines of a section is left out
     "metric": "metric",
     "paper": "paper",
     "ours": "ours",
@@ -26,7 +26,7 @@ ALWAYS = ("ours",)
 
 @dataclass(frozen=True)
 class Line:
-    """One number of a row, as text. `grey`: no number of this line may be compared with another."""
+    """One metric or measure of a row, as text. `grey`: the numbers of this line must not be compared with others."""
 
     metric: str
     ours: str = NONE
@@ -34,19 +34,19 @@ class Line:
     difference: str = NONE
     verdict: str = NONE
     baseline: str = NONE
-    marks: str = ""  # what must stand beside ours, such as that its weights are stand-ins
-    runs: str = ""  # ours of every seed, where there are several
+    marks: str = ""  # caveats shown beside our value, such as "(stand-in weights)"
+    runs: str = ""  # our value for each seed, if there are several
     grey: bool = False
 
     @property
     def whole(self) -> str:
-        """Ours with all that belongs to it."""
+        """Our value with the values of the seeds and the caveats."""
         return " ".join(part for part in (self.ours, self.runs, self.marks) if part)
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a section. `status` is a RowResult's, or CITED; `cost` what its training took, part by part."""
+    """A row of a section. `status` is that of the RowResult, or CITED; `cost` lists what the training took."""
 
     title: str
     mtm: str
@@ -56,7 +56,7 @@ class TableRow:
 
     @property
     def kind(self) -> str:
-        """The status without counts, as one word: done, not-run, partial, failed, interrupted or cited."""
+        """The status as one word, without counts: done, not-run, partial, failed, interrupted or cited."""
         return self.status.split(" (")[0].replace(" ", "-")
 
 
@@ -64,13 +64,13 @@ class TableRow:
 class TableText:
     id: str
     title: str
-    columns: dict[str, str]  # the attribute of a line, and its heading
+    columns: dict[str, str]  # attribute of a Line -> heading
     rows: list[TableRow]
     note: str
 
     @property
     def counts(self) -> str:
-        """How many of its rows have which status, such as '3 of 4 done, 1 not run'."""
+        """The number of rows by status, such as '3 of 4 done, 1 not run'."""
         return counts_text(row.status for row in self.rows)
 
 
@@ -80,7 +80,7 @@ def tables_text(results: Results) -> list[TableText]:
 
 
 def counts_text(statuses: Any) -> str:
-    """'3 of 4 done, 1 not run, 2 cited': what is cited is no row of ours."""
+    """Counts by status, such as '3 of 4 done, 1 not run, 2 cited'. Cited rows do not count in the total."""
     counts = Counter(status.split(" (")[0] for status in statuses)
     cited, done = counts.pop(CITED, 0), counts.pop("done", 0)
     parts = [f"{done} of {done + counts.total()} done"] if done or counts else []
@@ -111,7 +111,7 @@ def _note(results: Results, section: Section) -> str:
 
 
 def _paper_text(value: float | None) -> str:
-    """As the paper has it, but for zeros at the end."""
+    """The number as in the paper, without trailing zeros."""
     return NONE if value is None else str(value)
 
 
@@ -122,7 +122,7 @@ def _difference(ours: float | None, paper: float | None) -> str:
 
 
 def _row(results: Results, section: Section, entry: Entry) -> TableRow:
-    if not entry.row:  # what the paper cites from others: its numbers, and nothing of ours
+    if not entry.row:  # cited by the paper from other work: only the paper's numbers
         titles = {**{name: METRICS[name].title for name in section.metrics}, **MEASURES}
         lines = [Line(titles[name], paper=_paper_text(entry.paper[name])) for name in titles if name in entry.paper]
         return TableRow(entry.title, NONE, CITED, lines)
@@ -165,7 +165,7 @@ def _metric_line(results: Results, result: RowResult, name: str) -> Line:
 
 
 def _runs_text(result: RowResult, name: str) -> str:
-    """The value of every run, where a row has several."""
+    """The value of each run, if the row has several."""
     if len(result.runs) < 2 or not result.values(name):
         return ""
     values = [(run, run.value(name)) for run in result.runs]
@@ -174,7 +174,7 @@ def _runs_text(result: RowResult, name: str) -> str:
 
 
 def _measure_line(results: Results, result: RowResult, name: str) -> Line:
-    """A cost that the bench of Table 4 measured, or the size of the network that was trained."""
+    """A cost from the bench of Table 4, or the number of parameters of the trained network."""
     paper = result.row.paper.get(name)
     line = Line(MEASURES[name], paper=_paper_text(paper))
     measured = results.bench.get("settings", {}).get(result.row.mtm, {})
@@ -204,7 +204,7 @@ def _against_baseline(results: Results, result: RowResult, name: str) -> str:
 
 
 def _cost(result: RowResult) -> list[str]:
-    """How far the first run is, time of all, speed, memory, size; nothing of a row that was not begun."""
+    """kimg of the first run, time of all runs, speed, memory and parameters; empty for a row that has not begun."""
     parts = [_kimg_text(result)] if result.kimg else []
     parts += [duration_text(result.wall_s)] if result.wall_s else []
     parts += [f"{number_text(result.s_per_kimg)} s/kimg"] if result.s_per_kimg else []
@@ -213,7 +213,7 @@ def _cost(result: RowResult) -> list[str]:
 
 
 def _kimg_text(result: RowResult) -> str:
-    """How far the first run is, and of how much where it has not ended."""
+    """kimg of the first run; if it has not finished, also of how many."""
     total = result.row.options.get("kimg")
     whole = result.first.status == "done" or total is None
     return f"{result.kimg:g} kimg" if whole else f"{result.kimg:g} of {total:g} kimg"

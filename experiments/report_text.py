@@ -1,4 +1,4 @@
-"""What the report says about a table's rows, as text: cells, fingerprints, cautions, and how it was made."""
+"""Texts of the report about a table's rows: fingerprints, cautions, and how the table was made."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from experiments.results import Results
 
 
 def fingerprints(results: Results) -> list[tuple[str, list[str]]]:
-    """For each metric how it was taken, as (what all rows share, a line for each group of rows with what differs)."""
+    """How each metric was computed, as (what all rows share, one line per group of rows with the differences)."""
     found = []
     several = len(results.table.shown_metrics) > 1
     for name, metric in results.table.shown_metrics.items():
@@ -34,7 +34,8 @@ def _pairs(fingerprint: dict[str, Any]) -> str:
 
 
 def cautions(results: Results) -> list[str]:
-    """Where a set has fewer images than the features have dimensions, so that the distance is biased upwards."""
+    """Warnings about Fréchet distances that are biased upwards because a set has fewer images than the features have
+    dimensions."""
     lines = []
     for result, metric in [(row, name) for row in results.rows for name in row.row.metrics]:
         fingerprint = result.fingerprint(metric)
@@ -88,7 +89,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
 
 
 def _host_facts(results: Results) -> list[tuple[str, str]]:
-    """A line per state of an official codebase that a row was trained with."""
+    """One line for each state of an official codebase that a row was trained with."""
     texts: dict[tuple[str, str], None] = {}
     for result in results.rows:
         if result.entry and result.entry.host:
@@ -110,4 +111,4 @@ def _machine(machine: dict[str, Any]) -> str:
 
 def commands(results: Results) -> list[str]:
     lines = [line for result in results.rows for run in result.runs if run.entry for line in run.entry.commands]
-    return list(dict.fromkeys(lines))  # runs share the command that makes their data
+    return list(dict.fromkeys(lines))  # several runs may have the same command that makes their data

@@ -1,7 +1,7 @@
 """Reproduces a table of the paper: `python -m experiments.reproduce table1b --out runs/paper` (make reproduce-table1b).
 
-Fetches and patches the codebases, makes rendered data, fetches weights; lists at once what only a person can obtain;
-then does what experiments.run does. Tables share an output folder: a run that appears in several is done once.
+Fetches and patches the codebases, renders data and fetches weights. Lists everything that only you can obtain. Then it
+does what experiments.run does. Tables share an output folder, so a run that appears in several tables is done once.
 """
 
 import os
@@ -22,13 +22,13 @@ from experiments.slurm import chosen_slurm, slurm_options
 from experiments.table_model import Row, Table
 from experiments.trainers.nodes import NNODES, RDZV, check_nodes
 
-CLICK_HOSTS = ("stylegan3", "eg3d")  # whose train.py can split a batch: --batch-gpu
-LEAST_PER_GPU = 4  # their default of --mbstd-group, the least batch of a GPU
+CLICK_HOSTS = ("stylegan3", "eg3d")  # hosts whose train.py can split a batch: --batch-gpu
+LEAST_PER_GPU = 4  # their default of --mbstd-group, the smallest batch per GPU
 
 
 def on_gpus(table: Table, gpus: int, rows: list[Row]) -> Table:
-    """The table with these rows on that many GPUs: the batch stays, and a GPU takes its share in several passes if it
-    is larger than in the setting. Raises UserError if a row's batch cannot be divided like that."""
+    """The table with these rows on `gpus` GPUs. The batch size stays the same; if a GPU's share is larger than in the
+    setting, it is processed in several passes. Raises UserError if a row's batch cannot be divided like that."""
     return table.model_copy(update={"rows": [_row_on(row, gpus) if row in rows else row for row in table.rows]})
 
 
@@ -69,11 +69,9 @@ def make_call(
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder; the same one resumes.")
 @click.option("--preset", default="full", show_default=True, help="full, small or smoke: docs/running.md.")
-@click.option(
-    "--gpus", type=click.IntRange(min=1), help="GPUs of a run, on all machines together [default: the row's]."
-)
-@click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines of a run.")
-@click.option("--rdzv", default="", help="HOST:PORT of the first machine, if there are several.")
+@click.option("--gpus", type=click.IntRange(min=1), help="GPUs per run, over all machines [default: the row's].")
+@click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines per run.")
+@click.option("--rdzv", default="", help="HOST:PORT of the first machine, if there are several machines.")
 @slurm_options
 @click.option("--data", "given", multiple=True, help="NAME=PATH, or a folder with an entry for each data set.")
 @click.option("--row", "only", multiple=True, help="Only this row (may be given more than once).")

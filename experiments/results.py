@@ -1,4 +1,4 @@
-"""The contents of OUT: table, ledger, ticks and images, and their summary in words."""
+"""Reads the contents of OUT (table, ledger, ticks and images) and summarises them in words."""
 
 import math
 import statistics
@@ -20,16 +20,16 @@ from experiments.trainers.contract import IMAGES, Tick, load_run, mean_s_per_kim
 
 ONE_SEED = "One seed per row: a difference between two runs is an observation, not evidence that one method is better."
 SMOKE = "a smoke test: its numbers say nothing about any method"
-SMALL_SHARE = 0.02  # differences below this are called a tie: two seeds of the same row differ by more
+SMALL_SHARE = 0.02  # smaller differences are called a tie, because two seeds of the same row differ by more
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A row with one seed, and its outcome. status: done, failed, interrupted, partial (begun and not ended: it is
+    """A row with one seed, and its outcome. status: done, failed, interrupted, partial (begun but not ended: it is
     running, or was killed) or not run."""
 
     seed: int
-    folder: Path | None = None  # None: it was never begun
+    folder: Path | None = None  # None if it was never begun
     status: str = "not run"
     entry: ledger.Attempt | None = None  # the latest attempt
     ticks: list[Tick] = field(default_factory=list)
@@ -37,12 +37,12 @@ class RunResult:
     peak_rss_bytes: int = 0
 
     def value(self, metric: str) -> float | None:
-        """A metric of a finished run."""
+        """The value of a metric; None if the run is not finished or does not have it."""
         measured = self.entry.metrics.get(metric) if self.entry and self.status == "done" else None
         return measured.value if measured else None
 
     def fingerprint(self, metric: str) -> dict[str, Any]:
-        """How that metric was taken; empty if it was not."""
+        """The fingerprint of a metric: how it was computed. Empty if the run does not have it."""
         measured = self.entry.metrics.get(metric) if self.entry and self.status == "done" else None
         return measured.fingerprint if measured else {}
 
@@ -56,21 +56,21 @@ class RunResult:
         return mean_s_per_kimg(self.ticks)
 
     def image(self, name: str) -> Path | None:
-        """The path of one of the run's images, such as 'samples', if it is there."""
+        """The path of one of the run's images, such as 'samples', if it exists."""
         path = self.folder / IMAGES / f"{name}.png" if self.folder else None
         return path if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row: the runs of all its seeds, in order. Where it shows one run it shows the first."""
+    """A row: the runs of all its seeds, in order. Values that only one run can give come from the first."""
 
     row: Row
     runs: list[RunResult]
 
     @property
     def status(self) -> str:
-        """done where every run is; else the first other status, with how many are done."""
+        """The status done if all runs are done; else the first other status, with the number of runs that are done."""
         other = next((run.status for run in self.runs if run.status != "done"), None)
         done = sum(run.status == "done" for run in self.runs)
         return "done" if other is None else f"{other} ({done} of {len(self.runs)} done)" if done else other
@@ -84,11 +84,12 @@ class RowResult:
         return self.first.entry
 
     def values(self, metric: str) -> list[float]:
-        """The metric of every run that has it."""
+        """The metric's values of the runs that have it."""
         return [value for run in self.runs if (value := run.value(metric)) is not None]
 
     def fingerprint(self, metric: str) -> dict[str, Any]:
-        """How the metric was taken in all runs; empty if it was not. Seeds of data or latents may not differ."""
+        """The metric's fingerprint from the first run that has it; empty if none has. `metrics` checks that the runs'
+        fingerprints agree."""
         return next((run.fingerprint(metric) for run in self.runs if run.fingerprint(metric)), {})
 
     @property
@@ -102,12 +103,12 @@ class RowResult:
         return found
 
     def spread(self, metric: str) -> float | None:
-        """Standard deviation over the seeds (n - 1); None for fewer than two."""
+        """Standard deviation over the seeds (divided by n - 1); None for fewer than two."""
         values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
     def mark(self, metric: str) -> str:
-        """The mark that follows a value of that metric wherever it is shown: that its weights are stand-ins."""
+        """The mark that follows every value of that metric that was computed with stand-in weights; else empty."""
         return STAND_IN_MARK if any(is_stand_in(run.fingerprint(metric)) for run in self.runs) else ""
 
     @property
@@ -128,7 +129,7 @@ class RowResult:
 
     @property
     def parameters(self) -> int | None:
-        """Parameters of the generator, where the trainer says so."""
+        """Number of parameters of the generator, if the trainer recorded it."""
         found = self.entry.trainer.get("generator_parameters") if self.entry else None
         return found if isinstance(found, int) else None
 
@@ -147,23 +148,23 @@ class Results:
     datasets: dict[str, dict[str, Any]]
     calls: list[ledger.Call]  # one for each call of the runner that had something to run
     problems: list[str]
-    bench: dict[str, Any] = field(default_factory=dict)  # what the bench of Table 4 measured, if it ran
+    bench: dict[str, Any] = field(default_factory=dict)  # results of the bench of Table 4, if it ran
 
     @property
     def credits(self) -> list[str]:
-        """Credit due wherever an image is shown."""
+        """The credits that must accompany the images."""
         credits = (self.table.datasets[result.row.dataset].credit for result in self.rows)
         return [credit for credit in dict.fromkeys(credits) if credit]
 
     @property
     def first_entry(self) -> ledger.Attempt | None:
-        """An entry that says what ran and where: the newest of any row."""
+        """The newest entry of any row, which says what ran and where."""
         entries = [run.entry for result in self.rows for run in result.runs if run.entry]
         return max(entries, key=lambda entry: entry.time_utc, default=None)
 
     @property
     def one_seed(self) -> str:
-        """The caution for a table whose rows have one seed."""
+        """The caution for a table in which a row has only one seed; else empty."""
         return ONE_SEED if any(len(result.runs) == 1 for result in self.rows) else ""
 
     def by_id(self, row_id: str) -> RowResult:
@@ -224,7 +225,7 @@ def _run_result(
 
 
 def number_text(value: float | None, spread: float | None = None) -> str:
-    """A number for a table: four significant digits; a dash for none. With a spread, 'mean ± spread'."""
+    """A number for a table: four significant digits, or a dash for None. With a spread, 'mean ± spread'."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
@@ -232,12 +233,12 @@ def number_text(value: float | None, spread: float | None = None) -> str:
 
 
 def difference_text(value: float, sign: str = "") -> str:
-    """A difference: three significant digits, never an exponent for large ones; `sign="+"` shows the sign always."""
+    """A difference with three significant digits and no exponent for large values; `sign="+"` always shows the sign."""
     return f"{value:{sign}.0f}" if abs(value) >= 1000 else f"{value:{sign}.3g}"
 
 
 def compare(value: float, reference: float, metric: Metric) -> str:
-    """'lower by 1.20 (8 %): better', and so on; a tie below SMALL_SHARE."""
+    """'lower by 1.20 (8 %): better' and so on; a tie if the share is below SMALL_SHARE."""
     difference = value - reference
     share = abs(difference) / abs(reference) if reference else float("inf")
     if difference == 0 or share < SMALL_SHARE:
@@ -248,7 +249,7 @@ def compare(value: float, reference: float, metric: Metric) -> str:
 
 
 def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:
-    """`compare` for a metric of two rows, or 'not compared, because ...'."""
+    """`compare` for a metric of two rows, or 'not compared' with the reason."""
     for one in (result, baseline):
         if name not in one.row.metrics:
             return f"not compared, because {one.row.title} does not ask for this metric"
@@ -265,7 +266,8 @@ def compare_rows(result: RowResult, baseline: RowResult, name: str) -> str:
 
 
 def verdicts(results: Results) -> list[str]:
-    """One sentence for each row that has a baseline, per metric; honest about what is missing and what it proves."""
+    """One sentence per metric for each row that has a baseline. It says so if the values cannot be compared, or if MTM
+    does not win."""
     sentences = []
     for result in results.rows:
         if result.row.baseline is None:

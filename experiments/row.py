@@ -1,8 +1,8 @@
 """One run as a separate process: `python -m experiments.row OUT/runs/ROW/SEED-IDENTITY --out OUT --data ZIP`.
 
 It does the remaining steps of the run, one child process after another, and writes the run's state, log and ledger
-entry. It does not depend on the runner that started it: it continues when that ends, and the next runner finds it by
-the lock of the run's folder. SIGINT and SIGTERM go to the child's whole process group, so that a trainer can save a
+entry. It does not depend on the runner that started it: it continues if that runner ends, and the next runner finds it
+by the lock of the run's folder. SIGINT and SIGTERM go to the child's whole process group, so that a trainer can save a
 snapshot and its workers end with it; a second signal kills the group.
 """
 
@@ -34,35 +34,33 @@ from experiments.trainers.nodes import nodes
 
 TAIL_LINES = 15
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
-NOTHING_SAVED = (
-    131  # interrupted, and the next attempt would begin where this one did: slurm_job.sh requeues no such run
-)
+NOTHING_SAVED = 131  # interrupted without progress, so slurm_job.sh does not requeue the run
 
 
 class State(Checked):
-    """The state of a run. status: running, done, failed or interrupted. Followed by the runner (experiments.jobs)."""
+    """The state of a run, which the runner reads (experiments.jobs). status: running, done, failed or interrupted."""
 
     status: str
     step: str = ""
-    message: str = ""  # why it failed, or what it said last
+    message: str = ""  # why it failed, or a remark on an interruption
     pid: int
-    child_pid: int = 0  # leader of its step's process group
+    child_pid: int = 0  # leader of the current step's process group
     peak_rss_bytes: int = 0
     cuda_visible_devices: str = ""
-    machine: str = MACHINE  # whose pids they are
+    machine: str = MACHINE  # the machine of these pids
 
 
 def read_state(folder: Path) -> State | None:
-    """The run's state, or None if it has not begun. Raises UserError for a file that is not one."""
+    """The run's state, or None if it has not begun. Raises UserError if the file is not a state."""
     return read_json(State, folder / STATE) if (folder / STATE).exists() else None
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was told to stop
-    """A signal came, or the step says that it was interrupted."""
+    """A signal came, or the step's exit code says that it was interrupted."""
 
 
 class StepFailed(Exception):  # noqa: N818
-    """A step failed; the message has the reason and the last lines of its output."""
+    """A step failed. The message has the reason and the last lines of the step's output."""
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Work:
     commands: list[str] = field(default_factory=list)
 
     def do(self) -> None:
-        """Does every remaining step, asking the trainer again after each: what it wrote decides the next one."""
+        """Does every remaining step. Asks the trainer again after each, because its output decides the next one."""
         last: Step | None = None
         while steps := self.trainer.steps(self.run):
             if self.signals:
@@ -114,7 +112,7 @@ class Work:
         assert self.child is not None
         try:
             self.write_state("running")
-        except UserError:  # a full disk: a step that cannot be followed is stopped
+        except UserError:  # on a full disk, stops the step, because nobody could follow it
             os.killpg(self.child.pid, signal.SIGTERM)
             self._wait()
             raise
@@ -127,7 +125,7 @@ class Work:
         self.finished_steps += 1
 
     def has_saved(self) -> bool:
-        """Whether the next attempt has less to do than this one had, as far as the files can be read."""
+        """Whether the next attempt has less to do than this one had; True if the files cannot be read."""
         with suppress(UserError, OSError):
             return self.finished_steps > 0 or self.trainer.saved_kimg(self.run) > self.begun_kimg
         return True
@@ -142,11 +140,11 @@ class Work:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(self.lock,),  # held until the last child has gone, whatever happens to us
+                pass_fds=(self.lock,),  # keeps the lock until the last child has ended
             )
         except OSError as error:
             raise StepFailed(f"{step.name} cannot be started: {step.argv[0]}: {error.strerror}.") from error
-        if self.signals:  # it came before there was a child to pass it on to
+        if self.signals:  # a signal came before the child started
             os.killpg(self.child.pid, self.signals[-1])
 
     def _wait(self) -> None:
@@ -180,8 +178,8 @@ class Work:
 
 
 def do_run(folder: Path, out: Path, data: Path, lock: int) -> int:
-    """Does the run and returns the exit code for its status (EXIT_CODES), or NOTHING_SAVED. Raises UserError if the
-    state cannot be written; an entry that cannot is in the state's message."""
+    """Does the run; returns the exit code for its status (EXIT_CODES), or NOTHING_SAVED. Raises UserError if the state
+    cannot be written. If the ledger entry cannot be written, the status is failed and the state's message says so."""
     run = load_run(folder, data)
     work = Work(run, TRAINERS[run.trainer], out, lock)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -207,7 +205,7 @@ def do_run(folder: Path, out: Path, data: Path, lock: int) -> int:
 
 
 def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
-    """What the ledger keeps of one attempt. What cannot be read makes a line of its own, and no second failure."""
+    """The ledger entry of one attempt. A file that cannot be read adds a line to the message; it raises no error."""
     run, trainer, problems = work.run, work.trainer, [message] if message else []
 
     def tried(read: Any, otherwise: Any) -> Any:
@@ -247,13 +245,13 @@ def ledger_entry(work: Work, status: str, message: str) -> ledger.Entry:
 
 
 def note_failure(run: Run, out: Path, message: str) -> None:
-    """The ledger's entry of a run whose process could not write it."""
+    """Appends the ledger entry of a run whose own process could not write it."""
     entry = ledger_entry(Work(run, TRAINERS[run.trainer], out, lock=-1), "failed", message)
     ledger.append_entry(out / ledger.NAME, entry | {"wall_s": 0.0})
 
 
 def exit_text(code: int) -> str:
-    """'exit code 3', or for a signal 'SIGKILL (was it out of memory?)'."""
+    """'exit code 3', or the name of the signal: 'SIGKILL (was it out of memory?)'."""
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
@@ -261,7 +259,7 @@ def exit_text(code: int) -> str:
 
 
 def _tail(log: Path, begun: int) -> str:
-    """The last lines that were printed since `begun`."""
+    """The last lines of the log from byte `begun` on."""
     with log.open("rb") as file:
         file.seek(max(begun, file.seek(0, os.SEEK_END) - 8192))
         lines = [line.rstrip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
@@ -269,7 +267,7 @@ def _tail(log: Path, begun: int) -> str:
 
 
 def tree_rss_bytes(pid: int) -> int:
-    """Resident memory of a process and all below it; pages that they share count in each."""
+    """Resident memory of a process and its descendants; shared pages count once per process."""
     total = 0
     with suppress(psutil.Error):
         process = psutil.Process(pid)
@@ -280,9 +278,10 @@ def tree_rss_bytes(pid: int) -> int:
 
 
 def hold(folder: Path, patience_s: float = 5.0) -> int:
-    """The descriptor of the run's lock, held. Raises UserError if another process keeps it."""
+    """Takes the run's lock and returns its file descriptor. Raises UserError if another process still holds it after
+    `patience_s`."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    end_s = time.monotonic() + patience_s  # a runner that looks holds it for a moment
+    end_s = time.monotonic() + patience_s  # a runner that checks the lock holds it for a moment
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,10 +296,10 @@ def hold(folder: Path, patience_s: float = 5.0) -> int:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder with ledger and report.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The output folder with ledger and report.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The zip to train on.")
 def main(folder: Path, out: Path, data: Path) -> None:
-    """Do what is left of the run in FOLDER, which the runner (experiments.run) prepared."""
+    """Do the remaining steps of the run in FOLDER, which the runner (experiments.run) prepared."""
     try:
         raise SystemExit(do_run(folder, out, data, hold(folder)))
     except UserError as error:

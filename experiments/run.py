@@ -1,7 +1,7 @@
 """Runs the rows of a table: `python -m experiments.run quickstart --out runs/quickstart`.
 
-Run it again and it resumes: finished runs are not repeated, an interrupted one continues from its snapshot, and one
-that is still running, because only the runner had ended, is followed.
+Run it again to resume: it does not repeat finished runs, continues an interrupted run from its snapshot, and follows a
+run that is still running because only the runner ended.
 """
 
 import re
@@ -36,7 +36,7 @@ from experiments.weights import check_readers, locate
 
 
 def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, content_sha256: str, made_by: str) -> Run:
-    """The run of a row with one seed. `content_sha256` is "unknown" before the data is made (a dry run)."""
+    """The run of a row with one seed. `content_sha256` is "unknown" if the data is not made yet (in a dry run)."""
     facts = identity(row, content_sha256)
     return Run(
         table=table.name,
@@ -60,12 +60,12 @@ def make_run(table: Table, row: Row, seed: int, out: Path, zip_path: Path, conte
 
 
 def while_training(row: Row) -> list[str]:
-    """The metrics that the row's trainer takes of its snapshots as it trains: its option `metrics`."""
+    """The metrics that the row's trainer computes of its snapshots during training: its option `metrics`."""
     return [name for name in re.findall(r"\w+", str(row.options.get("metrics", ""))) if name in METRICS]
 
 
 def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
-    """Whether the ledger calls the run done, with every metric that it now asks for."""
+    """Whether the ledger records the run as done, with every metric that it asks for now."""
     mine = [entry for entry in attempts if entry.run == run.folder.relative_to(out).as_posix()]
     if not mine or mine[-1].status != "done":
         return False
@@ -73,7 +73,7 @@ def is_finished(run: Run, attempts: list[ledger.Attempt], out: Path) -> bool:
 
 
 class Call:
-    """One call of the runner: the chosen rows of a table, in OUT; with `slurm` as jobs of a cluster."""
+    """One call of the runner: the chosen rows of a table, in OUT; with `slurm`, as jobs of a cluster."""
 
     def __init__(self, table: Table, rows: list[Row], out: Path, data: Data, slurm: Slurm | None = None) -> None:
         self.table, self.rows, self.out, self.data, self.slurm = table, rows, out, data, slurm
@@ -82,7 +82,7 @@ class Call:
         self.stand_ins = data.cache / STAND_INS
 
     def make_runs(self, infos: dict[str, DatasetInfo]) -> list[Run]:
-        """A run for every row and seed, in the order in which they are done."""
+        """A run for every row and seed, in the order of execution."""
         runs = []
         for row in self.rows:
             made_by = portable_command(self.data.step(row.dataset), self.out)
@@ -94,29 +94,29 @@ class Call:
         return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
     def check_weights(self) -> None:
-        """Raises UserError, now rather than after days of training, if weights of the metrics are missing (with one
-        list of all of them), or a package that reads them."""
+        """Raises UserError if weights that the metrics need are missing (listing all of them), or a package that reads
+        them. Checked first, not after days of training."""
         locate(self.weights)
         check_readers(self.weights)
 
     def finished(self, runs: list[Run]) -> set[Path]:
-        """The folders of those runs that are finished."""
+        """The folders of the finished runs."""
         entries, _ = ledger.read_entries(self.out / ledger.NAME)
         attempts = [entry for entry in entries if isinstance(entry, ledger.Attempt)]
         return {run.folder for run in runs if is_finished(run, attempts, self.out)}
 
     def costs(self, runs: list[Run]) -> dict[Path, RunCost]:
-        """What each run is expected to cost, where its setting says so."""
+        """The expected cost of each run whose setting has an estimate."""
         ratios = training_ratios(bench_of(self.out))
         found = {run.folder: run_cost(self.table.row(run.row), ratios) for run in runs}
         return {folder: cost for folder, cost in found.items() if cost is not None}
 
     def data_gb(self) -> float:
-        """The expected size of the data sets that are still to be made."""
+        """The expected size of the data sets that are not made yet."""
         return sum(self.table.datasets[n].size_gb for n in self.dataset_names if not self.data.path(n).exists())
 
     def check_disk(self, runs: list[Run]) -> None:
-        """Raises UserError if the disk has less room than what is left to do needs."""
+        """Raises UserError if the disk has less free space than the remaining work needs."""
         finished = self.finished(runs)
         costs = {folder: cost for folder, cost in self.costs(runs).items() if folder not in finished}
         needed_gb = disk_needed_gb(self.table, costs, self.data_gb())
@@ -127,10 +127,10 @@ class Call:
             )
 
     def execute(self, prepare_only: bool = False) -> int:
-        """Runs what is left, renders the report, prints the results; returns the exit code. With `prepare_only`
-        it makes the data and the runs' folders, and prints the command of each run that is left."""
+        """Does the remaining runs, renders the report and prints the results; returns the exit code. With
+        `prepare_only`, makes the data and the runs' folders and prints the command of each remaining run."""
         started_s = time.monotonic()
-        check_owner(self.out, self.table)  # before minutes are spent on the data
+        check_owner(self.out, self.table)  # early, because making data takes minutes
         planned = self.make_runs({name: info for name in self.dataset_names if (info := self.data.known(name))})
         self.check_disk(planned)
         for run in planned:
@@ -186,7 +186,7 @@ class Call:
         if scheduler.signal is not None:
             click.echo(f"\n{scheduler.stopped_text()}", err=True)
             return 128 + scheduler.signal
-        from experiments.report import render  # matplotlib: only now, so that what comes before is quick
+        from experiments.report import render  # imports matplotlib: late, for a quick start
 
         paths = render(self.out)
         click.echo(f"\n{self.table.title}")
@@ -198,7 +198,7 @@ class Call:
 
 
 def tell(jobs: list[Job], scheduler: Scheduler) -> None:
-    """Says why runs failed or were interrupted, before anything else is written: the disk may be full."""
+    """Prints why runs failed or were interrupted, before anything else is written, because the disk may be full."""
     for job in jobs:
         log = f"The whole output: {job.run.folder / LOG}"
         if job.status == "failed":
@@ -209,7 +209,7 @@ def tell(jobs: list[Job], scheduler: Scheduler) -> None:
 
 
 def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
-    """The rows named in `only`, or all. Raises UserError for a name that is not one."""
+    """The rows named in `only`, or all rows if it is empty. Raises UserError for an unknown name."""
     ids = [row.id for row in table.rows]
     for row_id in only:
         if row_id not in ids:
@@ -218,8 +218,8 @@ def choose_rows(table: Table, only: tuple[str, ...]) -> list[Row]:
 
 
 def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
-    """--data values, NAME=PATH or a path alone, by the data set that they stand for. Raises UserError if a path
-    alone could stand for several."""
+    """The paths in the --data values by data set. A value is NAME=PATH, or only a path if the table uses one data set.
+    Raises UserError if a path could be for several data sets."""
     used = list(dict.fromkeys(row.dataset for row in table.rows))
     sources: dict[str, Path] = {}
     for word in given:
@@ -249,7 +249,7 @@ def own_data(table: Table, given: tuple[str, ...]) -> dict[str, Path]:
     help="A preset of the table: full, or smoke for a smoke test in minutes.",
 )
 @click.option("--row", "only", multiple=True, help="Run only this row (may be given more than once).")
-@click.option("--parallel", type=click.IntRange(min=1), help="Number of runs side by side.  [default: the table's]")
+@click.option("--parallel", type=click.IntRange(min=1), help="Number of runs at a time.  [default: the table's]")
 @CACHE
 @click.option("--skip-broken", is_flag=True, help="Leave out images of --data that cannot be read.")
 @slurm_options

@@ -1,8 +1,8 @@
-"""Runs as jobs of a Slurm cluster: one job per run, in which experiments.row finishes it.
+"""Runs as jobs of a Slurm cluster: one job per run, which executes experiments.row.
 
-Slurm handles the queue, the machines and requeueing; the run's folder has everything else. The runner submits what is
-neither finished nor in the queue, and follows the files. It can be stopped at any time: the jobs continue, and the same
-command follows them again.
+Slurm handles the queue, the machines and requeueing; the run's folder has everything else. The runner submits the runs
+that are neither finished nor in the queue, and follows them through their files. You can stop it at any time: the jobs
+continue, and the same command follows them again.
 """
 
 import hashlib
@@ -28,29 +28,29 @@ from experiments.trainers import TRAINERS
 from experiments.trainers.contract import LOG, ROOT, SLURM_JOB, STATE, Run
 from experiments.trainers.nodes import nodes
 
-# States of jobs that do not come back.
+# Final states of jobs.
 ENDED = set("COMPLETED CANCELLED FAILED TIMEOUT DEADLINE BOOT_FAIL OUT_OF_MEMORY NODE_FAIL REVOKED".split())
-# Options of sbatch that would hide a job from the runner, or make several of it.
+# Options of sbatch that would hide a job from the runner or split it into several.
 TAKEN = tuple(
     "--job-name -J --output -o --array -a --clusters -M --cluster --wrap --test-only --wait -W --export".split()
 )
-LIMIT_S = 120  # before its time limit a run is told to stop and requeued
-CPUS_PER_GPU = 4  # a process and the host's three workers
+LIMIT_S = 120  # how long before its time limit a run is told to stop, and requeued
+CPUS_PER_GPU = 4  # the training process and the host's three data workers
 POLL_S = 10.0
-MISSED_POLLS = 3  # a controller that restarts does not answer for a while
+MISSED_POLLS = 3  # tolerated, because a restarting controller does not answer for a while
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """Where jobs go. `more`: further options of sbatch, which take precedence."""
+    """How jobs are submitted. `more`: further options of sbatch, which take precedence."""
 
     partition: str = ""
     more: str = ""
 
     def command(self, run: Run, out: Path, on_cpu: bool) -> list[str]:
-        """The sbatch line of a run; `on_cpu`: it asks for no GPU."""
+        """The sbatch command of a run; with `on_cpu` it asks for no GPU."""
         log = _as_pattern(str((run.folder / LOG).resolve()))
-        # A site may set SBATCH_EXPORT so that a job gets no variables: it needs MTM_WEIGHTS, MTM_NNODES and others.
+        # --export=ALL, because a site may set SBATCH_EXPORT to pass no variables, and a job needs MTM_WEIGHTS etc.
         words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "--export=ALL", f"--output={log}"]
         words += [f"--job-name={job_name(run)}", f"--signal=B:USR1@{LIMIT_S}"]
         words += [f"--nodes={nodes()}", "--ntasks-per-node=1", f"--chdir={ROOT}"]
@@ -79,7 +79,7 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm | None:
-    """What the options say; None without a cluster. Raises UserError if they contradict each other."""
+    """The Slurm settings from the options; None without a cluster. Raises UserError if the options are inconsistent."""
     if not cluster and (partition or slurm_args):
         raise UserError(
             f"run: PARTITION and SLURM_ARGS must come with a cluster; got {partition or slurm_args!r} without one. Add "
@@ -101,8 +101,8 @@ def chosen_slurm(cluster: str | None, partition: str, slurm_args: str) -> Slurm 
 
 
 def submit(command: list[str]) -> str:
-    """The number of the new job. Raises UserError if Slurm refuses it, with what it said."""
-    try:  # in a separate session: Ctrl-C must not end it between the submission and its answer
+    """Submits a job and returns its number. Raises UserError with Slurm's message if Slurm refuses it."""
+    try:  # in a separate session, so that Ctrl-C cannot end it between the submission and its answer
         result = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     except OSError as error:
         raise UserError(
@@ -110,7 +110,7 @@ def submit(command: list[str]) -> str:
         ) from None
     if result.returncode:
         raise UserError(f"slurm: sbatch refused the job: {result.stderr.strip()}\nIt was: {shlex.join(command)}")
-    numbers = re.findall(r"^(\d+)(?:;.*)?$", result.stdout, re.MULTILINE)  # a site's wrapper may say more
+    numbers = re.findall(r"^(\d+)(?:;.*)?$", result.stdout, re.MULTILINE)  # a site's wrapper may print more
     if len(numbers) != 1:
         raise UserError(
             f"slurm: sbatch must print the number of the job; got {result.stdout.strip()!r}. Run the same command "
@@ -120,12 +120,12 @@ def submit(command: list[str]) -> str:
 
 
 def queue(names: list[str]) -> dict[str, tuple[str, str]] | None:
-    """Number and state, such as PENDING, of the newest job of each name that the queue knows, one that has not ended
-    before others; None if Slurm does not answer."""
+    """(number, state) of the newest job of each name in the queue, preferring jobs that have not ended. A state is
+    PENDING, RUNNING, ... None if Slurm does not answer."""
     if not names:
         return {}
     try:
-        # One job that is gone makes a query for a list of jobs fail, so this asks for all of the user's jobs.
+        # Asks for all jobs of the user, because a query for a list of jobs fails if one of them is gone.
         words = ["squeue", "--noheader", "--states=all", "--me", "--format=%i %T %j"]
         result = subprocess.run(words, capture_output=True, text=True, timeout=60, start_new_session=True)
     except (OSError, subprocess.TimeoutExpired):
@@ -139,16 +139,16 @@ def queue(names: list[str]) -> dict[str, tuple[str, str]] | None:
 
 
 class SlurmScheduler(Scheduler):
-    """Submits jobs and follows them until all have ended, or a signal ends the following. A run's folder holds the
-    number of its job, so that the next call finds it."""
+    """Submits jobs and follows them until all have ended or a signal comes. The number of a run's job is stored in the
+    run's folder, so that the next call finds it."""
 
     def __init__(self, jobs: list[Job], slurm: Slurm, on_cpu: bool, out: Path, progress: Progress) -> None:
         super().__init__(jobs, len(jobs), out, progress)
         self._slurm, self._on_cpu = slurm, on_cpu
         self._states: dict[str, str] = {}
         self._polled_s, self._missed = float("-inf"), 0
-        self._absent = Counter[str]()  # polls in a row that did not find a run's job
-        self._held_back = 0  # jobs that were followed when Slurm refused a further one
+        self._absent = Counter[str]()  # per run, consecutive polls that did not find its job
+        self._held_back = 0  # number of followed jobs when Slurm last refused another one
 
     def stopped_text(self) -> str:
         numbers = [job_number(job.run) for job in self._running]
@@ -167,13 +167,13 @@ class SlurmScheduler(Scheduler):
             if state not in ENDED or in_use(job.run.folder):
                 self._progress.stage(job.label, f"already in the queue as job {number}; following it")
             else:
-                (job.run.folder / STATE).unlink(missing_ok=True)  # it describes the attempt before
+                (job.run.folder / STATE).unlink(missing_ok=True)  # it describes the previous attempt
                 try:
                     number = submit(self._slurm.command(job.run, self._out, self._on_cpu))
                 except UserError as error:
                     if not self._running:
                         raise
-                    self._held_back = len(self._running)  # a limit of jobs, perhaps
+                    self._held_back = len(self._running)  # probably a limit on the number of jobs
                     self._progress.stage(job.label, f"will be tried again when a job ends: {error}")
                     break
                 self._progress.stage(job.label, f"job {number}")
@@ -204,7 +204,8 @@ class SlurmScheduler(Scheduler):
         super()._look()
 
     def _note(self, job: Job, found: tuple[str, str] | None) -> None:
-        """The state of the job in the queue. A queue that does not show it may be an older one, as a cache has it."""
+        """Records the state of the job in the queue. Slurm may answer from an outdated cache, so a missing job counts
+        as gone only after MISSED_POLLS polls, or once its run is done or failed."""
         self._absent[job.label] = 0 if found else self._absent[job.label] + 1
         said = state.status if (state := self._state(job)) is not None else ""
         if found is None and self._absent[job.label] < MISSED_POLLS and said not in ("done", "failed"):
@@ -215,7 +216,7 @@ class SlurmScheduler(Scheduler):
         self._states[number] = queued
 
     def _memory_bytes(self) -> int:
-        """Of the largest run, for they work on other machines than this."""
+        """Resident memory of the largest run. Not a sum, because the runs are on other machines."""
         return max((state.peak_rss_bytes for job in self._running if (state := self._state(job))), default=0)
 
     def _state(self, job: Job) -> State | None:
@@ -256,18 +257,18 @@ class SlurmScheduler(Scheduler):
 
 
 def _as_pattern(path: str) -> str:
-    """A path as sbatch's --output takes it: % begins one of its patterns, but where there is a backslash, which stands
-    before what is meant as it is."""
+    """A path escaped for sbatch's --output. Slurm replaces patterns that begin with %, and %% stands for %. If there is
+    a backslash in the path, Slurm replaces no pattern, and a backslash escapes the next character."""
     return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 
 def job_name(run: Run) -> str:
-    """The name of the run's job, by which it is found in the queue: of this folder alone, and so unlike a number that
-    a copy of the folder has too, or that was not noted before the runner was killed."""
+    """The name of the run's job, unique to the run's folder, which identifies the job in the queue. The job's number
+    would not do: a copy of the folder has the same number, and a killed runner may not have recorded it."""
     return f"mtm-{run.row}-{run.seed}-{hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]}"
 
 
 def job_number(run: Run) -> str:
-    """The number of the job that was submitted last for the run; empty if there was none."""
+    """The number of the last job that was submitted for the run; empty if there is none."""
     path = run.folder / SLURM_JOB
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""

@@ -1,4 +1,4 @@
-"""Open a trained generator, whichever trainer wrote it, and use it through one interface.
+"""Opens a trained generator of any trainer and provides one interface to it.
 
     with open_snapshot(Path("runs/low/final.pt")) as snapshot:
         images = snapshot.generate(torch.randn(4, snapshot.facts.z_dim))  # uint8 [4, 3, R, R]
@@ -39,10 +39,11 @@ TRUST = "Opening a pickle runs the code in it: only open files that you trust."
 
 @dataclass(frozen=True)
 class Host:
-    """How the pickles of an official codebase are known and opened.
+    """How the pickles of an official codebase are recognised and opened.
 
-    `marks`: text that only its network code holds (a pickle carries its source); `paths`: what its own scripts put on
-    sys.path, relative to vendor/<name>; `loader`: the file of its legacy module, for a message where it is absent.
+    `marks`: text that only its network code contains (a pickle carries its source code); `paths`: what its own scripts
+    put on sys.path, relative to vendor/<name>; `loader`: the file of its legacy module, which exists if the host is
+    fetched.
     """
 
     marks: tuple[bytes, ...]
@@ -51,7 +52,7 @@ class Host:
     paths: tuple[str, ...] = (".",)
 
 
-# In this order: EG3D's and the video hosts' pickles hold what marks StyleGAN3's, too.
+# The order matters: pickles of EG3D and of the video hosts also contain the marks of StyleGAN3's.
 HOSTS = {
     "eg3d": Host((b"class TriPlaneGenerator",), generators.EG3D, "eg3d/legacy.py", ("eg3d",)),
     "stylesv": Host((b"class SynthesisNetwork3v",), generators.StyleSV, "src/legacy.py", (".", "src")),
@@ -61,14 +62,14 @@ HOSTS = {
 
 
 class Snapshot(ABC):
-    """A trained generator. Close it, or use it in a `with`, to end the process that it may run in."""
+    """A trained generator. It may run in a separate process: to end that, call `close` or use a `with` block."""
 
     path: Path
     facts: Facts
 
     @abstractmethod
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """What the Generator's method of that name returns."""
+        """Calls the Generator's method of that name and returns its result."""
 
     def generate(
         self,
@@ -84,19 +85,19 @@ class Snapshot(ABC):
 
         Args:
             z: [N, z_dim].
-            c: [N, c_dim], labels: classes, or EG3D's cameras; if None, those that `labels` gives.
-            frames: times of a video's frames, for networks that make videos; an image at time 0 if None.
-            strength: of the offsets (mtm_ops.offsets_scaled).
-            truncation: psi; 1 for none.
-            noise: draw whatever is random beside z (noise per pixel, motion, ray positions) from torch's global
-                stream, which moves on. Otherwise it is the same at every call.
+            c: labels [N, c_dim]: classes, or EG3D's cameras; if None, those of `labels`.
+            frames: times of a video's frames, for networks that generate videos; if None, one image at time 0.
+            strength: factor of the offsets (mtm_ops.offsets_scaled).
+            truncation: psi; 1 for no truncation.
+            noise: draw all other random inputs (noise per pixel, motion, ray positions) from torch's global random
+                stream, which advances. Otherwise they are the same at every call.
 
         Returns:
             uint8 [N, 3, R, R], or [N, T, 3, R, R] with `frames`, on the CPU.
 
         Raises:
-            ValueError: for shapes that do not fit, and a strength without deformable layers.
-            UserError: if the process that holds the network ended.
+            ValueError: for wrong shapes, or a strength for a network without deformable layers.
+            UserError: if the process that runs the network has ended.
         """
         return self._call(
             "generate",
@@ -111,16 +112,17 @@ class Snapshot(ABC):
     def offsets(
         self, z: Tensor, c: Tensor | None = None, frames: Sequence[float] | None = None
     ) -> tuple[Tensor, dict[Layer, Tensor]]:
-        """Images as `generate` gives them, and per deformable layer its offsets [N, taps, 2 (dy, dx), h, w] in px of
-        that layer; N * T of them, frame after frame, with `frames`."""
+        """Images as in `generate`, and for each deformable layer its offsets [N, taps, 2 (dy, dx), h, w] in px of that
+        layer; with `frames` N * T of them, frame after frame."""
         return self._call("offsets", z, c, None if frames is None else list(frames))
 
     def labels(self, count: int) -> Tensor:
-        """c [count, c_dim] where none is given: the classes in turn; for EG3D the camera in front; else empty."""
+        """The default labels c [count, c_dim]: the classes in turn; for EG3D the camera in front; c_dim 0 for
+        unconditional networks."""
         return self._call("labels", count)
 
     def close(self) -> None:  # noqa: B027 - there may be nothing to close
-        """End the process that holds the network, if there is one."""
+        """Ends the process that runs the network, if there is one."""
 
     def __enter__(self) -> Snapshot:
         return self
@@ -130,7 +132,7 @@ class Snapshot(ABC):
 
 
 class LocalSnapshot(Snapshot):
-    """A network in this process, which is at `generator.network`."""
+    """A network in this process, accessible as `generator.network`."""
 
     def __init__(self, path: Path, generator: Generator) -> None:
         self.path, self.generator, self.facts = path, generator, generator.facts()
@@ -140,11 +142,11 @@ class LocalSnapshot(Snapshot):
 
 
 class HostSnapshot(Snapshot):
-    """A host's pickle, in a separate process that ends with this object, or with this process."""
+    """A host's pickle, in a separate process that ends when this object is closed or this process ends."""
 
     def __init__(self, path: Path, host: str, folder: Path, device: str) -> None:
         self.path, self.host = path, host
-        context = multiprocessing.get_context("spawn")  # a forked process has threads and modules of this one
+        context = multiprocessing.get_context("spawn")  # fork would copy this process's modules and locks
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, host, str(folder)), daemon=True)
         self._process.start()
@@ -159,7 +161,8 @@ class HostSnapshot(Snapshot):
         return self._ask("call", name, arguments, options)
 
     def _ask(self, *request: Any) -> Any:
-        """The answer; what the process draws from torch's global stream counts as drawn from this process's."""
+        """Sends a request and returns the answer. Passes the state of torch's global random stream there and back, so
+        that random numbers are drawn as if in this process."""
         try:
             self._pipe.send_bytes(pickle.dumps((torch.get_rng_state(), *request)))
             error, answer, stream = pickle.loads(self._pipe.recv_bytes())
@@ -185,19 +188,19 @@ class HostSnapshot(Snapshot):
 def open_snapshot(
     path: Path, device: str | None = None, host: str | None = None, vendor: Path = ROOT / "vendor"
 ) -> Snapshot:
-    """Open a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
+    """Opens a trained generator: mini's final.pt or snapshot.pt, or a pickle of an official codebase.
 
     Opening a pickle runs the code in it: only open files that you trust. No other file is opened.
 
     Args:
-        path: the file.
-        device: for torch; if None, a GPU if there is one.
-        host: the codebase of the pickle; if None, recognised by the source that the pickle contains.
-        vendor: where the hosts' checkouts are, each under its name.
+        path: the file of the generator.
+        device: torch device; if None, a GPU if there is one.
+        host: the codebase of the pickle; if None, it is recognised by the source code in the pickle.
+        vendor: the folder of the hosts' checkouts, each under its name.
 
     Raises:
         UserError: if the file is missing, empty, truncated or not a snapshot, or if its host is unknown or not fetched.
-            One line that names the file.
+            The message is one line that names the file.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = _recognise(path, host, vendor)
@@ -207,8 +210,8 @@ def open_snapshot(
 
 
 def open_here(path: Path, host: str | None = None, vendor: Path = ROOT / "vendor") -> Generator:
-    """The generator of a snapshot on the CPU, in this process, on whose sys.path a pickle's host then stays: open one
-    only. Arguments, trust and errors: `open_snapshot`."""
+    """Opens the generator of a snapshot on the CPU, in this process. For a pickle, its host stays on sys.path, so open
+    only one per process. Arguments, trust and errors are as for `open_snapshot`."""
     name = _recognise(path, host, vendor)
     if name is None:
         return _open_mini(path, "cpu")
@@ -216,7 +219,7 @@ def open_here(path: Path, host: str | None = None, vendor: Path = ROOT / "vendor
 
 
 def _recognise(path: Path, host: str | None, vendor: Path) -> str | None:
-    """Whose pickle the file is; None for mini's snapshot. Raises UserError if it is neither, or cannot be opened."""
+    """The host of a pickle; None for mini's snapshot. Raises UserError if the file is neither or cannot be opened."""
     start = _first_bytes(path)
     if start.startswith(b"PK"):  # torch.save's zip
         return None
@@ -232,7 +235,7 @@ def _recognise(path: Path, host: str | None, vendor: Path) -> str | None:
 
 
 def host_of(path: Path) -> str:
-    """Whose pickle it is, from the network source that it carries, which is read and not run."""
+    """The host of a pickle, recognised by the network's source code in it. Nothing in the pickle is executed."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for name, host in HOSTS.items():
             if any(data.find(mark) >= 0 for mark in host.marks):
@@ -255,7 +258,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _check_whole(path: Path) -> None:
-    """A pickle's last byte is its stop code."""
+    """Raises UserError if the pickle does not end with the stop opcode."""
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != pickle.STOP:
@@ -268,7 +271,7 @@ def _open_mini(path: Path, device: str) -> Generator:
     from experiments.mini.trainer import Options, build_generator
 
     try:
-        # Tensors and plain values only: nothing in the file can run. Read first, for torch would keep it open.
+        # weights_only: nothing in the file can run. Read into memory first, because torch would keep the file open.
         content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
@@ -295,14 +298,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
-    """Answer requests until the pipe closes, which it does when the other process ends, too."""
-    os.dup2(2, 1)  # the hosts print; stdout is for what the command that is running here says
+    """Answers requests until the pipe closes, which also happens when the other process ends."""
+    os.dup2(2, 1)  # the hosts print to stdout, which belongs to the output of our command
     generator: Generator | None = None
     while True:
         try:
             stream, kind, *request = pickle.loads(pipe.recv_bytes())
         except EOFError:
-            os._exit(0)  # nothing is left to do, and taking down what the host imported can take seconds
+            os._exit(0)  # skips the clean-up of the host's imports, which can take seconds
         torch.set_rng_state(stream)
         answer: Any = None
         error: Exception | None = None
@@ -322,7 +325,7 @@ def serve(pipe: Connection, host: str, folder: str) -> NoReturn:
 
 
 def _open_pickle(path: Path, host: str, folder: Path, device: str) -> Generator:
-    import mtm_hosts.compat  # noqa: F401 - what an unpatched checkout misses of today's libraries
+    import mtm_hosts.compat  # noqa: F401 - makes unpatched checkouts work with current libraries
 
     sys.path[:0] = [os.path.normpath(folder / part) for part in HOSTS[host].paths]
     try:
@@ -335,7 +338,7 @@ def _open_pickle(path: Path, host: str, folder: Path, device: str) -> Generator:
         with path.open("rb") as file:
             network = legacy.load_network_pkl(file)["G_ema"]
         return HOSTS[host].kind(network, device)
-    except Exception as error:  # whatever a foreign file's content brings about
+    except Exception as error:  # a foreign file may cause any error
         raise UserError(
             f"{path}: {host}'s loader cannot open it ({type(error).__name__}: {_first_line(error)}). "
             "Give a whole snapshot of that codebase, or its --host."

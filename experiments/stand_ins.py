@@ -3,9 +3,9 @@
     python -m experiments.stand_ins DIR [--small]
 
 With them every metric runs without the real weights, which tests the path from images to report. The numbers say
-nothing about the images. DIR gets a stand-ins.toml, by which experiments.weights recognises the files, so that each
-number computed with them is labelled stand-in. Weights are scaled so that features neither vanish nor grow from layer
-to layer.
+nothing about the images. The command also writes DIR/stand-ins.toml, by which experiments.weights recognises the files,
+so that each number computed with them is labelled stand-in. Weights are scaled so that features neither vanish nor grow
+from layer to layer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SMALL_WIDTH, SMALL_DEPTH = 64, 1  # of transformers with --small
 
 
 class Moving(nn.Module):
-    """Called as the I3D of FVD: uint8 clips [N, 3, T, H, W] to 400 numbers. Random filters over space and time."""
+    """Stand-in for the I3D of FVD, with its call: uint8 clips [N, 3, T, H, W] to 400 numbers. Random filters over space
+    and time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,8 @@ class Moving(nn.Module):
 
 
 class Still(nn.Module):
-    """Called as the pickled Inception of the official codebases: uint8 images [N, 3, H, W] to 2048 numbers."""
+    """Stand-in for the pickled Inception of the official codebases, with its call: uint8 images [N, 3, H, W] to 2048
+    numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,8 +66,8 @@ class Still(nn.Module):
 
 
 class Posing(nn.Module):
-    """Called as BlazePose's stand-in: an image [1, 256, 256, 3] in [0, 1] to 39 x 5 numbers of landmarks in px, and the
-    probability of a person. Random filters; the places of its landmarks follow the image."""
+    """Stand-in for BlazePose: an image [1, 256, 256, 3] in [0, 1] to 39 x 5 numbers of landmarks in px, and the
+    probability of a person. Random filters; the positions of the landmarks depend on the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,16 +80,16 @@ class Posing(nn.Module):
 
 
 def make_stand_ins(folder: Path, names: list[str] | None = None, small: bool = False) -> None:
-    """Writes the files of these names (all if None) and stand-ins.toml to `folder`. `small`: transformers of one
-    narrow layer, which load and run fast. The same names give the same weights; torch's random stream stays. Raises
-    UserError for a name that has none, and if a file that is not a stand-in is in the way."""
+    """Writes the stand-ins of these names (all if None) and stand-ins.toml to `folder`. With `small`, transformers have
+    one narrow layer, so that they load and run fast. A name always gives the same weights; torch's random stream is not
+    changed. Raises UserError for an unknown name, and if it would replace a file that is not a stand-in."""
     for name in names or WEIGHTS:
         if name not in WRITERS:
             raise UserError(f"stand_ins: name must be one of {', '.join(WRITERS)}; got {name!r}.")
         path = folder / WEIGHTS[name].file
         _refuse_to_replace(name, folder, path)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), atomic_output(path) as partial:
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, in which two of the files are
+            warnings.simplefilter("ignore", DeprecationWarning)  # from torch.jit, the format of some files
             torch.manual_seed(SEED)
             WRITERS[name](partial, small)
         record_stand_in(name, folder)
@@ -101,8 +103,8 @@ def _refuse_to_replace(name: str, folder: Path, path: Path) -> None:
 
 
 def scale_weights(module: nn.Module) -> None:
-    """He's initialisation for what feeds a ReLU, a variance-preserving one elsewhere; norms a little off the identity,
-    so that a network that leaves one out gives other features."""
+    """Draws weights: He initialisation for convolutions, variance-preserving for linear layers. Norms are drawn a
+    little off the identity, so that a network that omits one gives different features."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(layer.weight)
@@ -124,9 +126,9 @@ def _inception(path: Path, small: bool) -> None:
 
     class Blank(kind):  # type: ignore[misc,valid-type]
         def load_state_dict(self, *_: Any) -> None:
-            """Its weights are drawn instead."""
+            """Loads nothing, because the weights are drawn later."""
 
-    torch.save({}, path)  # its constructor reads a file
+    torch.save({}, path)  # the constructor reads a file
     network = Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
     with torch.no_grad():
         scale_weights(network)
@@ -143,13 +145,13 @@ def _clip(path: Path, small: bool) -> None:
         scale_weights(network)
         for block in network.visual.transformer.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=1 / math.sqrt(width))
-    clip.convert_weights(network)  # to half precision, as OpenAI's file
-    state = network.state_dict() | {"text_projection": torch.zeros(1, 512)}  # by which its width is read
+    clip.convert_weights(network)  # to half precision, as in OpenAI's file
+    state = network.state_dict() | {"text_projection": torch.zeros(1, 512)}  # the loader reads the width from it
     _container(state).save(str(path))
 
 
 def _container(state: dict[str, Tensor]) -> Any:
-    """A TorchScript module whose state_dict is `state`, and which computes nothing."""
+    """A TorchScript module with this state_dict that computes nothing."""
     root = nn.Module()
     for name, value in state.items():
         *parents, last = name.split(".")
@@ -165,7 +167,7 @@ def _container(state: dict[str, Tensor]) -> Any:
 def _dinov2(path: Path, small: bool) -> None:
     from experiments.metrics.dinov2 import VisionTransformer
 
-    # The width stays: it is the dimension of the features.
+    # The width is the dimension of the features, so it does not change.
     network = VisionTransformer(1024, *((SMALL_DEPTH, 4) if small else (24, 37)))
     with torch.no_grad():
         scale_weights(network)
@@ -226,8 +228,8 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--only", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--small", is_flag=True, help="Transformers with one narrow layer, for tests.")
+@click.option("--only", multiple=True, metavar="NAME", help="Write only this one; may be repeated.")
+@click.option("--small", is_flag=True, help="Write transformers with one narrow layer, for tests.")
 def main(folder: Path, only: tuple[str, ...], small: bool) -> None:
     """Write stand-ins for the metrics' pretrained networks to DIR (1.5 GB; 0.2 GB with --small)."""
     try:
@@ -238,6 +240,6 @@ def main(folder: Path, only: tuple[str, ...], small: bool) -> None:
 
 
 if __name__ == "__main__":
-    from experiments.stand_ins import main as of_the_module  # whose classes pickles name, not __main__'s
+    from experiments.stand_ins import main as of_the_module  # so that pickles refer to this module, not to __main__
 
     of_the_module()

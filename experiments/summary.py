@@ -1,5 +1,5 @@
-"""One PNG that sums up the paper's tables: every row's paper, ours, difference and status; samples of each trainer; a
-curve."""
+"""One PNG that summarises the paper's tables: for every row the paper's number, ours, the difference and the status;
+samples of each trainer; a training curve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH_PX, MARGIN_PX, GUTTER_PX = 1500, 30, 44
 COLUMN_PX = (WIDTH_PX - 2 * MARGIN_PX - GUTTER_PX) // 2
 LINE_PX, TITLE_PX, BLOCK_GAP_PX = 27, 34, 22
 PAPER_AT, OURS_AT, DIFFERENCE_AT, STATUS_AT = 358, 472, 582, 598  # right edges of numbers, left edge of the status
-SHOWN = (0, 1, 3)  # of the contact sheet's columns: plain, MTM, offset field
+SHOWN = (0, 1, 3)  # columns of the contact sheet that are shown: plain, MTM, offset field
 LABEL_PX, STRIP_PX, STRIP_GAP_PX, PLOT_PX = 190, 264, 12, 395
 MOST_TRAINERS = 6
 Font = ImageFont.FreeTypeFont
@@ -31,13 +31,13 @@ Font = ImageFont.FreeTypeFont
 
 @cache
 def font(size: int, bold: bool = False) -> Font:
-    """DejaVu Sans, which matplotlib brings along."""
+    """DejaVu Sans from matplotlib."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
 def paper_png(results: Results, path: Path) -> None:
-    """Draws the image of a table with sections."""
+    """Draws the summary of a table with sections to `path`."""
     tables = tables_text(results)
     trainers = _trainers(results)
     sheet = Image.new("RGB", (WIDTH_PX, 20_000), "white")
@@ -56,7 +56,7 @@ def paper_png(results: Results, path: Path) -> None:
 
 
 def _paragraph(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, face: Font, colour: str) -> int:
-    """Writes text over the whole width, and returns where it ends."""
+    """Writes text over the whole width, and returns the y at which it ends."""
     lines = wrapped(text, face, WIDTH_PX - MARGIN_PX - at[0])
     draw.multiline_text(at, lines, colour, face, spacing=6)
     return at[1] + (lines.count("\n") + 1) * (round(face.size) + 8)
@@ -82,7 +82,7 @@ def _height(table: TableText) -> int:
 
 
 def _two_columns(tables: list[TableText]) -> tuple[list[TableText], list[TableText]]:
-    """The tables in order, cut where the two columns come out most alike."""
+    """The tables, in order, divided into two columns of the most similar heights."""
     heights = [_height(table) for table in tables]
     cut = min(range(len(tables) + 1), key=lambda i: (max(sum(heights[:i]), sum(heights[i:])), -i))
     return tables[:cut], tables[cut:]
@@ -118,7 +118,7 @@ def _row(draw: ImageDraw.ImageDraw, left: int, top: int, row: TableRow) -> None:
 
 
 def _cut(text: str, face: Font, width_px: int) -> str:
-    """The text, with an ellipsis where it is wider."""
+    """The text, cut with an ellipsis if it is wider than `width_px`."""
     if face.getlength(text) <= width_px:
         return text
     while text and face.getlength(f"{text}…") > width_px:
@@ -127,7 +127,8 @@ def _cut(text: str, face: Font, width_px: int) -> str:
 
 
 def _trainers(results: Results) -> list[list[RowResult]]:
-    """For each trainer and its configuration the first row that has images, and the first that is compared with it."""
+    """For each trainer and configuration, a baseline that has images and, if there is one, the first row with images
+    that is compared with it."""
     found: dict[tuple[str, str], list[RowResult]] = {}
     for result in results.rows:
         row = result.row
@@ -140,7 +141,7 @@ def _trainers(results: Results) -> list[list[RowResult]]:
 
 
 def _samples(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, trainers: list[list[RowResult]]) -> int:
-    """A row of strips for each trainer: none was selected, none is stretched."""
+    """Draws a row of strips for each trainer. Images are not selected, and their contrast is not stretched."""
     lefts = [MARGIN_PX + LABEL_PX + i * (STRIP_PX + STRIP_GAP_PX) for i in range(len(SHOWN))]
     for left, column in zip(lefts, SHOWN, strict=True):
         draw.text((left, top), COLUMNS[column][0], TEXT, font(18, bold=True))
@@ -151,7 +152,7 @@ def _samples(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, trainers: 
         height = max(strip.height for strip in strips if strip) if any(strips) else LINE_PX
         label = wrapped(pair[0].row.title, font(17), LABEL_PX - 14)
         draw.multiline_text((MARGIN_PX, top), label, TEXT, font(17), spacing=4)
-        whole = read_strip(pair[0], "strip", None)  # reduced, the gaps would have colours of their own
+        whole = read_strip(pair[0], "strip", None)  # not resized, which would blend the colour of the gaps
         if whole and uniform_note(whole):
             below = top + (label.count("\n") + 1) * 23
             draw.text((MARGIN_PX, below), "(nearly uniform)", MUTED, font(15))
@@ -165,7 +166,7 @@ def _samples(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, trainers: 
 
 
 def _curve(draw: ImageDraw.ImageDraw, left: int, top: int, trainers: Sequence[list[RowResult]]) -> int:
-    """The most telling curve of the first trainer that has one, with a legend."""
+    """Draws the most informative curve of the first trainer that has one, with a legend."""
     rows, panel = next(((rows, found[0]) for rows in trainers if (found := panels(rows))), (None, None))
     if rows is None or panel is None:
         return top
@@ -181,7 +182,7 @@ def _curve(draw: ImageDraw.ImageDraw, left: int, top: int, trainers: Sequence[li
     for line in panel["lines"]:
         points = [tuple(map(float, point.split(","))) for point in line["points"].split()]
         places = [(left + x * scale, top + y * scale) for x, y in points]
-        thick = 3 + 2 * (len(rows) - 1 - line["colour"])  # a line that the next one covers is still seen
+        thick = 3 + 2 * (len(rows) - 1 - line["colour"])  # so that a line under another one stays visible
         draw.line(places, LINES[line["colour"] % len(LINES)], width=thick if line["first"] else 1, joint="curve")
     top += round(HEIGHT * scale) + 6
     draw.text((left + PLOT_PX, top), "kimg", MUTED, font(14), anchor="ra")

@@ -1,9 +1,9 @@
 """Reads tables: the TOML files in experiments/tables, checked key by key, with one preset applied.
 
-A table has rows; a row is the training of one trainer on a data set with one MTM setting, once for each seed, and the
-metrics to take of it. A preset ("full" is what the paper did, "smoke" a smoke test of the same path in minutes) changes
-options. A table with `base` also has the keys of tables/shared/<base>.toml, of whose rows it keeps
-those that its sections show: what several tables share is written once, and a run that appears in several is one run.
+A table has rows. A row is the training of one trainer on one data set with one MTM setting, once per seed, and the
+metrics to compute. A preset changes options: "full" is what the paper did, "smoke" a smoke test of the same path in
+minutes. A table with `base` inherits the keys of tables/shared/<base>.toml, and of its rows those that the table's
+sections show. So what several tables share is written once, and a run that appears in several tables is one run.
 """
 
 import re
@@ -34,14 +34,14 @@ __all__ = ["Cost", "Dataset", "Entry", "Estimate", "Preset", "Row", "Section", "
 
 TABLES = Path(__file__).parent / "tables"
 SHARED = TABLES / "shared"
-_ID = re.compile(r"[a-z0-9][a-z0-9-]*")  # it becomes the name of a folder
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")  # an id becomes the name of a folder
 
 
 def load_table(name: str, preset: str = "full") -> Table:
     """Reads experiments/tables/<name>.toml (or a path to such a file) and applies the preset.
 
-    Raises UserError for a key that does not exist (listing those that do), a missing key, a wrong type, and a name
-    that refers to nothing.
+    Raises UserError for an unknown key (listing the known ones), a missing key, a wrong type, and a reference to an
+    unknown name.
     """
     path = Path(name) if name.endswith(".toml") else TABLES / f"{name}.toml"
     if not path.is_file():
@@ -57,7 +57,7 @@ def load_table(name: str, preset: str = "full") -> Table:
 
 
 def table_from_dict(values: Any, where: str) -> Table:
-    """The table that `model_dump` wrote into the file `where`; presets are applied already."""
+    """The table that `model_dump` wrote to the file `where`, with its preset already applied."""
     return check(Table, values, where)
 
 
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _based_on(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """The table's keys over those that it shares, with the shared rows that its sections show."""
+    """The table's own keys merged over the shared ones, with the shared rows that its sections show."""
     shown = [entry.get("row") for section in own.get("sections", []) for entry in section.get("entries", [])]
     rows = [row for row in shared.get("rows", []) if row.get("id") in shown]
     return {**shared, **own, "rows": [*rows, *own.get("rows", [])]}
@@ -164,8 +164,8 @@ def _resolve(table: Table) -> Table:
 
 
 def _settings_of(row: Row, table: Table) -> list[Setting]:
-    """The settings that a row has its values of, the strongest last: what its setting is like, its setting, and what
-    the preset changes of each."""
+    """The settings from which a row takes its values, in order of increasing precedence: the setting that its setting
+    is `like`, its setting, and the preset's changes of each."""
     own = table.settings.get(row.setting, Setting())
     names = [name for name in (own.like, row.setting) if name]
     changed = table.applied.settings
@@ -188,7 +188,7 @@ def _resolve_row(row: Row, table: Table) -> Row:
     metrics = row.metrics or list(dict.fromkeys(shown)) or last([s.metrics for s in settings]) or table.metrics
     without = {name for setting in settings for name in setting.without}
     estimates = [*[s.estimate for s in settings], row.estimate]
-    if preset.meaningless:  # seconds of the whole run say nothing of a smoke test
+    if preset.meaningless:  # an estimate in seconds per whole run does not hold for a smoke test
         ours = [s.estimate for s in preset.settings.values()]
         estimates = [one for one in estimates if one and (one.s_per_kimg or one in ours)]
     return row.model_copy(

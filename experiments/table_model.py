@@ -1,4 +1,5 @@
-"""What a table of experiments is made of: rows that are trained, sections that show them beside the paper's numbers."""
+"""The parts of a table of experiments: rows, which are trained, and sections, which show them beside the paper's
+numbers."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +9,8 @@ from experiments.datasets.zips import CLIPS
 from experiments.files import UserError
 from experiments.metrics import METRICS, Metric
 
-# What the paper's Table 4 gives beside metrics: cost relative to the baseline, and the generator's size in millions.
+# Measures in the paper's Table 4 that are not metrics: cost relative to the baseline, and the generator's parameters in
+# millions.
 MEASURES = {
     "training_ratio": "training time, ×",
     "inference_ratio": "inference time, ×",
@@ -17,8 +19,8 @@ MEASURES = {
 
 
 class Dataset(Checked):
-    """A data set by its recipe (experiments/datasets; the one of its own name where empty) and its options. Title and
-    credit are the recipe's where empty. `size_gb` is the expected size of its zip, where that is known."""
+    """A data set: the name of its recipe (in experiments/datasets; if empty, the data set's own name) and its options.
+    If empty, title and credit are the recipe's. `size_gb` is the expected size of its zip; 0 if unknown."""
 
     recipe: str = ""
     options: dict[str, Value] = {}
@@ -28,7 +30,7 @@ class Dataset(Checked):
 
 
 class Cost(Checked):
-    """What a preset is expected to need, for the dry run and the check of the disk."""
+    """The expected needs of a preset, for the dry run and the check of disk space."""
 
     hours: float
     machine: str
@@ -37,8 +39,8 @@ class Cost(Checked):
 
 
 class Estimate(Checked):
-    """What a run is expected to need, where it is computed from its kimg (experiments/costs.py): seconds of one device
-    for each kimg and for all else, and what its snapshots take, one every `snapshot_kimg` and the last."""
+    """The expected needs of a run, computed from its kimg (experiments/costs.py): device-seconds per kimg, device-
+    seconds for the rest, and the size of a snapshot, of which there is one every `snapshot_kimg` and one at the end."""
 
     device: str  # A100, V100, CPU core
     source: str
@@ -49,8 +51,8 @@ class Estimate(Checked):
 
 
 class Setting(Checked):
-    """What several rows share; a row's own values come first. `like` names a setting whose values come last; `without`
-    names metrics that these rows leave out, whatever their tables show."""
+    """Values that several rows share; a row's own values take precedence. `like` names a setting to inherit from;
+    `without` names metrics that these rows omit, even if their tables show them."""
 
     like: str = ""
     trainer: str = ""
@@ -62,10 +64,10 @@ class Setting(Checked):
 
 
 class Preset(Checked):
-    """Overrides. `meaningless` marks a smoke test: every number of this preset is labelled, wherever it is shown;
-    `comparable` says whether its numbers may be compared with the paper's. `datasets` replaces one data set of the
-    table by another; `stand_ins`: metrics take seeded random weights, which the runner makes. `cost` is of the whole
-    table, where it does not follow from estimates."""
+    """Overrides of a table's values. `meaningless` marks a smoke test: every number is labelled so wherever it is
+    shown. `comparable` says whether the numbers may be compared with the paper's. `datasets` maps data sets of the
+    table to others that replace them. With `stand_ins`, metrics use seeded random weights, which the runner makes.
+    `cost` is that of the whole table, if it does not follow from estimates."""
 
     about: str = ""
     cost: Cost | None = None
@@ -83,9 +85,8 @@ class Preset(Checked):
 
 
 class Row(Checked):
-    """Runs that differ in their seed only. `paper` holds the paper's numbers by metric; `baseline` is the row to
-    compare with; what is empty comes from the setting, or from the table. `kimg_times` multiplies the setting's
-    kimg."""
+    """Runs that differ only in their seed. `paper` holds the paper's numbers by metric; `baseline` is the id of the row
+    to compare with. Empty values come from the setting or the table. `kimg_times` multiplies the kimg."""
 
     id: str
     title: str
@@ -103,8 +104,8 @@ class Row(Checked):
 
 
 class Entry(Checked):
-    """A line of a section: a row under the paper's name for it, with the paper's numbers by metric or measure. Without
-    a row it is what the paper cites from others, which nothing runs."""
+    """A line of a section: a row under the paper's name for it, with the paper's numbers by metric or measure. An entry
+    without a row is a result that the paper cites from other work; it is not run."""
 
     title: str
     row: str = ""
@@ -112,7 +113,8 @@ class Entry(Checked):
 
 
 class Section(Checked):
-    """A table or figure of the paper. `measures` are of MEASURES; `figure` names images of its rows that it shows."""
+    """A table or figure of the paper. `measures` are keys of MEASURES; `figure` names the images of its rows that it
+    shows."""
 
     id: str
     title: str
@@ -127,8 +129,9 @@ class Section(Checked):
 
 
 class Table(Checked):
-    """A table, with one preset applied: every row is complete. `base` names the file of experiments/tables/shared
-    whose keys it has as well; tables of one base may share an output folder. Without sections it shows its rows."""
+    """A table with one preset applied: every row is complete. `base` names a file in experiments/tables/shared whose
+    keys the table inherits; tables with the same base may share an output folder. A table without sections shows its
+    rows."""
 
     name: str
     title: str
@@ -144,15 +147,15 @@ class Table(Checked):
     metrics: list[str] = []
     seeds: list[int] = [0]
     options: dict[str, Value] = {}
-    samples_nimg: int = 50_000  # generated images for each metric that leaves the number open
+    samples_nimg: int = 50_000  # generated images for each metric that does not fix the number
     real_nimg: int = 0  # real images for such a metric; all if 0
-    parallel: int = 1  # rows at a time, where there are GPUs enough
-    seeds_first: bool = False  # all rows with their first seed, then with their second: what is compared ends together
+    parallel: int = 1  # runs at a time, if there are enough GPUs
+    seeds_first: bool = False  # all rows with the first seed, then all with the second, ...
     preset: str = "full"
 
     @property
     def family(self) -> str:
-        """What tables that may share an output folder and data have in common."""
+        """The name that tables which may share an output folder and data have in common."""
         return self.base or self.name
 
     @property
@@ -161,7 +164,7 @@ class Table(Checked):
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it needs no GPU, as a smoke test."""
+        """Whether it needs no GPU: true for a smoke test."""
         return self.meaningless
 
     @property
@@ -170,25 +173,25 @@ class Table(Checked):
 
     @property
     def shown_metrics(self) -> Mapping[str, Metric]:
-        """The metrics that any row asks for, in the order in which they are asked for."""
+        """The metrics that the rows ask for, in the order of their first appearance."""
         return {name: METRICS[name] for row in self.rows for name in row.metrics}
 
     @property
     def shown_sections(self) -> list[Section]:
-        """The sections, or one of all rows."""
+        """The sections; if there are none, one with all rows."""
         if self.sections:
             return self.sections
         entries = [Entry(title=row.title, row=row.id, paper=row.paper) for row in self.rows]
         return [Section(id=self.name, title="Rows", metrics=list(self.shown_metrics), entries=entries)]
 
     def row(self, row_id: str) -> Row:
-        """The row of this id, which must exist."""
+        """The row with this id, which must exist."""
         return next(row for row in self.rows if row.id == row_id)
 
     def with_data(self, given: Collection[str]) -> "Table":
-        """The same table with the user's own images, at the same resolution, in place of those data sets in `given`
-        that are rendered. The others take what the user gives for their source, or for an option (source_option).
-        Raises UserError if they are clips.
+        """The same table with the rendered data sets in `given` replaced by the user's own images at the same
+        resolution. Other data sets in `given` are unchanged, because they take the user's path as their source or as
+        an option (source_option). Raises UserError if a data set to replace consists of clips.
         """
         own = RECIPES["images"]
         recipes = {name: RECIPES[self.datasets[name].recipe] for name in given}
@@ -211,7 +214,7 @@ class Table(Checked):
         return self.model_copy(update={"datasets": self.datasets | changed})
 
     def with_options(self, options: Mapping[str, Value], seeds: list[int] | None = None) -> "Table":
-        """The same table with these options in every row, and with these seeds where they are given."""
+        """The same table with these options in every row and, if given, these seeds."""
         rows = [
             row.model_copy(update={"options": {**row.options, **options}, "seeds": seeds or row.seeds})
             for row in self.rows

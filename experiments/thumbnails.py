@@ -1,4 +1,4 @@
-"""Images small enough to embed in a report: WebP thumbnails and film strips, within a budget of bytes."""
+"""WebP thumbnails and film strips within a budget of bytes, to embed in a report."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from PIL import Image
 
 from experiments.sheets import GAP_GREY
 
-BUDGET_BYTES = 3_000_000  # of all images of a report together; base64 adds a third
-LARGEST_BYTES = 150_000  # of one image, where there are few
+BUDGET_BYTES = 3_000_000  # for all images of a report; base64 adds a third
+LARGEST_BYTES = 150_000  # per image, even if there are few
 WIDEST_PX = 1600
 FIRST_SHARES = 6
 QUALITY = 75
-BITS_PER_PX = 1.2  # a guess of what WebP needs at that quality, to begin with
+BITS_PER_PX = 1.2  # first guess of WebP's size at that quality
 WORKERS = 4
-UNIFORM_SPREAD = 3.0  # grey levels: below this a screen shows one colour
+UNIFORM_SPREAD = 3.0  # grey levels; an image with less looks like one colour
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """`uri` holds the image; width and height are of one of its frames, px; `note` says what must be said beside it."""
+    """`uri` holds the image; width and height are those of one frame, px; `note` is a caveat to show beside it."""
 
     uri: str
     width: int
@@ -38,17 +38,18 @@ class Thumbnail:
 def thumbnails(
     wanted: Iterable[Sequence[Path]], first: Path | None = None
 ) -> tuple[dict[tuple[Path, ...], Thumbnail], list[str]]:
-    """A thumbnail of each sequence of image files: of one file the image, of several (a film) all below each other.
+    """A thumbnail for each sequence of image files: the image of a single file, or the images of several (a film) one
+    below the other.
 
-    They share BUDGET_BYTES; a film counts twice, and `first`, which is the report's widest image, FIRST_SHARES times.
-    Returns them by their files, and a line for each file that cannot be read and so has none.
+    The thumbnails share BUDGET_BYTES; a film counts twice, and `first`, the report's widest image, FIRST_SHARES times.
+    Returns the thumbnails by their files, and an error line for each sequence that cannot be read.
     """
     head: list[tuple[Path, ...]] = [] if first is None else [(first,)]
     strips = list(dict.fromkeys([*head, *(tuple(files) for files in wanted)]))
     weights = {files: FIRST_SHARES if files == (first,) else 1 if len(files) == 1 else 2 for files in strips}
     share = BUDGET_BYTES // max(1, sum(weights.values()))
     largest = {files: LARGEST_BYTES * (1 if len(files) == 1 else 2) for files in strips}
-    with ThreadPoolExecutor(WORKERS) as pool:  # Pillow works outside Python's lock
+    with ThreadPoolExecutor(WORKERS) as pool:  # Pillow releases the GIL
         made = pool.map(lambda files: _made(files, min(largest[files], share * weights[files])), strips)
     results: Mapping[tuple[Path, ...], Thumbnail | str] = dict(zip(strips, made, strict=True))
     return (
@@ -75,7 +76,7 @@ def _made(files: tuple[Path, ...], budget_bytes: int) -> Thumbnail | str:
 
 
 def read_rgb(file: Path) -> Image.Image:
-    """The image, decoded. Raises ValueError, naming the file, where it is damaged."""
+    """The decoded image. Raises ValueError, naming the file, if it cannot be read."""
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
@@ -84,9 +85,9 @@ def read_rgb(file: Path) -> Image.Image:
 
 
 def uniform_note(sheet: Image.Image) -> str:
-    """What to say beside images that show nothing, such as those of a StyleGAN3 after a few iterations; "" for others.
+    """A note for images that look uniform, such as those of StyleGAN3 after a few iterations; "" for others.
 
-    They are shown unchanged: stretching the contrast would show what the network does not draw.
+    Such images are shown unchanged, because stretching the contrast would misrepresent what the network draws.
     """
     pixels = np.asarray(sheet).reshape(-1, 3)
     pixels = pixels[(pixels != GAP_GREY).any(axis=1)]

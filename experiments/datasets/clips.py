@@ -1,4 +1,4 @@
-"""Sources of clips: a video file is a clip, and so is a folder with frames."""
+"""Sources of clips: a clip is a video file or a folder of frames."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -12,10 +12,10 @@ from experiments.datasets.published import tell_ignored
 
 
 def list_clips(source: Path, split: str | None = None) -> list[Shard]:
-    """The clips of a source, in natural order of their names, frames in natural order of theirs.
+    """The clips of a source and the frames of each, both in the natural order of their names.
 
-    If some are in a folder named `split`, at any depth, only those are used: the rest are another split. Raises
-    UserError as list_items does."""
+    If some clips are in a folder named `split`, at any depth, only those are used, because the others belong to another
+    split. Raises UserError as list_items does."""
     chosen, others = choose(list_items(source), lambda name: suffix_of(name) in (*SUFFIXES, *VIDEO_SUFFIXES))
     tell_ignored(others)
     if split is not None:
@@ -30,7 +30,8 @@ def list_clips(source: Path, split: str | None = None) -> list[Shard]:
 
 
 def cut_clips(clips: Sequence[Shard], clip_frames: int) -> list[Shard]:
-    """The clips, with long ones cut into several. A video is not cut here: its number of frames is not known yet."""
+    """The clips, with long ones cut into several. Videos are not cut here, because their numbers of frames are not
+    known yet."""
     return [
         Shard(f"{clip.name} from frame {begin}", clip.items[begin : begin + clip_frames])
         for clip in clips

@@ -16,7 +16,7 @@ from experiments.datasets.zips import DatasetInfo
 from experiments.files import UserError
 
 LABEL_NUMBERS = 25
-LABELS_MD5 = "a5893550587656894051685f1a5930ce"  # of FFHQ_512.zip's dataset.json, as EG3D's rebalancing script has it
+LABELS_MD5 = "a5893550587656894051685f1a5930ce"  # of the dataset.json in FFHQ_512.zip, from EG3D's rebalancing script
 
 
 def make(job: Job, source: Path, file: Path) -> DatasetInfo:
@@ -66,7 +66,7 @@ def _check_labels(job: Job, chosen: Sequence[Item], labels: dict[str, list[float
 
 
 def is_camera(label: Any) -> bool:
-    """Whether `label` is 25 finite numbers, of which the first 16 are a rotation and a place, row by row."""
+    """Whether `label` is 25 finite numbers, of which the first 16 are a matrix of rotation and position, row by row."""
     if not isinstance(label, list) or len(label) != LABEL_NUMBERS:
         return False
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in label):

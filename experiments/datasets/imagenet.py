@@ -11,8 +11,8 @@ _MEMBER = re.compile(r"(?:^|/)(n\d{8})/([^/]+\.jpe?g)$", re.IGNORECASE)
 
 
 def make(job: Job, source: Path, file: Path) -> DatasetInfo:
-    """Writes the images in the order of class and name. A label is the rank of the class's WordNet id (n01440764 is 0),
-    which is the usual numbering where all classes are there."""
+    """Writes the images in the order of class and name. A label is the rank of the class's WordNet id (n01440764 is 0).
+    If all classes are there, that is the usual numbering."""
     chosen, others = choose(list_items(source), lambda name: _MEMBER.search(name) is not None)
     chosen.sort(key=lambda item: _class_and_name(item.name))
     classes = sorted({_class_and_name(item.name)[0] for item in chosen})

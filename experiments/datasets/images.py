@@ -1,5 +1,5 @@
-"""Where images come from, a folder or a zip, and how one image becomes an RGB array. What is said in messages is
-printable, whatever characters a file's name has."""
+"""Sources of images, a folder or a zip, and the decoding of an image to an RGB array. Messages are printable, whatever
+characters a file's name has."""
 
 import io
 import json
@@ -22,34 +22,34 @@ from experiments.datasets.paths import MAX_FILE_BYTES, is_hidden, leads_out, pri
 from experiments.files import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
-# Named, so that no image can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).
+# A list of formats, so that no image can reach a decoder that runs another program (Pillow's EPS calls Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
 OUR_FILES = ("dataset.json", "mtm_manifest.json", "ATTRIBUTION.txt")
 HOST_NAME = re.compile(r"\d{5}/img\d{8}\.png")
-LARGE_MPX = 16.0  # above this, images are decoded one at a time, and JPEGs at a reduced scale where that is enough
+LARGE_MPX = 16.0  # larger images are decoded one at a time, and JPEGs at a reduced scale if that is enough
 _BAND_PX = 1 << 22
-# Pillow warns of metadata that nothing here reads. Once for the process: images are decoded in threads, and
-# warnings.catch_warnings() in a thread takes away what another thread has set.
+# Pillow warns about metadata that is not used here. The filter is set once for the process, because images are decoded
+# in threads, and warnings.catch_warnings() in one thread undoes the filters of another.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# One thread for all of them: it also keeps one arena of freed memory, where every thread of a pool would keep its own.
+# A single thread for all large images also keeps only one arena of freed memory, not one per thread of a pool.
 _large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images in a fixed order. `read` gives an image's file as bytes; `labels` maps its name to a class."""
+    """Images in a fixed order. `read` returns an image's file as bytes; `labels` maps names of images to labels."""
 
     path: Path
     names: list[str]
     read: Callable[[str], bytes]
     host_format: bool
     labels: dict[str, object] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)  # suffixes of the files that are no images
+    others: Counter[str] = field(default_factory=Counter)  # suffixes of the files that are not images
 
 
 def open_source(path: Path) -> Source:
-    """Opens a folder of images (any nesting, symbolic links followed) or a zip of images; either may be in the hosts'
-    format.
+    """Opens a folder of images (with any nesting; symbolic links are followed) or a zip of images. Either may be in the
+    hosts' format.
 
     Raises UserError, naming the path and the next step, for a missing path, a folder that cannot be listed, a file that
     is not a zip, a damaged zip, a zip with names that lead out of it or occur twice, and a source without an image.
@@ -103,7 +103,11 @@ def _open_zip(path: Path) -> Source:
             raise ValueError(f"unpacks to {info.file_size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
         try:
             return archive.read(info)
-        except (zlib.error, lzma.LZMAError, RuntimeError) as error:  # RuntimeError: encrypted, or packed in another way
+        except (
+            zlib.error,
+            lzma.LZMAError,
+            RuntimeError,
+        ) as error:  # RuntimeError: encrypted, or an unknown compression
             raise ValueError(str(error)) from error
 
     return _make_source(path, files, read)
@@ -136,18 +140,19 @@ def _read_labels(path: Path, read: Callable[[str], bytes]) -> dict[str, object]:
 
 
 def image_size_px(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels from the file's header, without decoding."""
+    """(width, height) in px from the file's header, without decoding."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
 
 def decode_rgb(data: bytes, max_mpx: float, upright: bool = True) -> Image.Image:
-    """Decodes one image to RGB: upright (EXIF) unless told otherwise, first frame, transparency over white, at 8 bits.
+    """Decodes one image to 8-bit RGB: its first frame, with transparency over white, and rotated as EXIF says if
+    `upright`.
 
-    Grey values of 16 bits are divided by 257. Float values must lie in 0 to 1, and 32-bit integers in 0 to 255: such
+    Grey values of 16 bits are divided by 257. Float values must be from 0 to 1, and 32-bit integers from 0 to 255: such
     files do not state their white point, and no other guess would be right for every image of a set.
 
-    Raises ValueError, in words, for whatever cannot be decoded and for more than `max_mpx` megapixels.
+    Raises ValueError, with a readable reason, if the image cannot be decoded or has more than `max_mpx` megapixels.
     """
     with _errors_in_words():
         return _to_rgb(_load(data, max_mpx, upright=upright))
@@ -156,8 +161,8 @@ def decode_rgb(data: bytes, max_mpx: float, upright: bool = True) -> Image.Image
 def decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarray:
     """decode_rgb, centre-cropped to a square and resized with Lanczos: uint8 [resolution_px, resolution_px, 3].
 
-    Holds twice the decoded image (4 bytes a pixel) at most; images above LARGE_MPX wait for each other, and JPEGs of
-    that size are decoded at 1/2, 1/4 or 1/8 where that leaves at least four times resolution_px. Safe in threads.
+    Uses at most twice the memory of the decoded image (4 bytes per pixel). Images above LARGE_MPX are decoded one at a
+    time, and JPEGs of that size at 1/2, 1/4 or 1/8 scale if that leaves at least four times resolution_px. Thread-safe.
     """
     with _errors_in_words():
         width, height = image_size_px(data)
@@ -170,7 +175,7 @@ def _decode_square(data: bytes, resolution_px: int, max_mpx: float) -> np.ndarra
     image = _load(data, max_mpx, 4 * resolution_px)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped first: with resize(box=...), pixels outside the box would contribute, and the hosts' own tool crops.
+    # Crops first, as the hosts' own tool does: with resize(box=...), pixels outside the box would contribute.
     if image.size != (side, side):
         image = image.crop((left, top, left + side, top + side))
     image = _to_rgb(image)
@@ -199,7 +204,7 @@ def _load(data: bytes, max_mpx: float, enough_px: int = 0, upright: bool = True)
     if image.width * image.height > max_mpx * 1e6:
         raise ValueError(f"{image.width} x {image.height} px is more than --max-mpx {max_mpx:g}")
     if enough_px and image.width * image.height > LARGE_MPX * 1e6:
-        image.draft(None, (enough_px, enough_px))  # does nothing where the format has no such thing
+        image.draft(None, (enough_px, enough_px))  # does nothing for formats without reduced scales
     values = _values_mode(image)
     image.load()
     if upright:
@@ -209,7 +214,7 @@ def _load(data: bytes, max_mpx: float, enough_px: int = 0, upright: bool = True)
 
 
 def _values_mode(image: Image.Image) -> str:
-    """How grey values wider than 8 bits are to be read: "16" bits, "8" bits in a wider type, "float", or ""."""
+    """The kind of grey values wider than 8 bits: "16" bits, "8" bits in a wider type, "float", or "" for others."""
     if image.mode == "F":
         return "float"
     if image.mode.startswith("I"):
@@ -219,7 +224,7 @@ def _values_mode(image: Image.Image) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB over white, some rows at a time, so that no second copy of a large image in another mode is made."""
+    """RGB over white. Converts some rows at a time, to avoid a second copy of a large image in another mode."""
     values = image.info.get("values", "")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image

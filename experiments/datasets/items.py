@@ -1,7 +1,7 @@
 """The files of a published data set, wherever they are: in folders, zips, tars (also tars of tars) or LMDBs.
 
-An Item says where the bytes of one file are, so that any process can read it independently: nothing is unpacked, and no
-worker holds an archive's directory. experiments.datasets.listing finds the items of a source.
+An Item locates the bytes of one file, so that any process can read it independently: nothing is unpacked, and no worker
+holds the directory of an archive. experiments.datasets.listing finds the items of a source.
 """
 
 import os
@@ -15,14 +15,15 @@ from experiments.datasets.paths import MAX_FILE_BYTES, read_regular
 from experiments.files import UserError
 
 FILE, SPAN, STORED, DEFLATED, LMDB = "file", "span", "stored", "deflated", "lmdb"
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: signature, lengths of name and of extra field
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip: signature, lengths of the name and of the extra field
 
 
 class Item(NamedTuple):
-    """One file. `name` is its path in the source, with an archive's stem standing for a folder (of an LMDB, the key).
+    """One file. `name` is its path in the source, in which an archive counts as a folder named by its stem; in an LMDB
+    it is the key.
 
-    `offset` is where its bytes begin in `file` (of a member of a zip, its header), `size` how many there are, and
-    `unpacked` how many they become. `stamp` changes when the content does: a zip's CRC-32, else a time in ns.
+    `offset` is the position of its bytes (for a member of a zip, of its header) in `file`, `size` their number, and
+    `unpacked` their number after unpacking. `stamp` changes with the content: a zip's CRC-32, else a time in ns.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Item(NamedTuple):
 
 
 def read_item(item: Item) -> bytes:
-    """The bytes of an item. Raises ValueError or OSError, with the reason, if they cannot be read."""
+    """Reads the bytes of an item. Raises ValueError or OSError, with the reason, if they cannot be read."""
     if max(item.unpacked, 0 if item.kind in (FILE, LMDB) else item.size) > MAX_FILE_BYTES:
         raise ValueError(f"has {item.unpacked / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB: unpack it")
     if item.kind == FILE:
@@ -64,7 +65,7 @@ def _read_zipped(item: Item) -> bytes:
 
 def _read_at(file: str, offset: int, size: int) -> bytes:
     with open(file, "rb", buffering=0) as opened:
-        data = os.pread(opened.fileno(), size, offset)  # sizes are below what one call gives, 2 GB
+        data = os.pread(opened.fileno(), size, offset)  # sizes are below 2 GB, the limit of one call
     if len(data) != size:
         raise ValueError(f"{Path(file).name} is truncated")
     return data
@@ -82,8 +83,8 @@ def _read_lmdb(item: Item) -> bytes:
 
 @lru_cache(maxsize=2)
 def open_lmdb(folder: str) -> Any:
-    """The LMDB environment of a folder with data.mdb, for reading alone; of this process. Raises UserError if it
-    cannot be opened, or if it is truncated: reading the missing part would kill the process (SIGBUS)."""
+    """The read-only LMDB environment of a folder with data.mdb, for this process. Raises UserError if it cannot be
+    opened or is truncated: reading the missing part would kill the process (SIGBUS)."""
     try:
         import lmdb
     except ImportError as error:

@@ -1,4 +1,5 @@
-"""What a source holds: every file in folders, zips, tars, tars of tars and LMDBs, as items, without unpacking."""
+"""Lists the content of a source without unpacking: every file in folders, zips, tars, tars of tars and LMDBs, as an
+item."""
 
 import itertools
 import re
@@ -25,7 +26,7 @@ _KINDS = {zipfile.ZIP_STORED: STORED, zipfile.ZIP_DEFLATED: DEFLATED}
 
 
 def check_source(path: Path) -> None:
-    """Raises UserError, at once and without listing it, if `path` cannot be a source."""
+    """Raises UserError if `path` cannot be a source. Fast, because it does not list the source."""
     if not path.exists():
         raise UserError(
             f"source: {str(path)!r} must exist: a folder, a zip, a tar, or an LMDB's folder. Check the spelling, and "
@@ -47,11 +48,11 @@ def check_source(path: Path) -> None:
 
 def list_items(path: Path) -> list[Item]:
     """Every visible file of the source, in the order of the names. An archive in a folder or in a tar counts as a
-    folder named as it is, without its suffix.
+    folder with the archive's name without its suffix.
 
     Uses about 300 bytes of memory per file. Raises UserError, naming the path and the next step, for a source that is
-    missing, of another format, damaged, truncated, encrypted, with names that lead out of it, with links in a tar, or
-    with a name twice.
+    missing, of another format, damaged, truncated or encrypted, or that has names that lead out of it, links in a tar,
+    or duplicate names.
     """
     check_source(path)
     found = tqdm(_expand(path), desc=f"listing {printable(path.name)}", unit=" files", disable=None)
@@ -66,12 +67,12 @@ def list_items(path: Path) -> list[Item]:
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:
-    """A key that sorts names as people count: frame 9 before frame 10."""
+    """A sort key for names that orders numbers by value: frame 9 before frame 10."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def choose(items: Iterable[Item], keep: Callable[[str], bool]) -> tuple[list[Item], Counter[str]]:
-    """The items whose names `keep` wants, and how many of which suffix it does not."""
+    """The items whose names `keep` accepts, and the counts of the others by suffix."""
     kept, others = [], Counter[str]()
     for item in items:
         if keep(item.name):
@@ -104,7 +105,7 @@ def _file_item(file: Path, name: str) -> Item:
     try:
         status = file.stat()
         return Item(name, str(file), FILE, 0, status.st_size, 0, status.st_mtime_ns)
-    except OSError:  # a dangling link: reported as broken when it is read
+    except OSError:  # a dangling link, which is reported as broken when it is read
         return Item(name, str(file), FILE, 0, 0, 0, 0)
 
 
@@ -138,7 +139,7 @@ def _list_tar(path: Path, folder: str) -> Iterator[Item]:
 
 
 def _tar_members(file: BinaryIO, path: Path, begin: int, end: int, folder: str) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, length) of every file in the tar that lies from `begin` to `end` of `file`, and in tars in it."""
+    """(name, offset, length) of every file in the tar at bytes `begin` to `end` of `file`, and in the tars in it."""
     file.seek(begin)
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the file is its caller's)

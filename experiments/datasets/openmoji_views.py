@@ -1,8 +1,8 @@
 """OpenMoji glyphs on a card in space, seen by a camera that looks at it: images with EG3D's camera labels.
 
-A label is 25 numbers: the camera-to-world matrix [4, 4] and the intrinsics [3, 3], both row by row; OpenCV's axes (x
-right, y down, z forward), focal length and principal point in image sides. Distance and field of view are those that
-EG3D's FFHQ has, so that its ffhq configuration renders the right volume.
+A label is 25 numbers: the camera-to-world matrix [4, 4] and the intrinsics [3, 3], both row by row. Axes are OpenCV's
+(x right, y down, z forward); focal length and principal point are in image sides. Distance and field of view are those
+of EG3D's FFHQ, so that its ffhq configuration renders the right volume.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from experiments.datasets.openmoji import GLYPH_PX, SUPERSAMPLE, check_options, 
 from experiments.datasets.recipe import Recipe
 from experiments.datasets.zips import DatasetInfo, write_zip
 
-RADIUS = 2.7  # from the camera to the card's middle, in units of the world
+RADIUS = 2.7  # from the camera to the card's centre, in world units
 FOCAL = 4.2647
-_CARD = (0.35, 0.5)  # its side, in units of the world; the image is 0.63 wide there
-_YAW, _PITCH = 0.6, 0.3  # at most, rad
+_CARD = (0.35, 0.5)  # range of its side, in world units; the field of view is 0.63 wide there
+_YAW, _PITCH = 0.6, 0.3  # maxima, rad
 INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
 
 
 def camera(yaw: float, pitch: float) -> np.ndarray:
-    """[4, 4] camera-to-world of a camera at RADIUS that looks at the origin; at 0, 0 along -z, with y up."""
+    """[4, 4] camera-to-world matrix of a camera at distance RADIUS that looks at the origin; with yaw and pitch 0 it
+    looks along -z. y is up in the world."""
     origin = RADIUS * np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     forward = -origin / RADIUS
     right = np.cross(forward, [0.0, 1.0, 0.0])
@@ -39,9 +40,10 @@ def camera(yaw: float, pitch: float) -> np.ndarray:
 
 
 def card_homography(cam2world: np.ndarray, card: float, side_px: int) -> np.ndarray:
-    """[3, 3], up to scale: from an image's pixels to the glyph's, for a card of side `card` in the plane z = 0.
+    """The homography [3, 3], up to scale, from an image's pixels to the glyph's, for a card of side `card` in the plane
+    z = 0.
 
-    A pixel's ray is p + t d; it meets the plane at t = -p_z / d_z, so at (p d_z - p_z d) / d_z.
+    A pixel's ray p + t d meets the plane at t = -p_z / d_z, which is the point (p d_z - p_z d) / d_z.
     """
     p = cam2world[:3, 3]
     pixels = np.array([[1 / side_px, 0.0, 0.0], [0.0, 1 / side_px, 0.0], [0.0, 0.0, 1.0]])
@@ -52,7 +54,7 @@ def card_homography(cam2world: np.ndarray, card: float, side_px: int) -> np.ndar
 
 
 def render_views(subset: str, resolution: int, count: int, seed: int) -> Iterator[tuple[np.ndarray, list[float]]]:
-    """`count` images, uint8 [resolution, resolution, 3], with their labels; the same arguments give the same ones."""
+    """`count` images, uint8 [resolution, resolution, 3], with their labels. The same arguments give the same images."""
     glyphs = draw_glyphs(openmoji.SUBSETS[subset])
     rng = np.random.default_rng([seed, resolution])
     side_px = resolution * SUPERSAMPLE

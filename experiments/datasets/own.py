@@ -1,5 +1,5 @@
-"""The user's own images, a folder or a zip of any sizes, cropped to squares and resized; or a data set in the hosts'
-format, checked and used unchanged."""
+"""The user's own images: a folder or zip of images of any sizes, which are cropped to squares and resized; or a data
+set in the hosts' format, which is checked and used unchanged."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from experiments.datasets.recipe import Recipe
 from experiments.datasets.zips import MAX_MPX, DatasetInfo, broken_error, one_size, sizes_text, write_zip
 from experiments.files import UserError
 
-Decoded = tuple[str, np.ndarray | str]  # a name, and the image or what is wrong with it
+Decoded = tuple[str, np.ndarray | str]  # a name, and the image or the reason why it cannot be read
 
 
 def convert(
@@ -37,8 +37,8 @@ def convert(
 ) -> DatasetInfo:
     """Writes the images of `source` to `file` as squares of `resolution` px, in the order of their names.
 
-    Holds a few images in memory at a time. A source in the hosts' format must have this resolution already, unless
-    `resize`. Raises UserError with every broken image at once.
+    Holds a few images in memory at a time. A source in the hosts' format must already have this resolution, unless
+    `resize`. If images are broken, raises one UserError that lists all of them.
     """
     _check_resolution(resolution)
     bar = {"unit": "img", "file": sys.stderr, "disable": not (sys.stderr.isatty() if progress is None else progress)}
@@ -65,16 +65,18 @@ def convert(
 def _sound(
     source: Source, decoded: Iterable[Decoded], broken: list[tuple[str, str]], skip_broken: bool
 ) -> Iterator[tuple[np.ndarray, object]]:
-    """Images with their labels; adds the broken ones to `broken`."""
+    """Yields the sound images with their labels, and adds the others to `broken`."""
     for name, result in decoded:
         if isinstance(result, str):
             broken.append((name, result))
-        elif skip_broken or not broken:  # once one is broken the rest is only checked, so that all are named
+        elif (
+            skip_broken or not broken
+        ):  # after the first broken image the rest is only checked, to list all broken ones
             yield result, source.labels.get(name)
 
 
 def _decode_all(source: Source, names: Iterable[str], resolution_px: int, max_mpx: float) -> Iterator[Decoded]:
-    """In the order of the names, decoding a few images ahead on every core."""
+    """Decodes the images in the order of `names`, a few ahead on each core."""
 
     def decode(name: str) -> np.ndarray | str:
         try:
@@ -109,7 +111,7 @@ def _check_host_format(source: Source, names: Iterable[str], resolution_px: int)
         try:
             sizes[image_size_px(source.read(name))] += 1
         except (ValueError, OSError, SyntaxError, zipfile.BadZipFile, RuntimeError, Image.DecompressionBombError):
-            continue  # named with all other broken images when it is decoded
+            continue  # reported with all other broken images when it is decoded
     if not sizes or one_size(sizes, resolution_px):
         return
     side = next(iter(sizes))[0]
@@ -136,7 +138,7 @@ RECIPE = Recipe(
     licence="that of your images.",
     options=(
         click.Option(["--resolution"], type=int, default=32, show_default=True, help="Side in px, a power of two."),
-        click.Option(["--resize"], is_flag=True, help="Resample a source that is in the hosts' format."),
+        click.Option(["--resize"], is_flag=True, help="Resample a source in the hosts' format."),
         click.Option(["--skip-broken"], is_flag=True, help="Continue without images that cannot be read."),
         click.Option(["--min-nimg"], type=int, default=64, show_default=True, help="Refuse fewer images than this."),
         click.Option(["--max-mpx"], type=float, default=MAX_MPX, show_default=True, help="Refuse larger images, Mpx."),

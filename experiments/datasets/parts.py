@@ -1,9 +1,9 @@
-"""The resumable middle of making a data set: shards of its source become parts in a work folder, on all cores.
+"""The resumable stage of making a data set: turns shards of its source into parts in a work folder, on all cores.
 
-A shard is a run of items that are decoded together; which items it has depends on the source alone. Its part is two
-files: the frames as PNGs, one after another, and a note that says what they are, which is written last and holds
-the stamp of all that decided them. A part with the right stamp is not made again, so a killed build continues where it
-stopped, and the number of cores affects only the time.
+A shard is a sequence of items that are decoded together; its items depend on the source only. Its part is two files:
+the frames as PNGs, one after another, and a note that describes them. The note is written last and holds a stamp of
+everything that decides the frames. A part with the right stamp is not made again, so a killed build continues where it
+stopped. The number of cores affects the time only.
 """
 
 import errno
@@ -34,11 +34,11 @@ from experiments.datasets.zips import Encoded, encode
 from experiments.files import UserError, free_text
 
 Decode = Callable[[Item], Iterator[np.ndarray | Encoded]]
-_AHEAD = 2  # shards for each process that wait in its queue
+_AHEAD = 2  # shards queued per process
 
 
 class Shard(NamedTuple):
-    """Items that become one part. `name` is for messages."""
+    """Items that form one part. `name` is for messages."""
 
     name: str
     items: tuple[Item, ...]
@@ -46,19 +46,19 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What a shard became: how many frames in all, and (name, reason) of its broken items."""
+    """The result of a shard: the total number of frames, and (name, reason) of its broken items."""
 
     path: Path
     nframes: int
     broken: list[tuple[str, str]]
 
     def items(self) -> list[tuple[str, int]]:
-        """(name, number of frames) of every item that is not broken, in order."""
+        """(name, number of frames) of each sound item, in order."""
         return [(name, len(frames)) for name, frames in self._note()["entries"]]
 
     def frames(self) -> Iterator[Encoded]:
-        """Every frame, in order, one at a time in memory. Raises UserError, after the last, where the part was damaged
-        since it was made."""
+        """Every frame, in order, with one at a time in memory. Raises UserError after the last one if the part has been
+        damaged since it was made."""
         note, crc = self._note(), 0
         with self.path.open("rb") as file:
             for _, frames in note["entries"]:
@@ -77,9 +77,9 @@ class Part:
 def make_parts(
     shards: Sequence[Shard], decode: Decode, recipe_stamp: str, work: Path, processes: int, title: str, unit: str
 ) -> list[Part]:
-    """The part of every shard, made in `work` if it does not exist yet, with `processes` processes.
+    """The parts of all shards. Makes missing ones in `work`, with `processes` processes.
 
-    `recipe_stamp` stands for all that decides a part besides its items. Raises UserError if a process dies.
+    `recipe_stamp` identifies everything that decides a part besides its items. Raises UserError if a process dies.
     """
     paths = [work / f"{number:06d}.frames" for number in range(len(shards))]
     stamps = [_stamp(shard, recipe_stamp) for shard in shards]
@@ -100,7 +100,7 @@ def make_parts(
 
 @contextmanager
 def work_folder(work: Path) -> Iterator[Path]:
-    """The folder of the parts, for this process alone. Raises UserError while another one uses it."""
+    """Locks the folder of the parts for this process. Raises UserError if another process uses it."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:
@@ -113,7 +113,7 @@ def work_folder(work: Path) -> Iterator[Path]:
 
 
 def _run(jobs: Iterator[tuple[int, tuple]], processes: int, shards: Sequence[Shard]) -> Iterator[tuple[int, Part]]:
-    """Makes parts, in the order in which they are done."""
+    """Makes parts, and yields them in the order of completion."""
     if processes <= 1:
         yield from ((number, _make_part(*job)) for number, job in jobs)
         return
@@ -138,21 +138,21 @@ def _run(jobs: Iterator[tuple[int, tuple]], processes: int, shards: Sequence[Sha
         ) from error
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
-            child.kill()  # a video may take minutes; what it has is of no use
+            child.kill()  # finishing a video may take minutes, and the result would not be used
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends SIGINT to all processes; the parent ends this one
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: BaseProcess) -> None:
-    parent.join()  # returns also when it was killed
+    parent.join()  # also returns if the parent was killed
     os._exit(1)
 
 
@@ -167,7 +167,7 @@ def _make_part(shard: Shard, decode: Decode, path: Path, stamp: str) -> Part:
                 file.write(image.png)
                 frames.append((len(image.png), image.digest.hex(), image.facts))
                 crc = zlib.crc32(image.png, crc)
-            if broken and broken[-1][0] == item.name:  # perhaps after some frames of a video
+            if broken and broken[-1][0] == item.name:  # drops the frames of a video before the broken one
                 file.seek(begin)
                 file.truncate()
                 crc = before
@@ -198,8 +198,8 @@ def _encoded(item: Item, decode: Decode, broken: list[tuple[str, str]]) -> Itera
 
 @contextmanager
 def _put_in_place(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears, complete, only if the block succeeds. Not synced to the disk: a file damaged by a power cut
-    fails its checksum."""
+    """A file that appears, complete, only if the block succeeds. It is not synced to the disk, because the checksum
+    reveals damage by a power cut."""
     temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -216,13 +216,14 @@ def _put_in_place(path: Path) -> Iterator[BinaryIO]:
 
 
 def _ready(path: Path, stamp: str) -> Part | None:
-    """The part, if it is complete, right, and without a broken item: that may have been fixed since."""
+    """The part, if it is complete, has the right stamp, and has no broken items, which may have been fixed since; else
+    None."""
     try:
         note: dict[str, Any] = json.loads(_note_of(path).read_text(encoding="utf-8"))
         whole = path.stat().st_size == note["bytes"]
         return Part(path, note["nframes"], []) if note["stamp"] == stamp and whole and not note["broken"] else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # missing, truncated, or of another version
+        return None  # missing, truncated or of another version
 
 
 def _note_of(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Names and files of a source: which exist, which may be trusted, and how one is read."""
+"""Names and files of a source: listing, safety checks, and reading."""
 
 import os
 import re
@@ -18,12 +18,12 @@ def printable(name: object) -> str:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name in an archive would lead out of the folder that the archive is unpacked into."""
+    """Whether a name in an archive would lead out of the folder into which the archive is unpacked."""
     return bool(name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name))
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder it lies in, is hidden or one of macOS's own."""
+    """Whether a file, or a folder that contains it, is hidden or macOS metadata."""
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
@@ -32,7 +32,7 @@ def suffix_of(name: str) -> str:
 
 
 def read_regular(file: Path) -> bytes:
-    """The bytes of a regular file. Anything else could block for ever (a FIFO) or have no end (a device)."""
+    """The bytes of a regular file. Other files could block forever (a FIFO) or have no end (a device)."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as opened:
         status = os.fstat(descriptor)
@@ -44,7 +44,7 @@ def read_regular(file: Path) -> bytes:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Every file below, as a path from root. A link to a folder that holds it is not entered again."""
+    """Every file below `root`, as a path relative to it. Does not follow a link to a folder that contains the link."""
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         folder, above = pending.pop()

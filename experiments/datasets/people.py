@@ -1,6 +1,7 @@
-"""People in motion: real human motion on a parametric body, clothed, from any side; every image with its labels.
+"""People in motion: a clothed parametric body in real human motion, seen from any side, with labels for each image.
 
-Stills here, clips in people_clips.py, one pose in aligned.py. What is drawn, and how: experiments/people.
+This recipe makes single images; people_clips.py makes clips, and aligned.py images with one pose. The renderer is
+experiments/people.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def make(
 
 
 def check_numbers(recipe: str, resolution: int, **counts: float) -> None:
-    """Raises UserError for a resolution that no host takes, and for counts below 1."""
+    """Raises UserError for a resolution that no host accepts, or a count below 1."""
     if resolution < 16 or resolution.bit_count() != 1:
         raise UserError(f"{recipe}: resolution must be a power of two from 16 up; got {resolution}.")
     for name, count in counts.items():
@@ -76,13 +77,13 @@ def check_numbers(recipe: str, resolution: int, **counts: float) -> None:
 
 
 def check_own(source: Path) -> None:
-    """Raises UserError if a motion of the user cannot be read or lacks a joint."""
+    """Raises UserError if one of the user's motions cannot be read or lacks a joint."""
     for path in own_motions(source):
         check_motion(read_bvh(path))
 
 
 def start(resolution: int, seed: int, motion: Path | None = None, **more: Any) -> Shoot:
-    """What decides the images; fetches what they are made from. Raises UserError."""
+    """The Shoot that decides the images. Fetches the sources if necessary. Raises UserError."""
     motions = own_motions(motion) if motion is not None else motion_files()
     read = [read_bvh(path) for path in motions]
     for one in read:
@@ -95,7 +96,7 @@ def start(resolution: int, seed: int, motion: Path | None = None, **more: Any) -
 def shoot(
     name: str, file: Path, work: Path, plan: Shoot, count: int, processes: int, clips: bool = False
 ) -> DatasetInfo:
-    """Draws the persons 0 to count - 1 in parts, and writes them and their labels to `file`."""
+    """Draws persons 0 to count - 1 in parts, and writes the images and their labels to `file`."""
     _check_space(name, plan, count, file)
     size = max(1, _SHARD_FRAMES // plan.frames)
     items = plan.items(count)
@@ -117,7 +118,7 @@ def shoot(
 
 def _images(made: Sequence[Part], known: list[dict[str, Any]]) -> Iterator[Encoded]:
     for part in made:
-        if part.broken:  # nothing is read here that could be
+        if part.broken:  # cannot happen, because no user's file is decoded
             raise RuntimeError(f"{part.broken[0]}")
         for image in part.frames():
             known.append(image.facts)
@@ -131,7 +132,7 @@ def _clips(made: Sequence[Part], frames: int, known: list[dict[str, Any]]) -> It
 
 
 def _stamp(plan: Shoot, hashes: dict[str, str]) -> str:
-    """Of all that decides an image besides its number."""
+    """A stamp of everything that decides an image besides its number."""
     code = hashlib.sha256()
     for source in SOURCES:
         code.update(Path(source).read_bytes())

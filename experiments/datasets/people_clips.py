@@ -1,4 +1,4 @@
-"""Clips of clothed people in real human motion: what the video hosts train on, with the joints of every frame."""
+"""Clips of clothed people in real human motion for the video hosts, with the joints of every frame."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(
     motion: Path | None,
     processes: int,
 ) -> DatasetInfo:
-    """Writes `count` clips of `frames` frames, each of one person before a camera that stands still."""
+    """Writes `count` clips of `frames` frames, each of one person in front of a fixed camera."""
     check_numbers("people-clips", resolution, count=count, frames=frames, fps=fps)
     plan = start(resolution, seed, motion, frames=frames, fps=fps)
     return shoot("people-clips", file, work, plan, count, processes, clips=True)
@@ -43,8 +43,8 @@ RECIPE = Recipe(
     options=(
         click.Option(["--resolution"], type=int, default=64, show_default=True, help="Side of a frame, px."),
         click.Option(["--count"], type=int, default=1000, show_default=True, help="How many clips."),
-        click.Option(["--frames"], type=int, default=16, show_default=True, help="Frames of a clip."),
-        click.Option(["--fps"], type=float, default=15.0, show_default=True, help="Frames in a second of the motion."),
+        click.Option(["--frames"], type=int, default=16, show_default=True, help="Frames per clip."),
+        click.Option(["--fps"], type=float, default=15.0, show_default=True, help="Frames per second of motion."),
         people.SEED,
         people.MOTION,
         people.PROCESSES,

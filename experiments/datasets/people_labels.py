@@ -1,18 +1,18 @@
-"""The labels of a data set of people: one array for each fact, in people.npz inside its zip, beside the manifest.
+"""The labels of a data set of people: one array per kind of label, in people.npz inside its zip, beside the manifest.
 
-No host reads that file. Every array has an entry for each image, in the order of the images (of all clips' frames):
+The hosts do not read that file. Every array has an entry for each image (for clips, each frame), in order:
 
     joints_px [N, J, 2]   x right, y down, from the upper left corner; the names are in `joints` [J]
     joints_m [N, J, 3]    relative to the hips: x right, y up, z to the camera
     visible [N, J]        inside the image, and at most 0.13 m (trunk and head: 0.20 m) behind the surface seen there
     px_per_m [N]          at the hips
     yaw_rad [N]           0: the rest pose's front faces the camera; counter-clockwise from above, before mirroring
-    mirrored [N]          left and right exchanged, after all else; the joints are named as they are seen
-    frame [N], motion [N] of the motion file; `motions` has the files' names
-    person [N]            the number of the person: of the image, or of the clip
-    phenotype [N, 7]      `phenotype_names`: experiments.people.body.Phenotype
-    colours [N, 10, 3]    sRGB, 0 to 1; `colour_names`: experiments.people.clothes.Outfit, wall and ground
-    clothes [N, 9]        `clothes_names`: where garments end, in metres of the base mesh
+    mirrored [N]          left and right are exchanged, as the last step; joints are named as seen in the image
+    frame [N], motion [N] index in the motion file, and index of the file; `motions` has the files' names
+    person [N]            the number of the person, which is that of the image or the clip
+    phenotype [N, 7]      experiments.people.body.Phenotype; names in `phenotype_names`
+    colours [N, 10, 3]    sRGB, 0 to 1; experiments.people.clothes.Outfit, wall and ground; names in `colour_names`
+    clothes [N, 9]        the edges of garments, in metres of the base mesh; names in `clothes_names`
     stature [N], shift [N, 2]  experiments.people.scene.View
 """
 
@@ -72,7 +72,7 @@ def _plain(value: np.ndarray) -> Any:
 
 
 def write_labels(file: Path, images: Iterable[dict[str, Any]], motions: list[str], folder: str = "") -> None:
-    """Adds them to a data set's zip, in `folder`. The same labels give the same bytes."""
+    """Adds the labels to a data set's zip, in `folder`. The same labels give the same bytes."""
     listed = list(images)
     arrays: dict[str, Any] = {name: np.array([image[name] for image in listed]) for name in listed[0]}
     arrays = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
@@ -86,7 +86,7 @@ def write_labels(file: Path, images: Iterable[dict[str, Any]], motions: list[str
 
 
 def read_labels(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a data set of people, as above. Raises UserError if the zip has none."""
+    """The arrays of a data set of people, as described above. Raises UserError if the zip has none."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in (LABELS_NAME, CLIPS + LABELS_NAME) if n in archive.namelist())

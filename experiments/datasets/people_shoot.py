@@ -1,4 +1,4 @@
-"""The worker of the recipes: number by number, a person at random, drawn in one frame of a motion or in a clip's."""
+"""The worker of the people recipes: draws the random person of a given number, in a frame of a motion or in a clip."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from experiments.people.bvh import Motion, read_bvh
 from experiments.people.clothes import Outfit
 from experiments.people.scene import Look, Studio, View, random_look, random_phenotype, random_view
 
-# The one body, pose and camera of `aligned`: a standing person of average build, seen from half the side.
+# The body, pose and camera of `aligned`: a standing person of average build, seen obliquely from the side.
 ALIGNED_PHENOTYPE = Phenotype()
 ALIGNED_VIEW = View(yaw_rad=3.67, stature=0.86, shift=(0.0, 0.0), mirrored=False)
-ALIGNED_FRAME = 1412  # of the first motion, in which the person stands; the yaw is relative to its axes
+ALIGNED_FRAME = 1412  # of the first motion, a standing pose; the yaw is relative to the motion's axes
 
 
 @dataclass(frozen=True)
 class Shoot:
-    """What decides every image besides its number. `body` is a file of anny.Shapes, `motions` are BVH files; a clip has
-    `frames` frames, `fps` a second, an image one."""
+    """Everything that decides an image besides its number. `body` is a file of anny.Shapes, `motions` are BVH files. A
+    clip has `frames` frames at `fps` per second; for single images `frames` is 1."""
 
     body: str
     motions: tuple[str, ...]
@@ -39,11 +39,11 @@ class Shoot:
     aligned: bool = False
 
     def items(self, count: int) -> list[Item]:
-        """The persons 0 to count - 1."""
+        """The items of persons 0 to count - 1."""
         return [Item(f"{number:08d}", "", "drawn", number, 1, 1, self.seed) for number in range(count)]
 
     def __call__(self, item: Item) -> Iterator[Encoded]:
-        """The image or the frames of one person, with their labels. The same in any process."""
+        """The image or the frames of one person, with labels. The result does not depend on the process."""
         studio, motions = _stage(self.body, self.motions)
         chances = np.random.default_rng([self.seed, item.offset, 0])
         phenotype = random_phenotype(chances)
@@ -61,7 +61,7 @@ class Shoot:
             yield replace(encode(pixels), facts=known)
 
     def check(self, motions: Sequence[Motion]) -> None:
-        """Raises UserError if no motion lasts as long as a clip, or one has fewer frames a second than the clip."""
+        """Raises UserError if no motion is as long as a clip, or a motion has fewer frames per second than a clip."""
         for motion in motions:
             if self.frames > 1 and self.fps * motion.frame_s > 1.01:
                 raise UserError(
@@ -76,7 +76,7 @@ class Shoot:
             )
 
     def _choose(self, chances: np.random.Generator, motions: Sequence[Motion]) -> tuple[int, np.ndarray]:
-        """A motion and its frames, every moment of all motions equally likely."""
+        """A random motion and its frames. All start frames of all motions are equally likely."""
         starts = [self._starts(motion) for motion in motions]
         ticket = int(chances.integers(sum(map(len, starts))))
         number = int(np.searchsorted(np.cumsum([len(begins) for begins in starts]), ticket, side="right"))
@@ -87,14 +87,14 @@ class Shoot:
         return np.round(np.arange(self.frames) / (self.fps * motion.frame_s)).astype(int)
 
     def _starts(self, motion: Motion) -> range:
-        """The frames that a clip may begin with. The first is left out where there are others: CMU's conversion puts
-        its T-pose there."""
+        """The frames at which a clip may begin. The first frame is omitted if there are others, because CMU's
+        conversion has its T-pose there."""
         return range(min(1, len(motion) - 1), len(motion) - int(self._steps(motion)[-1]))
 
 
 def level(look: Look) -> tuple[Look, Outfit]:
-    """The look without what changes the outline (skirt, long hair, bald head), and the outfit whose thickness every
-    body then has: long sleeves and trousers."""
+    """The look without everything that changes the outline (skirt, long hair, bald head), and the outfit that gives the
+    thickness of every body: long sleeves and trousers."""
     outfit = replace(look.outfit, skirt=False, hair_style="short")
     covered = replace(outfit, sleeve=1.0, collar_y=0.59, waist_y=0.08, hem_y=-0.72, shoe_y=-0.74)
     return replace(look, outfit=outfit), covered
@@ -102,6 +102,6 @@ def level(look: Look) -> tuple[Look, Outfit]:
 
 @lru_cache(maxsize=2)
 def _stage(body: str, motions: tuple[str, ...]) -> tuple[Studio, list[Retarget]]:
-    """What all images of a process share."""
+    """The objects that all images of a process share."""
     shapes = Shapes.load(Path(body))
     return Studio(shapes), [Retarget(shapes, read_bvh(Path(motion))) for motion in motions]

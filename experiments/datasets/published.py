@@ -1,4 +1,4 @@
-"""What the recipes of published data sets share: options, counts, broken files, and the way from shards to a zip."""
+"""Shared by the recipes of published data sets: options, counts, broken files, and the steps from shards to a zip."""
 
 import functools
 import hashlib
@@ -33,7 +33,7 @@ _LISTED_SHORT = 10
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a recipe: what to make, and what was asked for."""
+    """One run of a recipe, with its options."""
 
     name: str
     resolution_px: int
@@ -46,7 +46,7 @@ class Job:
     processes: int
 
     def check_count(self, what: str, found: int, source: Path) -> None:
-        """Raises UserError if there are more than expected, none, or, unless `partial`, fewer."""
+        """Raises UserError if the number found is 0, more than expected or, unless `partial`, fewer than expected."""
         expected = self.expected[what]
         if found == expected or (self.partial and 0 < found < expected):
             return
@@ -69,9 +69,9 @@ def published_recipe(
     modules: tuple[ModuleType, ...] = (),
     **facts: Any,
 ) -> Recipe:
-    """A recipe of `make(job, source, file, **options)`, with the options, the checks and the resuming that all recipes
-    of published data sets have. `crop` is a key of decode.CROPS; `modules`, too, decide the result; `facts` are name,
-    title, obtain, licence, expected, and folder for clips."""
+    """A recipe that runs `make(job, source, file, **options)`, with the options, checks and resuming that all recipes
+    of published data sets have. `crop` is a key of decode.CROPS; `modules` are further modules whose code decides the
+    result; `facts` are name, title, obtain, licence, expected, and folder for clips."""
 
     asked = ("skip_broken", "partial", "processes")
 
@@ -109,7 +109,7 @@ def _options() -> tuple[click.Option, ...]:
 
 
 def _crop_option(default: str) -> click.Option:
-    """The option for data sets whose sources do not say how a frame becomes a square."""
+    """The crop option, for data sets whose sources do not specify how a frame becomes a square."""
     return click.Option(
         ["--crop"],
         type=click.Choice(["center", "squash"]),
@@ -120,21 +120,21 @@ def _crop_option(default: str) -> click.Option:
 
 
 def min_frames_option(default: int) -> click.Option:
-    """How short a clip may be."""
+    """The option for the minimum length of a clip."""
     return click.Option(
-        ["--min-frames"], type=click.IntRange(1), default=default, show_default=True, help="Leave shorter clips out."
+        ["--min-frames"], type=click.IntRange(1), default=default, show_default=True, help="Leave out shorter clips."
     )
 
 
 def tell_ignored(others: Counter[str]) -> None:
-    """Says which files of the source are not part of the data set."""
+    """Prints which files of the source are not part of the data set."""
     if others:
         kinds = ", ".join(f"{n} x {printable(suffix) or 'no suffix'}" for suffix, n in others.most_common(5))
         click.echo(f"Ignored {others.total()} files that are not part of the data set: {kinds}.", err=True)
 
 
 def image_shards(chosen: Sequence[Item], resolution_px: int) -> list[Shard]:
-    """Shards of a fixed number of images, so that a part has some 32 MB."""
+    """Shards of a fixed number of images, so that a part has about 32 MB."""
     size = max(1, SHARD_BYTES // (3 * resolution_px**2))
     return [Shard(chosen[i].name, tuple(chosen[i : i + size])) for i in range(0, len(chosen), size)]
 
@@ -158,8 +158,8 @@ def make_images(
 def make_clips(
     job: Job, file: Path, shards: Sequence[Shard], min_frames: int, clip_frames: int | None = None
 ) -> DatasetInfo:
-    """Writes the frames of every shard as a clip, or cut into clips of `clip_frames`; clips of fewer than `min_frames`
-    are left out, and so are those with a broken frame: a gap would be a jump in time."""
+    """Writes the frames of every shard as a clip, or cut into clips of `clip_frames`. Omits clips of fewer than
+    `min_frames`, and shards with a broken frame, because a gap would be a jump in time."""
     with work_folder(job.work):
         made, broken = _decode(job, shards)
         sound = [part for part in made if not part.broken]
@@ -173,9 +173,9 @@ def make_clips(
                     clip = (frame for _, frame in zip(range(length), frames, strict=False))
                     if length >= min_frames:
                         yield clip
-                    for _ in clip:  # what the writer left, or all of a short one
+                    for _ in clip:  # skips what the writer left, or all of a short clip
                         pass
-                next(frames, None)  # so that the checksum is looked at
+                next(frames, None)  # so that the checksum is verified
 
         info = write_encoded_clips(file, clips(), job.resolution_px)
         notes = {"short_clips_left_out": short, "broken_clips_left_out": len(made) - len(sound)}
@@ -223,7 +223,8 @@ def _listed(broken: list[tuple[str, str]]) -> str:
 
 
 def _check_space(job: Job, shards: Sequence[Shard]) -> None:
-    """Frames are stored without compression, in the parts and in the zip; how many a video has is not known yet."""
+    """Raises UserError if the disk has too little space. Frames are stored without compression, in the parts and in the
+    zip. Videos are not counted, because their numbers of frames are not known yet."""
     frames = sum(suffix_of(item.name) not in VIDEO_SUFFIXES for shard in shards for item in shard.items)
     there = sum(file.stat().st_size for file in job.work.glob("*.frames"))
     needed, free = 2 * frames * 3 * job.resolution_px**2 - there, free_bytes(job.work)
@@ -235,7 +236,7 @@ def _check_space(job: Job, shards: Sequence[Shard]) -> None:
 
 
 def _stamp(job: Job) -> str:
-    """Of all that decides a frame besides its file."""
+    """A stamp of everything that decides a frame besides its file."""
     code = hashlib.sha256()
     for source in SOURCES:
         code.update(Path(source).read_bytes())

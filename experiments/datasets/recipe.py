@@ -1,4 +1,4 @@
-"""What a data set's recipe is, and the manifest that every data set carries."""
+"""The recipe of a data set, and the manifest in every data set."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from experiments.datasets import images, zips
 from experiments.datasets.zips import DatasetInfo, add_member
 from experiments.files import UserError, atomic_output
 
-MANIFEST_NAME = "mtm_manifest.json"  # not *dataset.json: the video hosts take that for labels
+MANIFEST_NAME = "mtm_manifest.json"  # not *dataset.json, which the video hosts would read as labels
 CREDIT_NAME = "ATTRIBUTION.txt"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a data set is made, and on which terms it may be used.
+    """How a data set is made, and the terms of its use.
 
-    `make(source, file, **options)` writes a zip in the hosts' format to `file` and returns what it holds; `source` is
-    what the publisher gives, or None if `takes_source` is False. It raises UserError for whatever the user can fix. It
-    need not handle partial files, the manifest or the credit: `run` does, in `folder` of the zip. `options` are
-    click's, so that a command line checks and documents them. `packages` are those whose version decides the result.
+    `make(source, file, **options)` writes a zip in the hosts' format to `file` and returns its description. `source` is
+    the publisher's data, or None if `takes_source` is False. `make` raises UserError for everything that the user can
+    fix. It need not handle partial files, the manifest or the credit: `run` writes the last two, in `folder` of the
+    zip. `options` are click's, so that the command line checks and documents them. `packages` are those whose versions
+    decide the result.
     """
 
     name: str
@@ -42,17 +43,17 @@ class Recipe:
     options: tuple[click.Option, ...] = ()
     packages: tuple[str, ...] = ("pillow",)
     folder: str = ""
-    more_sources: tuple[str, ...] = ()  # files of ours, beside `make`'s, whose change may change the result
-    # Of what a publisher gives:
-    expected: dict[str, int] = field(default_factory=dict)  # how many of what there should be
-    crop: str = ""  # crop and resize, and where that stands
-    check: Callable[[Path], object] = images.open_source  # raises UserError if a source cannot be one, at once
-    resumable: bool = False  # `make` also takes `work`, a folder that is there until the data set is made
-    unrecorded: tuple[str, ...] = ()  # options that decide nothing of the result
-    source_option: str = ""  # of a recipe that takes no source: the option that takes what the user has of the kind
+    more_sources: tuple[str, ...] = ()  # source files, beside that of `make`, whose code may change the result
+    # For published data sets:
+    expected: dict[str, int] = field(default_factory=dict)  # what the source should hold -> how many
+    crop: str = ""  # crop and resize, with its source
+    check: Callable[[Path], object] = images.open_source  # fast check; raises UserError if a path cannot be a source
+    resumable: bool = False  # `make` also takes `work`, a folder that is kept until the data set is made
+    unrecorded: tuple[str, ...] = ()  # options that do not affect the result
+    source_option: str = ""  # for a recipe without a source: the option that takes the user's own files
 
     def run(self, source: Path | None, dest: Path, **options: Any) -> DatasetInfo:
-        """Makes the data set at `dest`, completely or not at all, with its manifest; missing options have their
+        """Makes the data set at `dest`, with its manifest, completely or not at all. Missing options get their
         defaults. Raises UserError."""
         if (source is None) == self.takes_source:
             rule, got = ("be given", "none") if self.takes_source else ("not be given", repr(str(source)))
@@ -76,7 +77,7 @@ class Recipe:
 
     @property
     def sources(self) -> list[Path]:
-        """The files whose change may change what is made: a cache keeps their hash beside its entries."""
+        """The source files whose code may change the result. A cache uses their hash in the names of its entries."""
         own = inspect.getsourcefile(inspect.unwrap(self.make))
         files = [own, *self.more_sources, images.__file__, zips.__file__]
         return [Path(str(file)) for file in dict.fromkeys(files)]
@@ -114,8 +115,8 @@ def version(package: str) -> str | None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What stands in a data set's manifest. It is what was written when the data set was made; `zips.describe` looks
-    at the images themselves. Raises UserError, naming the file, if there is none that can be read."""
+    """The manifest of a data set, as written when the data set was made; `zips.describe` reads the images themselves.
+    Raises UserError, naming the file, if there is no readable manifest."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = (MANIFEST_NAME, zips.CLIPS + MANIFEST_NAME)

@@ -9,7 +9,7 @@ from experiments.datasets.zips import CLIPS, DatasetInfo
 
 
 def make(job: Job, source: Path, file: Path, min_frames: int) -> DatasetInfo:
-    """Writes the short videos of the training split, each a clip."""
+    """Writes each short video of the training split as a clip."""
     found = list_clips(source, split="sky_train")
     job.check_count("clips", len(found), source)
     info = make_clips(job, file, found, min_frames)
@@ -25,7 +25,7 @@ RECIPE = published_recipe(
     "folder it unpacks to (only sky_train is used).",
     licence="none stated; the videos, from YouTube, are their owners'.",
     expected={"clips": 2_392},
-    options=(min_frames_option(3),),  # the hosts sample three frames of a clip
+    options=(min_frames_option(3),),  # the hosts sample three frames per clip
     folder=CLIPS,
     modules=(clips,),
     resolution_px=256,

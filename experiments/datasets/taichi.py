@@ -1,4 +1,4 @@
-"""TaiChi at 256 px: each frame an image. Also what the two recipes of TaiChi share."""
+"""TaiChi at 256 px, each frame as an image. Also has what the two recipes of TaiChi share."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ FACTS: dict[str, Any] = {
 
 
 def training_clips(job: Job, source: Path) -> list[Shard]:
-    """The clips of the training split, whose number must be right."""
+    """The clips of the training split. Checks their number."""
     found = list_clips(source, split="train")
     job.check_count("clips", len(found), source)
     return found

@@ -30,7 +30,7 @@ RECIPE = published_recipe(
     expected={"videos": 134},
     options=(
         click.Option(
-            ["--clip-frames"], type=click.IntRange(1), default=512, show_default=True, help="Frames of a clip."
+            ["--clip-frames"], type=click.IntRange(1), default=512, show_default=True, help="Frames per clip."
         ),
         min_frames_option(128),
     ),

@@ -1,7 +1,10 @@
-"""The formats of a data set. Of images, that of StyleGAN's dataset_tool: an uncompressed zip of square RGB PNGs whose
-side is a power of two, named 00000/img00000000.png and so on, with dataset.json. Every host reads it, and so does
-experiments.mini. Of clips, StyleGAN-V's: the frames of a clip in a folder of its own, clips/00000/000000.png and so on,
-with an entry for each folder."""
+"""The formats of a data set.
+
+Images are in the format of StyleGAN's dataset_tool: an uncompressed zip of square RGB PNGs whose side is a power of
+two, named 00000/img00000000.png and so on, with dataset.json. Every host and experiments.mini read it. Clips are in
+StyleGAN-V's format: each clip's frames are in a folder of its own, clips/00000/000000.png and so on, and each folder
+has an entry in the zip.
+"""
 
 import hashlib
 import io
@@ -21,28 +24,30 @@ from tqdm import tqdm
 from experiments.datasets.images import Source, decode_rgb, open_source, printable
 from experiments.files import UserError
 
-CLIPS = "clips/"  # the folder of a zip of clips, which holds everything: the video hosts take no file beside it
+CLIPS = "clips/"  # the folder in a zip of clips that holds everything; the video hosts accept no file beside it
 LISTED = 10
 MAX_MPX = 100.0
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is; `nimg` counts the frames of all its clips. `content_sha256` covers the decoded pixels in
-    their order, where each clip begins, and the labels."""
+    """The description of a data set. `nimg` is the number of images, for clips that of all frames. `content_sha256`
+    covers the decoded pixels in order, the beginnings of clips, and the labels."""
 
     nimg: int
     resolution_px: int
     content_sha256: str
     skipped: int = 0
     clips: int = 0
-    notes: dict[str, Any] = field(default_factory=dict, compare=False)  # what else the manifest says about its making
+    notes: dict[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # further facts in the manifest about how it was made
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as it lies in a zip: its PNG, and the digest of its pixels; `facts` (JSON) is what a recipe that renders
-    knows of it, which no zip holds by itself."""
+    """An image encoded for a zip: its PNG, and the digest of its pixels. `facts` (JSON) are labels from a recipe that
+    renders; they are not stored with the image."""
 
     png: bytes
     digest: bytes
@@ -50,19 +55,19 @@ class Encoded:
 
 
 def encode(pixels: np.ndarray) -> Encoded:
-    """Encodes uint8 [H, W, 3]. The same pixels give the same bytes (with the same Pillow)."""
+    """Encodes uint8 [H, W, 3]. The same pixels give the same bytes (with the same version of Pillow)."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)  # as the hosts' own tool: fast to read
+    Image.fromarray(pixels).save(buffer, format="png", compress_level=0)  # as in the hosts' own tool: fast to read
     return Encoded(buffer.getvalue(), pixels_digest(pixels))
 
 
 def pixels_digest(pixels: np.ndarray) -> bytes:
-    """sha256 over shape and bytes of one image, uint8 [H, W, 3]: the same for any encoding of the same pixels."""
+    """sha256 over shape and bytes of one image, uint8 [H, W, 3], independent of the file's encoding."""
     return hashlib.sha256(struct.pack("<3I", *pixels.shape) + pixels.tobytes()).digest()
 
 
 class ContentHash:
-    """sha256 over the digests of the images in order, so that any process may compute an image's digest."""
+    """sha256 over the digests of the images, in order. The digests may be computed in any process."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256(b"mtm-dataset-2")
@@ -72,11 +77,11 @@ class ContentHash:
         self.add_digest(pixels_digest(pixels))
 
     def add_digest(self, digest: bytes) -> None:
-        """Adds the image that has this digest."""
+        """Adds the image with this digest."""
         self._sha256.update(digest)
 
     def begin_clip(self) -> None:
-        """Says that the next image is the first of a clip."""
+        """Marks the next image as the first of a clip."""
         self._sha256.update(b"clip")
 
     def hexdigest(self, labels: list[list] | None) -> str:
@@ -87,13 +92,13 @@ class ContentHash:
 
 
 def write_zip(file: Path, images: Iterable[tuple[np.ndarray, object]], resolution_px: int) -> DatasetInfo:
-    """Writes uint8 [resolution_px, resolution_px, 3] images, each with its label, as they come; a label of None in one
-    image stands for no labels at all. The same images give the same bytes (with the same Pillow)."""
+    """Writes images, uint8 [resolution_px, resolution_px, 3], each with its label, one after the other. If the label of
+    any image is None, no labels are written. The same images give the same bytes (with the same version of Pillow)."""
     return write_encoded(file, ((_checked(pixels, resolution_px), label) for pixels, label in images), resolution_px)
 
 
 def write_encoded(file: Path, images: Iterable[tuple[Encoded, object]], resolution_px: int) -> DatasetInfo:
-    """write_zip of images that are encoded already."""
+    """`write_zip` for images that are already encoded."""
     content, labels, nimg = ContentHash(), [], 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for image, label in images:
@@ -103,19 +108,20 @@ def write_encoded(file: Path, images: Iterable[tuple[Encoded, object]], resoluti
             nimg += 1
             if label is not None:
                 labels.append([name, label])
-        kept = labels if len(labels) == nimg else None  # the hosts want a label for every image, or none at all
+        kept = labels if len(labels) == nimg else None  # the hosts need a label for every image, or none at all
         add_member(archive, "dataset.json", json.dumps({"labels": kept}))
     return DatasetInfo(nimg, resolution_px, content.hexdigest(kept))
 
 
 def write_clips(file: Path, clips: Iterable[Iterable[np.ndarray]], resolution_px: int) -> DatasetInfo:
-    """Writes clips of frames, uint8 [resolution_px, resolution_px, 3], as they come, in the video hosts' format."""
+    """Writes clips of frames, uint8 [resolution_px, resolution_px, 3], one after the other, in the video hosts'
+    format."""
     encoded = ((_checked(pixels, resolution_px) for pixels in frames) for frames in clips)
     return write_encoded_clips(file, encoded, resolution_px)
 
 
 def write_encoded_clips(file: Path, clips: Iterable[Iterable[Encoded]], resolution_px: int) -> DatasetInfo:
-    """write_clips of frames that are encoded already."""
+    """`write_clips` for frames that are already encoded."""
     content, nimg, number = ContentHash(), 0, 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         add_member(archive, CLIPS, "")
@@ -136,15 +142,15 @@ def _checked(pixels: np.ndarray, resolution_px: int) -> Encoded:
 
 
 def add_member(archive: zipfile.ZipFile, name: str, data: bytes | str) -> None:
-    """Adds a file to an archive, dated 1980 whenever that is, so that equal content gives equal bytes."""
+    """Adds a file to an archive. Its date is always 1980, so that equal content gives equal bytes."""
     info = zipfile.ZipInfo(name)
     info.external_attr = (0o40755 << 16 | 0x10) if name.endswith("/") else 0o644 << 16
     archive.writestr(info, data)
 
 
 def verify(file: Path, info: DatasetInfo) -> None:
-    """Raises UserError unless the zip has as many frames as `info` says, each stored as it is, and a thousand of them,
-    evenly chosen, decode to the right size. (`describe` reads them all.)"""
+    """Raises UserError unless the zip has the number of frames in `info`, all stored uncompressed, and a thousand of
+    them, evenly spaced, decode to the right size. (`describe` reads all of them.)"""
     with zipfile.ZipFile(file) as archive:
         frames = [member for member in archive.infolist() if member.filename.endswith(".png")]
         wrong = [m.filename for m in frames if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
@@ -161,8 +167,8 @@ def verify(file: Path, info: DatasetInfo) -> None:
 
 
 def describe(path: Path, progress: bool = False) -> DatasetInfo:
-    """Reads a zip of this format and returns what it holds; the hash is computed anew from every image. Raises
-    UserError with every broken image at once, and where the images are not square or of different sizes."""
+    """Reads all of a zip in this format and returns its description, with the hash computed from the images. Raises one
+    UserError that lists all broken images, and UserError if images are not square or have different sizes."""
     source = open_source(path)
     content, broken, sizes = ContentHash(), [], Counter[tuple[int, int]]()
     clips: set[str] = set()
@@ -196,12 +202,12 @@ def one_size(sizes: Counter[tuple[int, int]], side_px: int) -> bool:
 
 
 def sizes_text(sizes: Counter[tuple[int, int]]) -> str:
-    """The commonest sizes with how many images have them."""
+    """The commonest sizes, with the number of images of each."""
     return ", ".join(f"{w} x {h} ({n})" for (w, h), n in sizes.most_common(5)) + (", ..." if len(sizes) > 5 else "")
 
 
 def broken_error(source: Source, broken: list[tuple[str, str]]) -> UserError:
-    """The error that names the broken images, (name, reason) each."""
+    """The error that lists the broken images, given as (name, reason)."""
     lines = [f"  {printable(source.path / name)}: {printable(reason)}" for name, reason in broken[:LISTED]]
     if len(broken) > LISTED:
         lines.append(f"  ... and {len(broken) - LISTED} more")

@@ -1,14 +1,15 @@
-"""Metrics of images, videos and trained generators.
+"""Computes metrics of images, videos and trained generators.
 
     python -m experiments.metrics fid,kid,pr REAL FAKE
     python -m experiments.metrics fvd16 clips.zip runs/stylegan-v/.../network-snapshot-001000.pkl
     python -m experiments.metrics fid REAL --save-stats real.npz
     torchrun --nproc-per-node=8 -m experiments.metrics fid REAL FAKE
 
-REAL and FAKE: a folder or zip of images; of videos (folders of frames, or files) for fvd16 and fvd128; moments saved
-before (.npz of this tool or of pytorch-fid, or the statistics that an official codebase cached, .pkl) for Fréchet
-distances; for FAKE also a trained generator (.pkl of an official codebase, .pt of experiments/mini). Images of any size
-are resized by each metric's own filter, without cropping. What is computed exactly: docs/metrics.md.
+REAL and FAKE are each a folder or zip of images, or, for fvd16 and fvd128, of videos (folders of frames, or video
+files). For Fréchet distances they may be saved moments: an .npz of this tool or of pytorch-fid, or the .pkl of
+statistics that an official codebase cached. FAKE may be a trained generator (.pkl of an official codebase, .pt of
+experiments/mini). Images of any size are resized by each metric's own filter, without cropping. docs/metrics.md says
+exactly what is computed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def choose(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 
 def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats: Path | None, ddof: int = 0) -> None:
-    """Raises UserError, before anything is computed, for impossible combinations."""
+    """Raises UserError, before anything is computed, for combinations of arguments that are impossible."""
     from experiments.metrics.moments import holds_moments
 
     for path in (real, fake):
@@ -70,7 +71,7 @@ def check_sides(metrics: list[Metric], real: Path, fake: Path | None, save_stats
 
 
 def check_weights(metrics: list[Metric], real: Path, fake: Path | None, folder: Path | None) -> None:
-    """Raises UserError with one list of all weights that are missing, unless both sides are moments: they need none."""
+    """Raises UserError with a list of all missing weights. If both sides are moments, none are needed."""
     from experiments.metrics.moments import holds_moments
     from experiments.weights import locate
 
@@ -103,10 +104,13 @@ NAMES = ", ".join([*(name for name, metric in METRICS.items() if not metric.by_h
 @click.option("--ddof", type=click.IntRange(0, 1), default=0, show_default=True, help="Divide covariances by N - ddof.")
 @click.option("--device", help="cpu or cuda.  [default: a GPU if there is one]")
 @click.option("--batch", type=click.IntRange(min=1), help="Batch size.  [16 on a CPU, 64 on a GPU; 2 clips]")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode images.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads that compute.  [default: torch's]")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads to decode images.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads to compute with.  [default: torch's]")
 @click.option(
-    "--weights", "folder", type=click.Path(path_type=Path), help="Folder of the weights.  [$MTM_WEIGHTS, or weights]"
+    "--weights",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder of the weights.  [default: $MTM_WEIGHTS, or weights]",
 )
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read.")
 @click.option("--no-cache", is_flag=True, help="Do not use cached statistics of REAL.")
@@ -165,7 +169,7 @@ def main(
 
 
 def chosen_device(name: str | None) -> str:
-    """The device of that name; if None, a GPU if there is one. Raises click's BadParameter."""
+    """The device of that name; if None, a GPU if there is one. Raises click.BadParameter."""
     import torch
 
     there = torch.cuda.is_available()
@@ -179,14 +183,14 @@ def chosen_device(name: str | None) -> str:
 
 
 def write(measured: dict[str, Any], outdir: Path) -> None:
-    """NAME.json of each: {"value", "fingerprint"}."""
+    """Writes NAME.json for each metric: {"value", "fingerprint"}."""
     for name, one in measured.items():
         with atomic_output(outdir / f"{name}.json") as partial:
             partial.write_text(json.dumps(one.model_dump(), indent=2) + "\n", encoding="utf-8")
 
 
 def show(measured: dict[str, Any], as_json: bool) -> None:
-    """Prints the values; those of stand-in weights say so."""
+    """Prints the values; those computed with stand-in weights are marked."""
     if as_json:
         click.echo(json.dumps({name: one.model_dump() for name, one in measured.items()}, indent=2))
         return

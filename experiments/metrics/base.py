@@ -1,4 +1,4 @@
-"""What a metric is, and its arguments."""
+"""The class of metrics, and the classes of their arguments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from experiments.metrics.features import FeatureStats
     from experiments.metrics.moments import Moments
 
-STAND_IN = "stand-in"  # what a fingerprint's "weights" says where the extractor's are seeded random ones
+STAND_IN = "stand-in"  # value of a fingerprint's "weights" if they are seeded random ones
 
 
-STAND_IN_MARK = f" ({STAND_IN} weights)"  # what follows such a value wherever it is shown
+STAND_IN_MARK = f" ({STAND_IN} weights)"  # follows such a value wherever it is shown
 
 
 @dataclass(frozen=True)
 class Images:
-    """Real or generated images. `batches()` starts anew at every call and gives uint8 tensors [B, 3, H, W], the same
-    images each time; `facts` says which images they are, for the fingerprint."""
+    """Real or generated images. Each call of `batches()` yields the same images from the beginning, as uint8 tensors
+    [B, 3, H, W]. `facts` says which images they are, for the fingerprint."""
 
     nimg: int
     batches: Callable[[], Iterator[Tensor]]
@@ -30,7 +30,7 @@ class Images:
 
 @dataclass(frozen=True)
 class How:
-    """What the user may choose about a comparison: `ddof` of covariances, and the seed of what is drawn."""
+    """The user's choices for a comparison: `ddof` of covariances, and the seed of random subsets and projections."""
 
     ddof: int = 0
     seed: int = 0
@@ -38,8 +38,9 @@ class How:
 
 @dataclass(frozen=True)
 class Features:
-    """What a metric compares: an output (`tap`) of a network (`backbone`, an entry of experiments/weights.toml and of
-    experiments.metrics.extractors), of images or of clips of `frames`. `keep`: every sample, not only moments."""
+    """The features that a metric compares: an output (`tap`) of a network (`backbone`, an entry of
+    experiments/weights.toml and of experiments.metrics.extractors), of images or of clips of `frames` frames. `keep`:
+    the metric needs the features of every sample, not only moments."""
 
     backbone: str
     tap: str
@@ -52,11 +53,11 @@ Compared = tuple[float, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One of three kinds; all raise UserError.
+    """A metric, of one of three kinds. All raise UserError.
 
-    With `features`, `compare(real, generated, how)` gives the value and what else decides it, from statistics of those
-    features. With `compute`, `compute(real, generated)` does, from images. With neither, the host's calc_metrics.py
-    computes it, under the same name.
+    With `features`, `compare(real, generated, how)` returns the value and facts for the fingerprint, from statistics of
+    those features. With `compute`, `compute(real, generated)` returns them, from images. With neither, the host's
+    calc_metrics.py computes the metric, under the same name.
     """
 
     name: str
@@ -73,10 +74,11 @@ class Metric:
 
     @property
     def kind(self) -> str:
-        """Of what it is a metric: "images" or "videos"."""
+        """What the metric is for: "images" or "videos"."""
         return "videos" if self.features and self.features.frames else "images"
 
 
 def is_stand_in(fingerprint: dict[str, Any]) -> bool:
-    """Whether a value was computed with stand-in weights: it tests the code, and says nothing about the images."""
+    """Whether a value was computed with stand-in weights. Such a value tests the code and says nothing about the
+    images."""
     return fingerprint.get("weights") == STAND_IN

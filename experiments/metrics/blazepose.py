@@ -1,8 +1,8 @@
-"""BlazePose's landmark network (Bazarevsky et al. 2020, arXiv 2006.10204), full, as MediaPipe publishes it: whether an
-image shows a person, and where its joints are.
+"""BlazePose's landmark network (Bazarevsky et al. 2020, arXiv 2006.10204), the "full" model that MediaPipe publishes:
+whether an image shows a person, and where the joints are.
 
-MediaPipe cuts a person out with a detector first and follows it over a video; here the whole image is what the network
-sees, which fits data with one person in the middle. A stand-in is a TorchScript with the same input and outputs.
+MediaPipe first crops the person with a detector and tracks it over a video. Here the network sees the whole image,
+which suits data with one person in the middle. A stand-in is a TorchScript module with the same input and outputs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from experiments.metrics.extractors import Extractor, bicubic
 
 POSE = "pose"
 LANDMARKS = 33
-ROWS = 39  # in the network's output: after the landmarks come six that only MediaPipe's cutting out needs
-FIELDS = 5  # x, y, z in px, visibility and presence before the sigmoid
+ROWS = 39  # of the network's output: 33 landmarks, then six points that only MediaPipe's cropping needs
+FIELDS = 5  # x, y, z in px; visibility and presence before the sigmoid
 TFLITE_MAGIC = b"TFL3"  # from byte 4 on
-# Which of the 33 are joints that a figure's pose consists of, by their number.
+# The landmarks that make up a pose, by their number among the 33.
 JOINTS = {
     "nose": 0,
     "left shoulder": 11,
@@ -43,8 +43,8 @@ JOINTS = {
 
 
 class BlazePose(Extractor):
-    """Tap `pose`, 67 numbers: the probability that there is a person; x and y of the 33 landmarks, in sides of the
-    image from its upper left corner. It runs on the CPU, an image at a time, in one thread."""
+    """Tap `pose`, 67 numbers: the probability that there is a person, then x and y of the 33 landmarks, in image sides
+    from the upper left corner. Runs on the CPU, one image at a time, in one thread."""
 
     taps = {POSE: 1 + 2 * LANDMARKS}
     size_px = 256
@@ -56,7 +56,7 @@ class BlazePose(Extractor):
             self._interpreter = _litert(path) if file.read(8)[4:] == TFLITE_MAGIC else None
         if self._interpreter is None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, of which stand-ins are
+                warnings.simplefilter("ignore", DeprecationWarning)  # from torch.jit, the format of stand-ins
                 self.network = torch.jit.load(str(path), map_location="cpu")
 
     @property
@@ -71,7 +71,7 @@ class BlazePose(Extractor):
         return {POSE: torch.cat(rows) if rows else torch.zeros(0, self.taps[POSE])}
 
     def _one(self, image: Tensor) -> Tensor:
-        """[1, 67] of an image [1, 256, 256, 3] in [0, 1]."""
+        """Features [1, 67] of an image [1, 256, 256, 3] in [0, 1]."""
         if self._interpreter is None:
             landmarks, presence = self.network(image)
         else:
@@ -93,7 +93,7 @@ def _litert(path: Path) -> Any:
 
 
 def _invoke(interpreter: Any, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks [1, 195] and presence [1, 1]. The file's outputs have no names: they are known by their shapes."""
+    """Landmarks [1, 195] and presence [1, 1]. The outputs in the file have no names, so their shapes identify them."""
     by_shape = {tuple(one["shape"]): one["index"] for one in interpreter.get_output_details()}
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()

@@ -1,9 +1,9 @@
-"""Statistics of real data, kept from one measurement to the next.
+"""Caches statistics of real data between measurements.
 
-Files are in the folder that MTM_CACHE names, else in .cache in the repository. A file's name has the data's path and
-the features. Inside is a key with everything that decides the numbers: the hash of the files' content, which of them
-were taken, flips (none), the weights' hash, and how images were resized. Where the key differs the entry is stale: it
-is computed anew, and so is a damaged one. Nothing is unpickled.
+Files are in the folder in MTM_CACHE, or in .cache in the repository. A file's name is made from the data's path and the
+features. Inside is a key with everything that decides the numbers: the hash of the files' content, which of them were
+used, flips (none), the weights' hash, and how images were resized. If the key differs, the entry is stale. Stale and
+damaged entries are computed again. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from experiments.files import UserError, atomic_output
 from experiments.metrics.features import FeatureStats
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = 2  # of the entries' form, and of what decodes
+VERSION = 2  # of the format of the entries, and of the decoding of images
 
 
 def cache_folder() -> Path:
-    """Where statistics are kept. It need not exist."""
+    """The folder of the cache, which need not exist."""
     return Path(os.environ.get("MTM_CACHE") or ROOT / ".cache") / "metrics"
 
 
@@ -36,13 +36,14 @@ class Entry:
     """The statistics of one set of features of one source."""
 
     def __init__(self, source: Path, key: dict[str, Any]) -> None:
-        """`key`: plain values that decide the numbers. `about` in it names the features, and decides the place too."""
+        """`key`: plain values that decide the numbers. Its `about` names the features; it also decides the file's
+        name."""
         self._key = json.dumps({**key, "version": VERSION}, sort_keys=True)
         place = hashlib.sha256(json.dumps([str(source.resolve()), key["about"]]).encode()).hexdigest()[:16]
         self.path = cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', source.name)[:60]}-{place}.npz"
 
     def load(self) -> tuple[FeatureStats, dict[str, Any]] | None:
-        """Statistics and facts; None if there are none that can be used. An unusable file is reported on stderr."""
+        """Statistics and facts; None if there is no usable file. An unusable file is reported on stderr."""
         if not self.path.exists():
             return None
         try:
@@ -57,7 +58,7 @@ class Entry:
             return None
 
     def save(self, stats: FeatureStats, facts: dict[str, Any]) -> None:
-        """Stores them; if that fails (a full disk, a read-only folder), says so and continues."""
+        """Stores statistics and facts. If that fails (a full disk, a read-only folder), prints why and continues."""
         try:
             with atomic_output(self.path) as partial, partial.open("wb") as file:
                 arrays = {"key": np.array(self._key), "facts": np.array(json.dumps(facts)), **stats.state()}

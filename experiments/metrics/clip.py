@@ -1,7 +1,7 @@
 """CLIP ViT-B/32's image embedding, 512 numbers, as torch-fidelity runs OpenAI's network (Kynkäänniemi et al. 2023).
 
-Images are resized as torch-fidelity does it, by TensorFlow 1's bilinear filter; clean-fid takes Pillow's bicubic and a
-centre crop instead, and gives other numbers. StyleGAN-XL's "clipfid" is of another network, CLIP RN50.
+Images are resized as in torch-fidelity, by TensorFlow 1's bilinear filter. clean-fid uses Pillow's bicubic filter and a
+centre crop instead, and gives other numbers. StyleGAN-XL's "clipfid" uses another network, CLIP RN50.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""CLIP-FD as the official codebases generate the images for it: --metrics=clip_fd50k_full of train.py and
-calc_metrics.py (mtm_hosts/more_metrics.py)."""
+"""CLIP-FD of images that the official codebases generate: --metrics=clip_fd50k_full of train.py and calc_metrics.py
+(mtm_hosts/more_metrics.py)."""
 
 from experiments.metrics.base import Features, Metric
 

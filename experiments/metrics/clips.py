@@ -1,8 +1,9 @@
-"""Clips of videos to measure: folders or zips of folders of frames, and video files, by StyleGAN-V's protocol for FVD.
+"""Clips to measure, by StyleGAN-V's protocol for FVD. A source is a folder or zip of videos: folders of frames, or
+video files.
 
-Each real video gives one clip of consecutive frames, at a position drawn from the seed; each generated one its first
-frames. Videos that are shorter than a clip are left out and counted. Videos are taken in the order of their names, the
-first `count` that are long enough, as StyleGAN-V's calc_metrics.py does.
+Each real video gives one clip of consecutive frames, at a position drawn from the seed; each generated video gives its
+first frames. Videos that are shorter than a clip are skipped and counted. The first `count` videos, in the order of
+their names, that are long enough are used, as in StyleGAN-V's calc_metrics.py.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ VIDEO_SUFFIXES = (*listing.VIDEO_SUFFIXES, ".mpg", ".mpeg")
 
 
 class Clips(FileSamples):
-    """One clip [3, `frames`, H, W] a video, `count` at most. `first`: their first frames, rather than any. Raises
-    UserError where there are no videos, fewer than 2 are long enough, or a frame cannot be read."""
+    """One clip [3, `frames`, H, W] per video, at most `count`. `first`: take the first frames of each video, not a
+    random position. Raises UserError if there are no videos, fewer than 2 are long enough, or a frame cannot be
+    read."""
 
     unit = "clip"
 
@@ -144,7 +146,7 @@ class _Files:
         self.names = sorted(name for name in found if not is_hidden(name) and suffix_of(name) in known)
 
     def videos(self) -> list[tuple[str, list[str]]]:
-        """(name, frames) of each video in order of their names; a video file has no frames here."""
+        """(name, frames) of each video, in the order of the names; `frames` is empty for a video file."""
         videos: dict[str, list[str]] = {}
         for name in self.names:
             if suffix_of(name) in VIDEO_SUFFIXES:
@@ -157,9 +159,9 @@ class _Files:
         return self._zip.read(name) if self._zip else read_regular(self.path / name)
 
     def video(self, name: str) -> str | io.BytesIO:
-        """What PyAV opens: a path, or the bytes of a zip's member."""
+        """The video for PyAV: a path, or the bytes of a member of a zip."""
         if self._zip:
             return io.BytesIO(self.read(name))
-        if not (self.path / name).is_file():  # a FIFO would block for ever
+        if not (self.path / name).is_file():  # a FIFO would block forever
             raise ValueError("not a regular file")
         return str(self.path / name)

@@ -1,8 +1,8 @@
-"""DINOv2 ViT-L/14's class token, 1024 numbers, for FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675).
+"""The class token of DINOv2 ViT-L/14, 1024 numbers, for FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675).
 
-The network (Oquab et al. 2023, arXiv 2304.07193; Dosovitskiy et al. 2021 with LayerScale) is written out below because
-torch-fidelity 0.4.0 takes no local weights for it: it fetches Meta's repository and executes it. Images are resized
-with antialiased bicubic interpolation, as edm2 does and, up to rounding to 8 bits, dgm-eval, the paper's code;
+The network (Oquab et al. 2023, arXiv 2304.07193; Dosovitskiy et al. 2021 with LayerScale) is implemented below because
+torch-fidelity 0.4.0 takes no local weights for it: it downloads and executes Meta's repository. Images are resized with
+antialiased bicubic interpolation, as in edm2 and, up to rounding to 8 bits, in dgm-eval, the paper's code.
 torch-fidelity resizes with TensorFlow 1's bilinear filter and gives other numbers.
 """
 
@@ -64,20 +64,20 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Names of parameters as in Meta's checkpoints. `grid`: patches along a side of the images it was trained on."""
+    """The parameters have the names in Meta's checkpoints. `grid`: patches along a side of the training images."""
 
     def __init__(self, width: int = 1024, depth: int = 24, grid: int = 37) -> None:
         super().__init__()
         self.grid = grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # of the training; not used here
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the checkpoint; used for training only
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH_PX, PATCH_PX)})
         self.blocks = nn.ModuleList([Block(width) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The class token [N, width] after the last norm, of normalised images [N, 3, H, W]."""
+        """The class token [N, width], after the last norm, of normalised images [N, 3, H, W]."""
         patches = self.patch_embed["proj"](images)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         x = x + self._positions(patches.shape[2], patches.shape[3])
@@ -86,7 +86,7 @@ class VisionTransformer(nn.Module):
         return self.norm(x)[:, 0]
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """Position embeddings at another grid. The 0.1 is the checkpoints' own: they were made with that scale."""
+        """Position embeddings for another grid. The 0.1 is the offset that Meta's code uses with these checkpoints."""
         if (rows, columns) == (self.grid, self.grid):
             return self.pos_embed
         places = self.pos_embed[:, 1:].unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)

@@ -1,5 +1,4 @@
-"""What metrics compute from two sets of features. Modules of metrics refer to it; it does not import torch on
-import."""
+"""Computations of metrics from two sets of features. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,12 +20,11 @@ if TYPE_CHECKING:
 
 KID_SUBSETS, KID_SUBSET_NIMG = 100, 1000
 NEIGHBOUR = 3
-BLOCK_NUMBERS = 1 << 24  # of distances that are in memory at once: 64 MB
+BLOCK_NUMBERS = 1 << 24  # distances in memory at once: 64 MB
 
 
 def frechet(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """The squared Fréchet distance (experiments.metrics.frechet). Warns where a set has fewer samples
-    than dimensions."""
+    """The squared Fréchet distance (experiments.metrics.frechet). Warns if a set has fewer samples than dimensions."""
     for name, one in (("real", real), ("generated", generated)):
         if one.n is not None and one.n < one.dimensions:
             warnings.warn(
@@ -43,7 +41,7 @@ def frechet(real: FeatureStats | Moments, generated: FeatureStats | Moments, how
 
 def kernel_distance(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
     """KID (Bińkowski et al. 2018, arXiv 1801.01401): the squared maximum mean discrepancy with the kernel
-    (x . y / D + 1)^3, by the unbiased estimator, as the mean over random subsets. It can be a little below 0."""
+    (x . y / D + 1)^3. Unbiased estimator, mean over random subsets. It can be slightly below 0."""
     reals, fakes = _kept(real, "kid"), _kept(generated, "kid")
     size = min(KID_SUBSET_NIMG, len(reals), len(fakes))
     if size < 2:
@@ -69,13 +67,14 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray, diagonal: bool = True) -> float:
 
 
 def precision(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """The part of the generated images that lie within the real ones' manifold (Kynkäänniemi et al. 2019,
-    arXiv 1904.06991, eq. 2): no farther from some real image than that one's third nearest real neighbour."""
+    """The share of generated images within the manifold of the real ones (Kynkäänniemi et al. 2019, arXiv 1904.06991,
+    eq. 2). An image is within it if it is no farther from some real image than that image's third nearest real
+    neighbour."""
     return _covered(_kept(generated, "precision"), _kept(real, "precision")), {"neighbour": NEIGHBOUR}
 
 
 def recall(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """The part of the real images that lie within the generated ones' manifold; as `precision`."""
+    """The share of real images within the manifold of the generated ones; see `precision`."""
     return _covered(_kept(real, "recall"), _kept(generated, "recall")), {"neighbour": NEIGHBOUR}
 
 
@@ -86,14 +85,14 @@ def _kept(stats: Any, name: str) -> np.ndarray:
 
 
 def _covered(points: np.ndarray, manifold: np.ndarray) -> float:
-    """The part of `points` [N, D] that lies in some ball around a point of `manifold` [M, D]."""
+    """The share of `points` [N, D] that lie in a ball around some point of `manifold` [M, D]."""
     import torch
 
     if len(manifold) <= NEIGHBOUR or len(points) == 0:
         raise UserError(
             f"precision, recall: each set must have more than {NEIGHBOUR} images; got {len(manifold)}. Give more."
         )
-    centre = torch.from_numpy(manifold.mean(axis=0))  # small numbers lose less in |a|^2 + |b|^2 - 2 a.b
+    centre = torch.from_numpy(manifold.mean(axis=0))  # centred, |a|^2 + |b|^2 - 2 a.b loses fewer digits
     of, around = torch.from_numpy(points) - centre, torch.from_numpy(manifold) - centre
     radii = torch.cat([block.kthvalue(NEIGHBOUR + 1, dim=1).values for block in _distances(around, around)])
     inside = [(block <= radii).any(dim=1) for block in _distances(of, around)]
@@ -101,7 +100,7 @@ def _covered(points: np.ndarray, manifold: np.ndarray) -> float:
 
 
 def _distances(rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """Squared distances [some, M], for some rows after others, so that BLOCK_NUMBERS are in memory."""
+    """Squared distances [block, M] for consecutive blocks of rows, with about BLOCK_NUMBERS in memory at once."""
     squares = columns.square().sum(dim=1)
     for block in rows.split(max(1, BLOCK_NUMBERS // len(columns))):
         products = block @ columns.t()

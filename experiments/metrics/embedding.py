@@ -1,17 +1,17 @@
 """The feature extractor of the quickstart's Fréchet distance: a small convolutional network with fixed random weights.
 
 Why random weights (Naeem et al. 2020, arXiv 2002.09797, section 3.1, "random embeddings"): ImageNet features are
-trained on photographs and their geometry is arbitrary for drawn glyphs; they need a download; and their 2048 numbers
+trained on photographs, and their geometry is arbitrary for drawn glyphs. They need a download, and their 2048 numbers
 need tens of thousands of samples for a covariance of full rank. An untrained network keeps what convolution itself
 measures: edges, corners, blobs and their arrangement.
 
-What differs from that paper, and why. Naeem et al. take the last 4096-d layer of VGG16. Ours must work with a few
-thousand images of 32 px, so it gives 192 numbers: 96 that say *what* there is (mean response of each channel of
-three scales, before they are mixed, so that noise and blur cannot hide) and 96 that say *where* (fixed random
-projections of the coarse 4x4 maps, so that misplaced parts cannot hide in a mean). The filters are orthogonal, which
-spreads variance evenly over them: plain Gaussian ones leave the covariance nearly singular.
+What differs from that paper, and why: Naeem et al. use the last 4096-d layer of VGG16. Ours must work with a few
+thousand images of 32 px, so it gives 192 numbers. 96 say *what* there is: the mean response of each channel at three
+scales, before the scales are mixed, so that noise and blur have an effect. 96 say *where* it is: fixed random
+projections of the coarse 4x4 maps, so that misplaced parts have an effect. The filters are orthogonal, which spreads
+variance evenly over them; plain Gaussian filters leave the covariance nearly singular.
 
-The distance in these features ranks samples of one data set. It is not FID and must never be called that: its unit is
+The distance in these features ranks samples of one data set. It is not FID and must not be called FID: its unit is
 arbitrary, and it is comparable only with numbers of the same fingerprint.
 """
 
@@ -31,22 +31,22 @@ WIDTHS = (32, 32, 32)  # channels after each scale: 32, 16 and 8 px
 PROJECTIONS = 96
 SEED = 20308
 LEAK = 0.2
-SCALE = 10.0  # of the features: makes distances read as 0.1 (two halves of the data) to about 100 (grey images)
+SCALE = 10.0  # of the features, so that distances are from 0.1 (two halves of the data) to about 100 (grey images)
 
 
 def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """[rows, columns] float64 with orthonormal rows (or columns, where there are fewer of them)."""
+    """[rows, columns] float64 with orthonormal rows, or orthonormal columns if there are fewer columns than rows."""
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-    q = q * np.sign(np.diag(r))  # makes the factor unique, so that it does not depend on the LAPACK in use
+    q = q * np.sign(np.diag(r))  # makes the factor unique, independent of the LAPACK in use
     return q if rows >= columns else q.T
 
 
 class RandomEmbedding:
     """Images, uint8 [N, 3, H, W], to features, float32 [N, 192].
 
-    Deterministic: the weights come from a numpy generator with a fixed seed, never from torch's random stream (which is
-    neither read nor moved), and are rounded to 12 bits, so that their hash is the same on every machine. Features of a
-    image do not depend on the batch it comes in beyond float32 rounding. Extra memory: 0.4 MB per image of a chunk.
+    Deterministic: the weights come from a numpy generator with a fixed seed, and torch's random stream is neither read
+    nor advanced. They are rounded to 12 bits, so that their hash is the same on every machine. Features of an image do
+    not depend on the rest of its batch beyond float32 rounding. Extra memory: 0.4 MB per image of a chunk.
 
     >>> RandomEmbedding()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([2, 192])
@@ -105,5 +105,6 @@ class RandomEmbedding:
 
 
 def _rounded(weights: np.ndarray) -> Tensor:
-    """float32, in steps of 1/4096: below the differences between two machines' linear algebra, far from the signal."""
+    """Rounds weights to steps of 1/4096, as float32. Steps are far larger than the differences between two machines'
+    linear algebra, and far smaller than the weights."""
     return torch.from_numpy((np.round(weights * 4096) / 4096).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Feature extractors: a pretrained network, how it prepares an image, and the fingerprint of both.
+"""Feature extractors: a pretrained network with its preprocessing, and the fingerprint of both.
 
     detector = detector_of("inception-2015-12-05", "pool3")   # with the weights that experiments.weights finds
     detector(images)                                          # uint8 [N, 3, H, W] -> float32 [N, 2048]
@@ -49,10 +49,12 @@ class Extractor(nn.Module, ABC):
     resize_filter: str
     backbone: str
     ndim = 4
-    resizes_inside = False  # the network itself resizes: `resize` does nothing, and a batch has one size
+    resizes_inside = (
+        False  # if True, the network resizes: `resize` does nothing, and all images of a batch have one size
+    )
 
     def __init__(self, path: Path) -> None:
-        """Builds the network and loads its weights from `path`. Draws nothing from torch's random stream."""
+        """Builds the network with its weights from `path`. Does not use torch's random stream."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             self.build(path)
@@ -61,21 +63,21 @@ class Extractor(nn.Module, ABC):
 
     @abstractmethod
     def build(self, path: Path) -> None:
-        """Makes the modules, with the weights in `path`."""
+        """Creates the modules with the weights in `path`."""
 
     @abstractmethod
     def resize(self, images: Tensor) -> Tensor:
-        """uint8 [N, 3, ..., H, W] to what `run` takes."""
+        """Preprocesses uint8 [N, 3, ..., H, W] to the input of `run`."""
 
     @abstractmethod
     def run(self, resized: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
-        """Features [N, D], float32, of each tap that is asked for."""
+        """Features [N, D], float32, of each requested tap."""
 
     @torch.inference_mode()
     def forward(self, images: Tensor | list[Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
-        """Features of uint8 images [N, 3, H, W], or of a list of images [3, H, W] of any sizes; of clips, with T before
-        H. Each image is resized by itself, so that its features do not depend on what else is in the batch beyond
-        float32 rounding. Raises ValueError for another type or shape."""
+        """Features of uint8 images [N, 3, H, W], or of a list of images [3, H, W] of any sizes; clips have T before H.
+        Each image is resized by itself, so that its features do not depend on the rest of the batch beyond float32
+        rounding. Raises ValueError for another type or shape."""
         with _full_precision(self.device):
             return self._forward(images, tuple(taps))
 
@@ -123,8 +125,8 @@ class Extractor(nn.Module, ABC):
 
 
 class Detector(nn.Module):
-    """One tap of an extractor, called as the official codebases call their detectors: uint8 images in, features out;
-    other arguments are ignored."""
+    """One tap of an extractor with the interface of the official codebases' detectors: takes uint8 images, returns
+    features, ignores other arguments."""
 
     def __init__(self, extractor: Extractor, tap: str) -> None:
         super().__init__()
@@ -142,8 +144,8 @@ def extractor_class(backbone: str) -> type[Extractor]:
 
 
 def build_extractor(backbone: str, folder: Path | None = None, device: str | torch.device = "cpu") -> Extractor:
-    """The extractor of that name with the weights that lie in `folder` (experiments.weights.locate, which raises
-    UserError, and verifies the file before it is opened)."""
+    """The extractor of that name with its weights from `folder`. experiments.weights.locate verifies the file before it
+    is opened, and raises UserError."""
     from experiments.weights import locate
 
     located = locate([backbone], folder)[backbone]
@@ -158,16 +160,18 @@ def detector_of(backbone: str, tap: str, folder: Path | None = None, device: str
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """No TensorFloat-32 in a GPU's convolutions, which torch allows by default: it keeps 10 bits of a float32's 23."""
+    """Disables TensorFloat-32 in a GPU's convolutions, which torch allows by default; it keeps 10 of the 23 bits of a
+    float32's mantissa."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 def tf1_bilinear(images: Tensor, size_px: int) -> Tensor:
-    """[N, 3, H, W] of any real type to float32 [N, 3, size_px, size_px], as TensorFlow 1 resizes: output i samples at
-    i * in / out, without antialiasing and without half-pixel centres. The same numbers, to the bit, as torch-fidelity's
-    interpolate_bilinear_2d_like_tensorflow1x, one axis after the other and so with fewer reads."""
+    """Resizes [N, 3, H, W] of any real type to float32 [N, 3, size_px, size_px] as TensorFlow 1 does: output i samples
+    at i * in / out, without antialiasing and without half-pixel centres. The result is bit-identical to that of
+    torch-fidelity's interpolate_bilinear_2d_like_tensorflow1x, but one axis is resized after the other, which needs
+    fewer reads."""
     return _lerp(_lerp(images.float(), 3, size_px), 2, size_px)
 
 
@@ -184,8 +188,8 @@ def _lerp(x: Tensor, axis: int, size_px: int) -> Tensor:
 
 
 def bicubic(images: Tensor, size_px: int) -> Tensor:
-    """[N, 3, H, W] to float32 [N, 3, size_px, size_px], antialiased bicubic: Pillow's filter, without its rounding
-    and clipping to 8 bits."""
+    """Resizes [N, 3, H, W] to float32 [N, 3, size_px, size_px], antialiased bicubic: Pillow's filter without its
+    rounding and clipping to 8 bits."""
     x = images.float()
     if x.shape[2:] == (size_px, size_px):
         return x

@@ -1,4 +1,4 @@
-"""FD-DINOv2 as the official codebases generate the images for it: --metrics=fd_dinov2_50k_full of train.py and
+"""FD-DINOv2 of images that the official codebases generate: --metrics=fd_dinov2_50k_full of train.py and
 calc_metrics.py (mtm_hosts/more_metrics.py)."""
 
 from experiments.metrics.base import Features, Metric

@@ -5,7 +5,7 @@ delta = mean_b - mean_a,
 
     M = M_a + M_b + delta delta^T n_a n_b / (n_a + n_b),     M = sum (x - mean)(x - mean)^T.
 
-Nothing of the size n mean^2 is ever subtracted, as it is where sums of squares are kept: a large mean costs no digits.
+Unlike with sums of squares, no terms of the size n mean^2 are subtracted, so a large mean costs no digits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from experiments.metrics.frechet import Statistics
 
-CHUNK = 512  # samples that are summed at once; fixed, so that a stream has one result however it is cut into batches
+CHUNK = 512  # samples summed at once; fixed, so that the result does not depend on the batches
 
 
 class FeatureStats:
     """Mean and scatter of features [N, dimensions] in float64, merged over batches and over processes.
 
-    Memory: dimensions^2 + CHUNK * dimensions numbers, and with `keep` the features too, as float32.
+    Memory: dimensions^2 + CHUNK * dimensions numbers and, with `keep`, the features as float32.
 
     >>> stats = FeatureStats(1)
     >>> stats.append(np.array([[0.0], [2.0]]))
@@ -45,8 +45,8 @@ class FeatureStats:
         return self._count + self._pending_n
 
     def append(self, features: Any) -> None:
-        """Add features [N, dimensions], a tensor or an array of any real dtype. Raises ValueError for another shape and
-        for values that are not finite."""
+        """Adds features [N, dimensions], a tensor or an array of any real dtype. Raises ValueError for another shape or
+        non-finite values."""
         rows = np.asarray(features.detach().cpu() if hasattr(features, "detach") else features, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
             raise ValueError(
@@ -87,7 +87,8 @@ class FeatureStats:
         self._count = total
 
     def merge(self, other: FeatureStats) -> FeatureStats:
-        """Both together, as one new object; kept features stand in this order. Raises ValueError unless they fit."""
+        """The statistics of both, as a new object, with kept features in this order. Raises ValueError if the two do
+        not fit."""
         if (self.dimensions, self.keep) != (other.dimensions, other.keep):
             raise ValueError(
                 f"FeatureStats.merge: both must have {self.dimensions} dimensions and keep={self.keep}; got "
@@ -101,10 +102,10 @@ class FeatureStats:
         return both
 
     def gather(self, device: str = "cpu") -> FeatureStats:
-        """All ranks' statistics together, the same on every rank of torch.distributed; this object if there is one.
+        """The statistics of all ranks of torch.distributed, the same on every rank; this object if there is one rank.
 
-        Kept features are interleaved: sample i of rank r becomes sample i * ranks + r, which is their order in the
-        source where rank r takes samples r, r + ranks, ... `device` is where the backend communicates.
+        Kept features are interleaved: sample i of rank r becomes sample i * ranks + r. That is the order in the source
+        if rank r takes samples r, r + ranks, ... `device` is the one on which the backend communicates.
         """
         import torch
         import torch.distributed as dist
@@ -137,7 +138,7 @@ class FeatureStats:
         return self._kept[0]
 
     def statistics(self, ddof: int = 0) -> Statistics:
-        """Mean and covariance, which is divided by n - ddof. Raises ValueError for fewer than 2 samples."""
+        """Mean, and covariance divided by n - ddof. Raises ValueError for fewer than 2 samples."""
         self._flush()
         if self._count < 2:
             raise ValueError(
@@ -146,14 +147,14 @@ class FeatureStats:
         return Statistics(self._mean.copy(), self._scatter / (self._count - ddof), self._count)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that `from_state` makes the same object of."""
+        """The state as arrays, for `from_state`."""
         self._flush()
         state = {"count": np.array(self._count), "mean": self._mean, "scatter": self._scatter}
         return state | ({"features": self.features} if self.keep else {})
 
     @classmethod
     def from_state(cls, state: Any) -> FeatureStats:
-        """What `state` gave. Raises ValueError or KeyError for anything else."""
+        """The object whose `state` this is. Raises ValueError or KeyError for anything else."""
         mean, scatter, keep = np.asarray(state["mean"]), np.asarray(state["scatter"]), "features" in state
         stats = cls(len(mean), keep)
         stats._count, stats._mean, stats._scatter = int(state["count"]), mean, scatter

@@ -1,5 +1,5 @@
-"""FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance in Inception's pool3.
-fid50k_full is the official codebases' own."""
+"""FID (Heusel et al. 2017, arXiv 1706.08500): the Fréchet distance in Inception's pool3. fid50k_full is computed by the
+official codebases."""
 
 from experiments.metrics.base import Features, Metric
 from experiments.metrics.distances import frechet

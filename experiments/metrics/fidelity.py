@@ -1,9 +1,9 @@
-"""torch-fidelity's networks without the rest of torch-fidelity.
+"""Imports torch-fidelity's networks without the rest of torch-fidelity.
 
-Its package imports torchvision, whose wheels fit one build of torch each; beside the CPU build that this project is
-tested with there is none. The networks need one function of it, `normalize`. So their modules are imported with two
-substitutes in sys.modules, for as long as the import takes: the package without its __init__, and a torchvision that
-has `normalize` only. It is the same with and without torchvision, and a later `import torch_fidelity` is the real one.
+The package imports torchvision. A torchvision wheel fits only one build of torch, and there is none for the CPU build
+with which this project is tested. The networks need only torchvision's `normalize`. So their modules are imported with
+two temporary substitutes in sys.modules: the package without its __init__, and a torchvision with `normalize` only.
+The result is the same with and without torchvision, and a later `import torch_fidelity` imports the real package.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _lock = threading.Lock()
 
 @functools.cache
 def networks(module: str) -> Any:
-    """The module of torch-fidelity of that name, such as "feature_extractor_inceptionv3". Raises UserError if the
-    package is not installed."""
+    """torch-fidelity's module of that name, such as "feature_extractor_inceptionv3". Raises UserError if the package is
+    not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
         raise UserError(
@@ -63,7 +63,7 @@ def _torchvision() -> dict[str, types.ModuleType]:
 
 
 def normalize(images: Any, mean: tuple[float, ...], std: tuple[float, ...], inplace: bool = False) -> Any:
-    """(images - mean) / std per channel of [..., C, H, W], as torchvision computes it: to the bit."""
+    """(images - mean) / std per channel of [..., C, H, W], bit-identical to torchvision's."""
     import torch
 
     images = images if inplace else images.clone()

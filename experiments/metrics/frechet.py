@@ -3,8 +3,8 @@
     d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
 
 (Dowson and Landau 1982; Heusel et al. 2017, arXiv 1706.08500, eq. 6). The functions return d^2, as all implementations
-do. With S1 = A A^T and S2 = B B^T the eigenvalues of S1 S2 are the squares of the singular values of A^T B: so the last
-trace is a sum of singular values, real and non-negative by construction, and nothing of scipy's sqrtm is needed.
+do. With S1 = A A^T and S2 = B B^T, the eigenvalues of S1 S2 are the squares of the singular values of A^T B. So the
+last trace is a sum of singular values, real and non-negative by construction, and scipy's sqrtm is not needed.
 """
 
 import warnings
@@ -25,9 +25,9 @@ class Statistics:
 def frechet_distance(real: np.ndarray, fake: np.ndarray, ddof: int = 0) -> float:
     """Squared Fréchet distance between real [N, D] and fake [M, D] features (any real dtype), in float64.
 
-    ddof 0 divides covariances by N as StyleGAN's FeatureStats does, 1 by N - 1 as pytorch-fid does: say which. Raises
-    ValueError for shapes that do not fit, fewer than 2 samples and values that are not finite; warns where a set has
-    fewer samples than dimensions, because its covariance is singular then and the distance biased upwards.
+    ddof 0 divides covariances by N, as StyleGAN's FeatureStats does; 1 divides by N - 1, as pytorch-fid does. Report
+    which one you use. Raises ValueError for shapes that do not fit, fewer than 2 samples, or non-finite values. Warns
+    if a set has fewer samples than dimensions, because then its covariance is singular and the distance biased upwards.
 
     >>> frechet_distance(np.array([[0.0], [2.0]]), np.array([[3.0], [5.0]]))
     9.0
@@ -36,7 +36,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray, ddof: int = 0) -> float
 
 
 def statistics(features: np.ndarray, ddof: int = 0, name: str = "features") -> Statistics:
-    """Mean and covariance of features [N, D]; `name` is how errors call them."""
+    """Mean and covariance of features [N, D], which errors call `name`."""
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(
@@ -68,7 +68,7 @@ def statistics(features: np.ndarray, ddof: int = 0, name: str = "features") -> S
 
 
 def distance_of_statistics(real: Statistics, fake: Statistics) -> float:
-    """Squared Fréchet distance from means and covariances; raises ValueError if their sizes differ."""
+    """Squared Fréchet distance from means and covariances. Raises ValueError if their sizes differ."""
     if real.mean.shape != fake.mean.shape:
         raise ValueError(
             f"frechet_distance: fake must have the real features' dimensions; expected {real.mean.size}, "
@@ -76,13 +76,13 @@ def distance_of_statistics(real: Statistics, fake: Statistics) -> float:
         )
     cross = np.linalg.svd(_root(real.covariance).T @ _root(fake.covariance), compute_uv=False).sum()
     squared = np.square(real.mean - fake.mean).sum()
-    # Rounding can leave -1e-15 times the traces where the truth is 0.
+    # If the distance is 0, rounding can give about -1e-15 times the traces.
     return float(max(0.0, squared + np.trace(real.covariance) + np.trace(fake.covariance) - 2 * cross))
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """A with A A^T = covariance [D, D]: its Cholesky factor, or where it is singular the eigenvectors of what is not
-    0 but for rounding, [D, rank], which takes ten times as long."""
+    """A with A A^T = covariance [D, D]: its Cholesky factor or, if it is singular, the scaled eigenvectors [D, rank] of
+    the eigenvalues above rounding error, which takes ten times as long."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:

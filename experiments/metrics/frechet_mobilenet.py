@@ -1,4 +1,4 @@
-"""The Fréchet distance in MobileNetV2's features of 128 px images: trained local features. It is not FID."""
+"""The Fréchet distance in MobileNetV2's features (trained local features) of images at 128 px. It is not FID."""
 
 from experiments.metrics.base import Features, Metric
 from experiments.metrics.distances import frechet

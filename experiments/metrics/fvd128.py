@@ -1,5 +1,5 @@
-"""FVD of 128 consecutive frames, by StyleGAN-V's protocol. Its fvd2048_128f_subsample8f is another metric: 16 frames
-that are 8 apart."""
+"""FVD of 128 consecutive frames, by StyleGAN-V's protocol. StyleGAN-V's fvd2048_128f_subsample8f is another metric: of
+16 frames at intervals of 8."""
 
 from experiments.metrics.base import Features, Metric
 from experiments.metrics.distances import frechet

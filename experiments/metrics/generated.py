@@ -1,4 +1,4 @@
-"""Images and clips of a trained generator, drawn from a seed, to be measured without being written anywhere."""
+"""Images and clips of a trained generator, drawn from a seed and measured without being written to disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from experiments.files import UserError
 from experiments.metrics.sources import Samples
 from experiments.snapshots import Snapshot
 
-BATCH_NIMG = 100  # fixed: with noise per pixel, what is drawn depends on it
+BATCH_NIMG = 100  # fixed, because with noise per pixel the images depend on it
 BATCH_FRAMES = 128
 
 
 class Generated(Samples):
     """`count` images of latents drawn from `seed`, or clips of frames 0 to `frames` - 1, with noise and no truncation.
 
-    Labels of a conditional network are drawn, from the same seed, from those of the real data; where it has none they
-    are the network's own default (the classes in turn, or the camera in front). Uses torch's global random stream.
-    Raises UserError for clips of a network that makes images, and for labels that do not fit.
+    Labels of a conditional network are drawn, with the same seed, from those of the real data. If the data has none,
+    they are the network's defaults (the classes in turn, or the camera in front). Uses torch's global random stream.
+    Raises UserError for clips of a network that generates images, and for labels that do not fit.
     """
 
     role = "generated"
@@ -69,10 +69,10 @@ class Generated(Samples):
         return {"generated_px": str(self.snapshot.facts.resolution), **self.drawn()}
 
     def drawn(self) -> dict[str, Any]:
-        """From which seed, and with what."""
+        """The seed and settings with which samples are drawn."""
         facts: dict[str, Any] = {"seed": self.seed, "truncation": 1.0}
         facts |= {"labels": self._labels_from} if self._labels_from else {}
-        return facts | ({"ranks": self._ranks} if self._ranks > 1 else {})  # noise depends on it
+        return facts | ({"ranks": self._ranks} if self._ranks > 1 else {})  # the noise depends on it
 
     def _draw_labels(self, real: Source | None) -> tuple[Tensor, str]:
         width = self.snapshot.facts.c_dim

@@ -1,7 +1,7 @@
-"""I3D trained on Kinetics-400, 400 numbers before the softmax: the network of FVD, in the TorchScript conversion that
-StyleGAN-V made and that FVD has been computed with since (Unterthiner et al. 2018, arXiv 1812.01717).
+"""I3D trained on Kinetics-400, the 400 numbers before the softmax: the network of FVD (Unterthiner et al. 2018, arXiv
+1812.01717), in StyleGAN-V's TorchScript conversion, which is in common use.
 
-It rescales and resizes by itself: rescale=True, resize=True, return_features=True, as StyleGAN-V and StyleSV call it.
+It rescales and resizes its input: rescale=True, resize=True, return_features=True, as StyleGAN-V and StyleSV call it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.metrics.extractors import Extractor
 
 LOGITS = "before softmax"
-CHUNK_FRAMES = 128  # that are computed at once, as in StyleGAN-V
+CHUNK_FRAMES = 128  # frames computed at once, as in StyleGAN-V
 
 
 class I3D(Extractor):
@@ -29,7 +29,7 @@ class I3D(Extractor):
 
     def build(self, path: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, which the file needs
+            warnings.simplefilter("ignore", DeprecationWarning)  # from torch.jit, which the file needs
             self.network = torch.jit.load(str(path), map_location="cpu")
 
     def resize(self, images: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Inception v3 of 2015-12-05, the TensorFlow network of FID, as torch-fidelity ports it.
+"""Inception v3 of 2015-12-05, the TensorFlow network of FID, in torch-fidelity's port.
 
 Taps:
     pool3: 2048 numbers after the global average pooling (Heusel et al. 2017).
     mixed_6/conv: 2023 numbers, for sFID (Nash et al. 2021, arXiv 2103.03841, section 4.2). TensorFlow's mixed_3 to
-        mixed_7 are the blocks Mixed_6a to Mixed_6e here, and a block's node `conv` is its first 1x1 branch, after batch
-        norm and ReLU: so Mixed_6d.branch1x1, the first 7 channels at all 17 x 17 places. They are flattened channel
-        after channel, where TensorFlow puts channels last: a distance does not depend on the order.
+        mixed_7 are called Mixed_6a to Mixed_6e here, and a block's node `conv` is its first 1x1 branch, after batch
+        norm and ReLU. So this is Mixed_6d.branch1x1, its first 7 channels at all 17 x 17 positions. They are flattened
+        channel after channel, while TensorFlow puts channels last; a distance does not depend on the order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEFORE = (
     *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c"),
 )  # fmt: skip
 AFTER = ("Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool")
-CHUNK_NIMG = 16  # images that a CPU computes at once: more take more memory and no less time
+CHUNK_NIMG = 16  # images at once on a CPU; more need more memory and are not faster
 
 
 class Inception(Extractor):
@@ -36,7 +36,7 @@ class Inception(Extractor):
 
     def build(self, path: Path) -> None:
         kind = networks("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-        # The path is always given: torch-fidelity would download where it is not.
+        # Without a path, torch-fidelity would download the weights.
         self.network = kind("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         self.backbone = f"Inception v3 2015-12-05 (torch-fidelity {version()})"
         for module in self.network.modules():

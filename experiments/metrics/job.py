@@ -1,4 +1,4 @@
-"""The job of a command line: its two sides, opened once, and every metric of them."""
+"""The job of a command line: opens its two sides once and computes all metrics of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETWORKS = (".pkl", ".pt")
 
 @dataclass
 class Job:
-    """What the command line asks for."""
+    """The arguments of the command line."""
 
     real: Path
     fake: Path | None
@@ -37,7 +37,7 @@ class Job:
         return self.measurement.how.seed
 
     def side(self, role: str, metrics: list[Metric]) -> dict[str, Any]:
-        """Statistics and facts of REAL or FAKE by tap, for metrics of one network and kind."""
+        """Statistics and facts of REAL or FAKE by tap, for metrics that use the same network and kind of sample."""
         from experiments.metrics.measure import from_moments
         from experiments.metrics.moments import holds_moments, load_moments
 
@@ -51,7 +51,7 @@ class Job:
         return self.measurement.take(samples, [metric.features for metric in metrics])
 
     def samples(self, role: str, frames: int) -> Any:
-        """Images (`frames` 0) or clips of a side that is no file of moments; listed once."""
+        """Images (`frames` 0) or clips of a side that is not a file of moments. They are listed only once."""
         if (role, frames) not in self._samples:
             self._samples[role, frames] = self._open(role, frames)
         return self._samples[role, frames]
@@ -70,7 +70,7 @@ class Job:
         return ImageFiles(path, role, nimg, self.seed, self.workers, self.skip_broken)
 
     def open_all(self, metrics: list[Metric]) -> None:
-        """Opens both sides for every metric, so that an error is raised before hours of computing."""
+        """Opens both sides for every metric, so that errors are raised before hours of computation."""
         from experiments.metrics.moments import holds_moments
 
         for frames in dict.fromkeys(metric.features.frames if metric.features else 0 for metric in metrics):
@@ -79,7 +79,7 @@ class Job:
                     self.samples(role, frames)
 
     def generated(self, path: Path, frames: int = 0) -> Any:
-        """What a trained generator makes."""
+        """The samples of a trained generator."""
         from experiments.datasets.images import open_source
         from experiments.metrics.generated import Generated
         from experiments.metrics.moments import holds_moments
@@ -98,14 +98,14 @@ class Job:
         return Generated(snapshot, count, self.seed, real, frames)
 
     def of_images(self, metric: Metric) -> Any:
-        """A metric that compares images itself."""
+        """The value of a metric that compares images itself."""
         from experiments.metrics.plain import measure_images
 
         return measure_images(metric, self.samples("real", 0), self.samples("generated", 0))
 
 
 def measure_all(job: Job, metrics: list[Metric], save_stats: Path | None = None) -> dict[str, Any]:
-    """Name to Measured of each metric, in their order. Each network sees each side once."""
+    """The Measured of each metric by name, in the order of `metrics`. Each network processes each side once."""
     from experiments.metrics.moments import save_moments
 
     job.open_all(metrics)

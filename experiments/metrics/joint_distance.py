@@ -1,4 +1,4 @@
-"""How far the poses of generated people are from those of real images: experiments.metrics.joints."""
+"""The distance between the poses of people in generated and in real images (experiments.metrics.joints)."""
 
 from __future__ import annotations
 

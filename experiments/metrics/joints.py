@@ -1,14 +1,15 @@
-"""Joints that BlazePose found, and the distance between two sets of them.
+"""Joints found by BlazePose, and the distance between two sets of them.
 
-A pose is 13 joints (blazepose.JOINTS), 26 numbers, taken relative to their mean and divided by their root mean square
-distance from it: place and size of the figure are out, its orientation stays, because gravity matters. A hip or a torso
-as the unit would be short, and so noisy, where a figure bends towards the camera.
+A pose is 13 joints (blazepose.JOINTS), 26 numbers, relative to their mean and divided by their root mean square
+distance from it. This removes the position and size of the figure but keeps its orientation, because gravity matters.
+The hips or the torso would be a poor unit of length: they appear short, and so noisy, if a figure bends towards the
+camera.
 
 The distance is sliced Wasserstein-1 (Bonneel et al. 2015): the mean, over random directions in those 26 numbers, of the
-one-dimensional distance between sorted projections. Poses of a few motions seen from all sides have many modes, and a
-Gaussian, which a Fréchet distance takes them for, has one; W1 rather than W2, because a wrongly found joint is far off
-and a square would let a few of them decide. Every image counts, also where no person is seen: leaving those out would
-reward a generator whose bad poses are past recognising.
+one-dimensional distance between sorted projections. It is not a Fréchet distance, because that assumes a Gaussian,
+which has one mode, and poses of a few motions seen from all sides have many. It is W1 and not W2, because wrongly
+detected joints are far off, and their squares would dominate. Every image counts, even if no person is detected in it:
+otherwise a generator would gain from poses that are too bad to be detected.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ def _features(stats: Any, name: str) -> np.ndarray:
 
 
 def presence(stats: Any, name: str) -> np.ndarray:
-    """[N], the probability of a person in each image. Raises UserError for saved moments."""
+    """[N]: the probability of a person in each image. Raises UserError for saved moments."""
     return _features(stats, name)[:, 0]
 
 
 def places(stats: Any, name: str) -> np.ndarray:
-    """[N, 13, 2]: x and y of each joint, in sides of the image. Raises UserError for saved moments."""
+    """[N, 13, 2]: x and y of each joint, in image sides. Raises UserError for saved moments."""
     features = _features(stats, name)
     return features[:, 1:].reshape(len(features), -1, 2)[:, list(JOINTS.values())].astype(np.float64)
 
 
 def normalised(joints: np.ndarray) -> np.ndarray:
-    """[N, J, 2] to [N, 2 J], without place and size.
+    """[N, J, 2] to [N, 2 J], normalised for position and size.
 
     >>> normalised(np.array([[[0.0, 0.0], [0.0, 2.0]]]))
     array([[ 0., -1.,  0.,  1.]])
@@ -54,8 +55,9 @@ def normalised(joints: np.ndarray) -> np.ndarray:
 def sliced_wasserstein(
     first: np.ndarray, second: np.ndarray, seed: int, projections: int = PROJECTIONS
 ) -> tuple[float, int]:
-    """The distance of two sets [N, D] and [M, D], and how many of each it takes: the smaller number, of the larger set
-    drawn from `seed`, because the distance of two samples of one distribution falls with their number.
+    """The distance of two sets [N, D] and [M, D], and the number of samples used of each. Both sets get the size of the
+    smaller one, by a random subset from `seed`, because the distance of two samples of one distribution falls with
+    their size.
 
     >>> sliced_wasserstein(np.zeros((4, 1)), np.full((9, 1), 2.0), seed=0)
     (2.0, 4)

@@ -1,4 +1,4 @@
-"""Measuring: features of both sides, each network run once for all metrics that need it, and their comparison."""
+"""Computes the features of both sides, running each network once for all metrics that need it, and compares them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Taken = tuple[FeatureStats | Moments, dict[str, Any]]
 
 @dataclass
 class Measurement:
-    """How features are taken. `folder`: of the weights; `cached`: whether real statistics are kept (cache.py).
-    With several `ranks` each takes a share of the samples, and all have the statistics of all."""
+    """Settings for computing features. `folder`: of the weights; `cached`: whether to cache statistics of real data
+    (cache.py). With several `ranks`, each processes a share of the samples, and all get the statistics of all."""
 
     how: How = field(default_factory=How)
     folder: Path | None = None
@@ -44,13 +44,13 @@ class Measurement:
     _extractors: dict[str, Extractor] = field(default_factory=dict)
 
     def extractor(self, backbone: str) -> Extractor:
-        """Built at first use. Raises UserError if its weights are missing."""
+        """The extractor, built at first use. Raises UserError if its weights are missing."""
         if backbone not in self._extractors:
             self._extractors[backbone] = build_extractor(backbone, self.folder, self.device)
         return self._extractors[backbone]
 
     def take(self, samples: Samples, wanted: Iterable[Features]) -> dict[str, Taken]:
-        """Statistics and facts of each tap that `wanted`, all of one backbone, asks of `samples`: from the cache, or
+        """Statistics and facts of `samples` for each tap in `wanted`, which must have one backbone. From the cache, or
         computed in one pass."""
         wanted = list(wanted)
         keep = {f.tap: any(g.keep for g in wanted if g.tap == f.tap) for f in wanted}
@@ -104,8 +104,8 @@ class Measurement:
         return stats
 
     def compare(self, metric: Metric, real: Taken, generated: Taken) -> Measured:
-        """The metric's value, None if it is not finite, with the fingerprint of how it was taken. Raises UserError
-        for features that do not fit, and where a metric needs images and has moments."""
+        """The metric's value (None if it is not finite) with its fingerprint. Raises UserError if the features do not
+        fit, or if the metric needs images but has moments."""
         assert metric.features
         assert metric.compare
         expected = extractor_class(metric.features.backbone).taps[metric.features.tap]
@@ -124,7 +124,7 @@ class Measurement:
         return Measured(value=value if math.isfinite(value) else None, fingerprint=fingerprint)
 
     def _made_by(self, features: Features, *sides: FeatureStats | Moments) -> dict[str, Any]:
-        """The extractor's part of the fingerprint: of the one in use, or as files of moments tell it."""
+        """The extractor's part of the fingerprint: from the extractor in use, or as recorded in files of moments."""
         if any(isinstance(one, FeatureStats) for one in sides):
             return self.extractor(features.backbone).fingerprint(features.tap)
         told = [one.fingerprint for one in sides if isinstance(one, Moments) and one.fingerprint]
@@ -149,7 +149,8 @@ def _append(stats: FeatureStats, features: Any, role: str) -> None:
 
 
 def _check_made_alike(metric: Metric, role: str, moments: Moments, own: dict[str, Any]) -> None:
-    """Saved moments that say how they were made must have the same weights, feature and resizing."""
+    """Raises UserError if saved moments were made with other weights, features or resizing, as far as they record
+    it."""
     frames = {"frames": metric.features.frames} if metric.features and metric.features.frames else {}
     for name, ours in {**own, **frames}.items():
         theirs = moments.fingerprint.get(name)
@@ -160,7 +161,7 @@ def _check_made_alike(metric: Metric, role: str, moments: Moments, own: dict[str
 
 
 def from_moments(moments: Moments, role: str) -> Taken:
-    """A file's moments as one side of a comparison, with what the file tells of the samples."""
+    """A file's moments as one side of a comparison, with the facts about the samples that the file records."""
     told = moments.fingerprint
     facts = {f"{role}_{name.removeprefix('real_')}": told[name] for name in told if name.startswith("real_")}
     if role == "real":

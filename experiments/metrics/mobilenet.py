@@ -1,8 +1,9 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) on ImageNet, with torchvision's first weights: what trained local
-features say of small images. The network is written out here, since torchvision's wheels fit one build of torch each.
+"""MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), trained on ImageNet, with torchvision's first weights: trained
+local features for small images. The network is implemented here because a torchvision wheel fits only one build of
+torch.
 
-The tap is the mean over places of the last bottleneck (`features.17`, 320 numbers, without activation): the 1280 of
-the layer after it would need more images for a covariance of full rank than a small study has.
+The tap is the spatial mean of the last bottleneck (`features.17`, 320 numbers, without activation). The 1280 numbers of
+the next layer would need more images for a covariance of full rank than a small study has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from experiments.metrics.fidelity import normalize
 
 LAST_BOTTLENECK = "features.17"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Expansion, channels, blocks, stride of the first: the paper's table 2.
+# Expansion, channels, number of blocks, stride of the first block (the paper's table 2).
 BOTTLENECKS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -38,7 +39,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: i
 
 
 class Bottleneck(nn.Module):
-    """Expand 1x1, filter each channel 3x3, project 1x1; with a shortcut where the shape stays."""
+    """1x1 expansion, 3x3 depthwise convolution, 1x1 projection; with a shortcut if the shape does not change."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Bottleneck(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Names of parameters as in torchvision's checkpoint, which has the classifier too."""
+    """The parameters have the names in torchvision's checkpoint, which also contains the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class MobileNetV2(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(HEAD, CLASSES))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, 320], of normalised images [N, 3, H, W]."""
+        """Features [N, 320] of normalised images [N, 3, H, W]."""
         return self.features[:-1](images).mean(dim=(2, 3))
 
 

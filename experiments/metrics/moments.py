@@ -1,6 +1,6 @@
-"""Means and covariances in files: ours and pytorch-fid's .npz, and the statistics that official codebases cache.
+"""Files of means and covariances: our and pytorch-fid's .npz, and the statistics that official codebases cache.
 
-A pickle of a codebase is read by an unpickler that builds dictionaries and numpy arrays only: nothing in it can run.
+A codebase's pickle is read by an unpickler that builds only dictionaries and numpy arrays, so nothing in it can run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments.metrics.features import FeatureStats
 from experiments.metrics.frechet import Statistics
 
 SUFFIXES = (".npz", ".pkl")
-TOLERANCE = 1e-3  # of the largest entry; some tools sum covariances in float32
+TOLERANCE = 1e-3  # relative to the largest entry; some tools sum covariances in float32
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean [D] and covariance [D, D] as a file gives them; `n` and `ddof` are None if it does not tell."""
+    """Mean [D] and covariance [D, D] from a file; `n` and `ddof` are None if the file does not record them."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -54,7 +54,8 @@ class Moments:
         return len(self.mean)
 
     def statistics(self, ddof: int = 0) -> Statistics:
-        """With the covariance as n - ddof divides it, where the file tells its own divisor; else as it stands."""
+        """Mean and covariance. The covariance is rescaled to the divisor n - ddof if the file records its own divisor,
+        and else unchanged."""
         factor = 1.0
         if self.n is not None and self.ddof is not None:
             factor = (self.n - self.ddof) / (self.n - ddof)
@@ -63,7 +64,7 @@ class Moments:
 
 def load_moments(path: Path, metric: str) -> Moments:
     """The moments in a file, for a metric of that name (edm2's files hold several). Raises UserError, naming the file,
-    where it holds none, or none that are finite and of fitting shapes."""
+    if it holds none, or if they are not finite or have wrong shapes."""
     try:
         found = _from_npz(path) if path.suffix == ".npz" else _from_pickle(path, metric)
     except _UNREADABLE as error:
@@ -84,11 +85,12 @@ def load_moments(path: Path, metric: str) -> Moments:
 
 
 def _wrong(found: Moments) -> str:
-    """What cannot be in moments of [D] and [D, D]: "" if all can."""
+    """What is wrong with the moments, as text; "" if they are valid."""
     mean, covariance = found.mean, found.covariance
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         return "moments must be finite; got NaN or infinity"
-    # Tools that subtract mean mean^T lose digits to a large mean; a collapsed generator's covariance is all such noise.
+    # Tools that subtract mean mean^T lose digits if the mean is large. For a collapsed generator, the whole covariance
+    # may be such rounding noise.
     allowed = TOLERANCE * np.abs(covariance).max() + 1e-9 * np.square(mean).max()
     if np.abs(covariance - covariance.T).max() > allowed:
         return "sigma must be symmetric; got a matrix that is not"
@@ -137,7 +139,7 @@ class _Plain(pickle.Unpickler):
 
 
 def holds_moments(path: Path) -> bool:
-    """Whether the file is one of saved moments rather than a network: by its name, and a pickle by what it names."""
+    """Whether the file holds saved moments, not a network: by its name, and for a pickle by the globals it uses."""
     if path.suffix == ".npz":
         return True
     if path.suffix != ".pkl" or not path.is_file():
@@ -145,13 +147,13 @@ def holds_moments(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return isinstance(_Plain(file).load(), dict)
-    except Exception:  # whatever a foreign pickle's bytes bring about
+    except Exception:  # a foreign pickle may cause any error
         return False
 
 
 def save_moments(path: Path, stats: FeatureStats, ddof: int, fingerprint: dict[str, Any]) -> None:
-    """Writes mu and sigma as pytorch-fid does, and beside them n, ddof and the fingerprint. Raises UserError if the
-    file cannot be written."""
+    """Writes mu and sigma as pytorch-fid does, and also n, ddof and the fingerprint. Raises UserError if the file
+    cannot be written."""
     taken = stats.statistics(ddof)
     with atomic_output(path) as partial, partial.open("wb") as file:
         np.savez(

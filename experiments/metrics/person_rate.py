@@ -1,4 +1,4 @@
-"""The share of generated images in which BlazePose sees a person. The real images' own share is in the fingerprint."""
+"""The share of generated images in which BlazePose detects a person. The share of real images is in the fingerprint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRESENCE = 0.5  # MediaPipe's own threshold
 
 
 def compare(real: FeatureStats | Moments, generated: FeatureStats | Moments, how: How) -> Compared:
-    """Images whose presence is at least 0.5, as a share of all."""
+    """The share of images whose presence is at least PRESENCE."""
     from experiments.metrics.joints import presence
 
     rates = [float((presence(one, "person_rate") >= PRESENCE).mean()) for one in (generated, real)]

@@ -1,4 +1,4 @@
-"""Metrics that take images themselves (Metric.compute), rather than features of a registered network."""
+"""Metrics that take images (Metric.compute), not features of a registered network."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BATCH_NIMG = 100
 
 
 def measure_images(metric: Metric, real: ImageFiles, generated: ImageFiles | Generated) -> Measured:
-    """The metric's value, None if it is not finite, with its fingerprint. Raises UserError for images of several
-    sizes and whatever cannot be read."""
+    """The metric's value (None if it is not finite) with its fingerprint. Raises UserError if images have several sizes
+    or cannot be read."""
     assert metric.compute
     fakes = _generated(generated) if isinstance(generated, Generated) else _files(generated)
     value, fingerprint = metric.compute(_files(real), fakes)
@@ -33,7 +33,7 @@ def _generated(network: Generated) -> Images:
 
 
 def _files(files: ImageFiles) -> Images:
-    """Images of a folder or zip, a batch in memory at a time."""
+    """The images of a folder or zip, with one batch in memory at a time."""
 
     def batches() -> Iterator[Tensor]:
         for batch in files.batches(BATCH_NIMG):
@@ -48,8 +48,8 @@ def _files(files: ImageFiles) -> Images:
 
 
 def _looked_at(files: ImageFiles) -> tuple[int, dict[str, Any]]:
-    """How many images can be read, and which they are: as the runner remembers them where it made the data set, else
-    from reading all of them."""
+    """The number of readable images and the facts about them: from the runner's cached description of a data set if
+    there is one, else from reading all images."""
     if files.role == "generated" and not files.skip_broken:
         return len(files), files.drawn
     known = remembered(files.path) if files.role == "real" and not files.drawn else None

@@ -11,7 +11,7 @@ DDOF = 0
 
 
 def compute(real: Images, generated: Images) -> tuple[float, dict[str, Any]]:
-    """The squared distance, over all real images and all generated ones, and its fingerprint."""
+    """The squared distance between all real and all generated images, and its fingerprint."""
     import numpy as np
 
     from experiments.metrics.embedding import RandomEmbedding

@@ -1,4 +1,4 @@
-"""Several processes that share the work, as torchrun starts them. Sample i belongs to rank i modulo the ranks."""
+"""Shares work between several processes started by torchrun. Sample i belongs to rank i modulo the number of ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number, of how many, and where they communicate ("cpu" or "cuda")."""
+    """This process's rank, the number of ranks, and the device on which they communicate ("cpu" or "cuda")."""
 
     rank: int = 0
     count: int = 1
@@ -21,7 +21,7 @@ class Ranks:
         return self.rank == 0
 
     def all(self, here: bool) -> bool:
-        """Whether it holds on every rank; the same answer on all of them."""
+        """Whether `here` is true on every rank. All ranks get the same answer."""
         if self.count == 1:
             return here
         import torch
@@ -34,7 +34,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """The ranks that torchrun started, and this rank's device; one rank where it did not. `device`: cpu or cuda."""
+    """The ranks that torchrun started, and this rank's device; one rank without torchrun. `device`: cpu or cuda."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks(), device

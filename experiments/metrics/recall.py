@@ -1,4 +1,4 @@
-"""Recall (Kynkäänniemi et al. 2019, arXiv 1904.06991), in Inception's pool3; see precision.py."""
+"""Recall (Kynkäänniemi et al. 2019, arXiv 1904.06991) in Inception's pool3; see precision.py."""
 
 from experiments.metrics.base import Features, Metric
 from experiments.metrics.distances import recall

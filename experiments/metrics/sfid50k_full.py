@@ -1,5 +1,5 @@
-"""sFID as the official codebases generate the images for it: --metrics=sfid50k_full of train.py and
-calc_metrics.py (mtm_hosts/more_metrics.py)."""
+"""sFID of images that the official codebases generate: --metrics=sfid50k_full of train.py and calc_metrics.py
+(mtm_hosts/more_metrics.py)."""
 
 from experiments.metrics.base import Features, Metric
 

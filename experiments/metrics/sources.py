@@ -1,4 +1,4 @@
-"""Images to measure, from a folder or a zip, decoded in threads ahead of the network."""
+"""Images to measure, from a folder or zip, decoded by threads ahead of the network."""
 
 from __future__ import annotations
 
@@ -22,57 +22,58 @@ from experiments.datasets.zips import ContentHash
 from experiments.files import UserError, file_sha256
 
 MAX_MPX = 100.0
-AHEAD = 2  # batches that are decoded before they are asked for
+AHEAD = 2  # batches decoded in advance
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Samples(ABC):
-    """What features are taken of: images, or clips. `role` is "real" or "generated", and `unit` what one is
-    called."""
+    """The samples of which features are computed: images or clips. `role` is "real" or "generated"; `unit` is the name
+    of one sample."""
 
     role: str
     unit = "img"
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many there are; for clips at most, until they were all read."""
+        """The number of samples; for clips an upper bound until all are read."""
 
     @abstractmethod
     def batches(self, size: int) -> Iterator[list[Tensor]]:
         """Lists of up to `size` uint8 tensors, [3, H, W] or [3, T, H, W], of any sizes, in a fixed order."""
 
     def share(self, size: int, rank: int, ranks: int) -> Iterator[list[Tensor]]:
-        """The samples of one rank in batches of up to `size`: every `ranks`th from `rank` on. Every rank decodes all
-        files, for the hash of their content; its network takes its own only."""
+        """The samples of one rank, every `ranks`th from `rank` on, in batches of up to `size`. Every rank decodes all
+        files, for the hash of their content, but its network processes only its own samples."""
         for batch in self.batches(size * ranks):
             if mine := batch[rank::ranks]:
                 yield mine
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Which samples they are, for the fingerprint, once they were all read."""
+        """Facts that identify the samples, for the fingerprint. Available once all are read."""
 
 
 class FileSamples(Samples):
-    """Samples that are files, whose statistics can be kept (experiments.metrics.cache)."""
+    """Samples from files, whose statistics can be cached (experiments.metrics.cache)."""
 
     path: Path
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Plain values that decide the samples, known before they are decoded."""
+        """Plain values that identify the samples, known before they are decoded."""
 
 
 class ImageFiles(FileSamples):
-    """The images of a folder (any nesting) or a zip, in the order of their names, of any sizes: the extractor resizes.
+    """The images of a folder (any nesting) or a zip, in the order of their names. They may have any sizes, because the
+    extractor resizes them.
 
     Args:
-        path: what experiments.datasets.images.open_source opens.
-        nimg: at most this many, drawn at random from `seed`; all if None.
-        workers: threads that decode.
-        skip_broken: leave out and count images that cannot be read; otherwise the first one is an error.
+        path: a source for experiments.datasets.images.open_source.
+        nimg: use at most this many images, drawn at random from `seed`; all if None.
+        workers: number of decoding threads.
+        skip_broken: skip and count images that cannot be read; otherwise the first one is an error.
 
     Raises UserError, naming the path or the image.
     """
@@ -117,7 +118,7 @@ class ImageFiles(FileSamples):
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """The seed by which images were drawn; nothing where all are taken."""
+        """The seed with which images were drawn; empty if all are used."""
         return self._drawn
 
     def facts(self) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class ImageFiles(FileSamples):
             )
 
     def identity(self) -> dict[str, Any]:
-        """Labels are in a folder's dataset.json, which is no image, and in the hash of the data."""
+        """See FileSamples. Labels have a hash of their own, because a folder's dataset.json is not an image."""
         return {
             "files": files_sha256(self.path, self.source.names),
             "chosen": hashlib.sha256("\n".join(self._chosen).encode("utf-8", "surrogateescape")).hexdigest(),
@@ -158,7 +159,7 @@ class ImageFiles(FileSamples):
 
 
 def chosen(names: list[str], count: int | None, seed: int) -> list[str]:
-    """All names, or `count` of them drawn from `seed`, in their order."""
+    """All names, or `count` of them drawn with `seed`, in the original order."""
     if count is None or count >= len(names):
         return names
     index = np.random.default_rng(seed).choice(len(names), count, replace=False)
@@ -180,12 +181,13 @@ def size_text(image: np.ndarray) -> str:
 
 
 def sizes_fact(sizes: Counter[str]) -> str:
-    """The size of all images in px, or that they have several."""
+    """The size of the images in px; if they have several sizes, their number and the commonest."""
     return next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} sizes, most often {sizes.most_common(1)[0][0]}"
 
 
 def files_sha256(path: Path, names: list[str]) -> str:
-    """Of the files' bytes: of a zip as a whole, remembered beside it; of a folder by name, read at every call."""
+    """The hash of the data: for a zip that of the file, cached beside it; for a folder that of the names and the bytes
+    of all files, which are read at every call."""
     if path.is_file():
         return file_sha256(path)
     digest = hashlib.sha256()
@@ -195,9 +197,9 @@ def files_sha256(path: Path, names: list[str]) -> str:
 
 
 def _sha256(file: Path) -> bytes:
-    """Of a file's bytes; nothing where it cannot be read, which is said when the file is decoded."""
+    """The hash of a file's bytes; empty if it cannot be read, which is reported when the file is decoded."""
     try:
-        if not file.is_file():  # a FIFO would block for ever
+        if not file.is_file():  # a FIFO would block forever
             return b""
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").digest()
@@ -206,7 +208,7 @@ def _sha256(file: Path) -> bytes:
 
 
 def ahead(items: Iterable[Item], function: Callable[[Item], Result], workers: int, window: int) -> Iterator[Result]:
-    """function(item) for each item in order, computed by threads, at most `window` of them before they are taken."""
+    """function(item) for each item, in order, computed by threads with at most `window` results in advance."""
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
     pending: deque[Future[Result]] = deque()
     try:

@@ -1,7 +1,7 @@
-"""The module of a deformable layer, two controls that each remove one of its inputs, and a bound.
+"""The module of a deformable layer, two controls that each remove one of its inputs, and a bound on its offsets.
 
-A control shows which part of the MTM does the work. Each keeps the offset convolution, its zero start and its learning
-rate, and the random stream of the rest of the network.
+A control shows which part of the MTM does the work. Each keeps the offset convolution, its zero initialisation and its
+learning rate, and does not change the random numbers of the rest of the network.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ SEES = ("xw", "x", "w")
 
 
 class SeesX(nn.Module):
-    """Offsets of the layer's input alone, as in deformable convolution networks (Dai et al. 2017, arXiv 1703.06211):
-    the module at a latent of 0, whose style is its affine map's bias. The unused weights of that map are frozen."""
+    """Offsets from the layer's input only, as in deformable convolutional networks (Dai et al. 2017, arXiv 1703.06211):
+    the module gets a latent of 0, so its style is the bias of its affine map. The unused weights of that map are
+    frozen."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -26,8 +27,8 @@ class SeesX(nn.Module):
 
 
 class SeesW(nn.Module):
-    """Offsets of the latent alone: the module on a learned constant [C, size, size] in place of the layer's input, as a
-    generator begins with one. It can place each offset by where it is, and not by what is there."""
+    """Offsets from the latent only: the module gets a learned constant [C, size, size], like that at a generator's
+    start, in place of the layer's input. So an offset can depend on the position, but not on the content there."""
 
     def __init__(self, module: nn.Module, channels: int, size: int) -> None:
         super().__init__()
@@ -40,8 +41,8 @@ class SeesW(nn.Module):
 
 
 class Bounded(nn.Module):
-    """Offsets of another module, none longer than `bound_px` along either axis: bound * tanh(offset / bound). Near 0,
-    where training starts, they are the module's."""
+    """Bounds the offsets of another module to `bound_px` along each axis: bound * tanh(offset / bound). Near 0, where
+    training starts, this is the identity."""
 
     def __init__(self, module: nn.Module, bound_px: float) -> None:
         super().__init__()
@@ -53,9 +54,10 @@ class Bounded(nn.Module):
 
 
 def make_module(channels: int, w_dim: int, size: int, head: str, sees: str = "xw", bound_px: float = 0.0) -> nn.Module:
-    """(x [B, channels, size, size], w [B, w_dim]) -> (offset, mask or None), of both, of x alone, or of w alone.
+    """A module (x [B, channels, size, size], w [B, w_dim]) -> (offset, mask or None) that uses both inputs ("xw"), only
+    x or only w, as `sees` says.
 
-    `bound_px`: the longest offset along each axis, in px of the layer; 0 for no bound. Raises ValueError for an unknown
+    `bound_px`: the largest offset along each axis, in px of the layer; 0 for no bound. Raises ValueError for an unknown
     `sees` or head.
     """
     from mtm_ops import ModulatedTransformation

@@ -1,4 +1,4 @@
-"""Images from a zip in the hosts' data set format, all in memory, in an order that depends only on the seed."""
+"""Images from a zip in the hosts' data set format, all in memory, in an order that depends on the seed only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from experiments.datasets.images import decode_rgb, open_source
 from experiments.datasets.zips import ContentHash
 from experiments.files import UserError
 
-MAX_MPX = 5.0  # of one image: this generator is for small ones
+MAX_MPX = 5.0  # per image
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """uint8 images [N, 3, R, R], and the hash of their content (experiments.datasets.zips.ContentHash)."""
+    """uint8 images [N, 3, R, R] and the hash of their content (experiments.datasets.zips.ContentHash)."""
 
     pixels: Tensor
     sha256: str
@@ -33,9 +33,9 @@ class ImageSet:
         return len(self.pixels)
 
     def batch(self, start_nimg: int, size: int, seed: int) -> Tensor:
-        """The images after `start_nimg` others, as float32 [size, 3, R, R] in [-1, 1].
+        """The next `size` images after the first `start_nimg`, as float32 [size, 3, R, R] in [-1, 1].
 
-        Every pass over the data has its own order, drawn from (seed, pass): nothing to save for a resume.
+        The order of each pass over the data is drawn from (seed, pass), so a resume needs no saved order.
         """
         ticket = np.arange(start_nimg, start_nimg + size)
         index = np.empty(size, dtype=np.int64)
@@ -62,17 +62,17 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, the hosts' quantisation: (x * 127.5 + 128), clamped, cut."""
+    """[-1, 1] -> uint8 with the hosts' quantisation: x * 127.5 + 128, clamped and truncated."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def load_images(path: Path) -> ImageSet:
-    """Read every image of a host-format zip into memory.
+    """Reads all images of a zip in the hosts' format into memory.
 
     Raises:
         UserError: if the file is missing or not a zip, has no images, or has an image that cannot be decoded, is not
-            square, has a side that is not a power of two from 8 px up, or differs in size from the first. Names the
-            file.
+            square, has a side that is not a power of two of at least 8 px, or differs in size from the first. The
+            message names the file.
     """
     if not path.is_file():
         raise UserError(
@@ -91,7 +91,7 @@ def load_images(path: Path) -> ImageSet:
             pixels = np.empty((len(source.names), *image.shape), dtype=np.uint8)
         pixels[i] = image
         content.add(image)
-    assert pixels is not None  # open_source refuses an empty zip
+    assert pixels is not None  # open_source raises for an empty zip
     return ImageSet(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), content.hexdigest(None))
 
 

@@ -28,7 +28,7 @@ def r1_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 
 def mix_styles(generator: Generator, z: Tensor, probability: float) -> Tensor:
-    """ws [B, num_latents, w_dim] of z; with `probability`, the layers after a random one take other latents."""
+    """ws [B, num_latents, w_dim] of z; with `probability`, layers from a random one on use the latents of another z."""
     w = generator.mapping(z)
     generator.mapping.track(w.detach())
     ws = w[:, None].expand(-1, generator.num_latents, -1)
@@ -42,7 +42,7 @@ def mix_styles(generator: Generator, z: Tensor, probability: float) -> Tensor:
 def path_lengths(generator: Generator, ws: Tensor) -> Tensor:
     """[B]: how far a random direction in image space moves per unit of w, |J_w^T y| (section 3.2).
 
-    Differentiable: its gradient is the second derivative of the synthesis, also through every deformable convolution.
+    Differentiable: its gradient needs the second derivative of the synthesis, including deformable convolutions.
     """
     images = generator.synthesis(ws)
     direction = torch.randn_like(images) / math.sqrt(images[0, 0].numel())
@@ -51,10 +51,11 @@ def path_lengths(generator: Generator, ws: Tensor) -> Tensor:
 
 
 def path_penalty(lengths: Tensor, mean_length: Tensor, calls_before: int, decay: float = 0.99) -> Tensor:
-    """Mean squared distance of the lengths from their running mean, which is moved in place.
+    """Mean squared difference between the lengths and their running mean, which is updated in place.
 
-    The mean is a plain average at first. One that started at 0, and took its hundred calls to catch up, would in a run
-    this short press the lengths down to it: latents without effect, the same image for all.
+    For the first calls the mean is a plain average. If it started at 0, it would need about a hundred calls to catch
+    up. In a short run the penalty would then push the lengths towards 0: latents would have no effect, and all images
+    would be the same.
     """
     mean_length.lerp_(lengths.detach().mean(), max(1 - decay, 1 / (calls_before + 1)))
     return (lengths - mean_length).square().mean()

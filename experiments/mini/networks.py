@@ -1,11 +1,11 @@
-"""A compact StyleGAN2-style generator and discriminator, and where the MTM goes in the generator.
+"""A compact StyleGAN2-style generator, with the MTM in it, and discriminator.
 
-Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for images of
-32 or 64 px that train on a CPU. The whole of the Modulated Transformation Module (arXiv 2308.15472) is in
+Written from the papers (Karras et al. 2019, arXiv 1812.04948; Karras et al. 2020, arXiv 1912.04958), for training on a
+CPU with images of 32 or 64 px. The use of the Modulated Transformation Module (arXiv 2308.15472) is all in
 `StyledConv.forward`: the layer keeps its weight, style, demodulation, noise, bias and activation; only the positions at
 which the convolution samples its input come from the module.
 
-Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], a latent per layer; images [B, 3, R, R] in [-1, 1].
+Shapes: z [B, z_dim]; w [B, w_dim]; ws [B, num_latents, w_dim], one latent per layer; images [B, 3, R, R] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GAIN = math.sqrt(2)  # keeps the variance of a leaky ReLU's output near that of 
 
 
 def lrelu(x: Tensor) -> Tensor:
-    """Activation, in place: x must be the fresh result of an operation that does not need its own output again.
+    """Activation, in place: x must be the result of an operation that does not need its output for its gradient.
 
-    GAIN is not applied here but in what made x, where it costs nothing: a factor of the weights instead of a pass over
-    the features."""
+    GAIN is not applied here but by the operation that computed x, as a factor of its weights. That costs nothing,
+    unlike another pass over the features."""
     return F.leaky_relu(x, LEAK, inplace=True)
 
 
@@ -57,12 +57,12 @@ class ScaledConv(nn.Module):
         weight = self.weight * self.gain
         if self.padding:
             return F.conv2d(x, weight, self.bias, padding=self.padding)
-        # torch's 1x1 convolution copies x to another layout; in channels-last it is a matmul in place.
+        # torch's 1x1 convolution copies x to another layout; on channels-last data, a matmul needs no copy.
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Mapping(nn.Module):
-    """z -> w: z brought to the sphere, then a few layers (which the optimiser moves more slowly than the rest).
+    """z -> w: normalises z to the sphere, then applies a few layers, whose learning rate is lower than the others'.
 
     Tracks the mean of w for truncation.
     """
@@ -82,12 +82,12 @@ class Mapping(nn.Module):
 
     @torch.no_grad()
     def track(self, w: Tensor, decay: float = 0.995) -> None:
-        """Move w_avg towards the mean of a training batch of w."""
+        """Moves w_avg towards the mean of a training batch of w."""
         self.w_avg.lerp_(w.mean(dim=0), 1 - decay)
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
-    """[B, O]: what brings a weight [O, C, kh, kw], scaled by `style` [B, C], to unit norm per output channel."""
+    """[B, O]: the factors that give a weight [O, C, kh, kw], scaled by `style` [B, C], unit norm per output channel."""
     norm = style.square() @ weight.square().sum(dim=(2, 3)).t()
     return (norm + 1e-8).rsqrt()
 
@@ -98,15 +98,15 @@ def upsample2x(x: Tensor) -> Tensor:
 
 
 class StyledConv(nn.Module):
-    """3x3 modulated convolution with noise, bias and activation; with `mtm`, a deformable one.
+    """3x3 modulated convolution with noise, bias and activation; deformable if `mtm` is given.
 
-    x [B, inputs, R, R], w [B, w_dim] -> [B, outputs, R, R], or twice the size with `up` (convolve, then resample: a
-    quarter of the arithmetic, and no zero-insertion artefacts to blur away). `noisy` layers add noise of a learned
-    strength.
+    x [B, inputs, R, R], w [B, w_dim] -> [B, outputs, R, R], or twice the size with `up`. Upsampling convolves first and
+    then resamples, which needs a quarter of the arithmetic and makes no zero-insertion artefacts. `noisy` layers add
+    noise of a learned strength.
 
-    The input is scaled by the style instead of the weight, and the output instead of the norm: the same product, with
-    one convolution for the whole batch (Karras et al. 2020, section 2.2). Demodulation cancels any scale of the weight,
-    so its learning rate is equalised already.
+    The style scales the input instead of the weight, and demodulation scales the output instead of the weight. The
+    result is the same, with one convolution for the whole batch (Karras et al. 2020, section 2.2). Demodulation cancels
+    any scale of the weight, so the weight needs no equalised learning rate.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
         self.noise_strength = nn.Parameter(torch.zeros([])) if noisy else None
         self.up = up
-        self.mtm, self.deforms = mtm, True  # deforms: False while the module waits (Generator.set_deforming)
+        self.mtm, self.deforms = mtm, True  # deforms: False while the module is switched off (Generator.set_deforming)
 
     def forward(self, x: Tensor, w: Tensor, noise: bool = True) -> Tensor:
         style = self.affine(w)
@@ -146,7 +146,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """RGB of one resolution: a 1x1 modulated convolution without demodulation."""
+    """Features to RGB at one resolution: a 1x1 modulated convolution without demodulation."""
 
     def __init__(self, inputs: int, w_dim: int) -> None:
         super().__init__()
@@ -163,7 +163,8 @@ class ToRGB(nn.Module):
 
 
 def channels_at(resolution: int, channels: int, full_resolution: int, growth: int = 4) -> int:
-    """Feature channels at a resolution: `channels` at the full one, doubling downwards, at most `growth` times that."""
+    """Feature channels at a resolution: `channels` at full resolution, doubling with each halving of the resolution, at
+    most `growth` times `channels`."""
     return channels * min(full_resolution // resolution, growth)
 
 
@@ -173,11 +174,11 @@ def _check_resolution(name: str, resolution: int) -> None:
 
 
 class Synthesis(nn.Module):
-    """ws -> image. From a learned 4x4 constant; at each next resolution an upsampling layer and a plain one, whose
-    RGB is added to the enlarged image so far (skip connections).
+    """ws -> image. Starts from a learned 4x4 constant. Each further resolution has an upsampling layer and a plain one,
+    whose RGB is added to the upsampled image so far (skip connections).
 
-    `mtm_at` names the resolutions whose non-upsampling layer is deformable. Every 3x3 convolution has its own latent;
-    the RGB of a resolution uses that of the convolution before it.
+    `mtm_at` names the resolutions whose plain layer is deformable. Each 3x3 convolution has its own latent; a
+    resolution's RGB uses the latent of the convolution before it.
     """
 
     def __init__(
@@ -202,7 +203,7 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
         self.ups, self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for r in self.resolutions:
-            noisy = noise and r < resolution  # at the full one, a generator trained this briefly makes speckle of it
+            noisy = noise and r < resolution  # at full resolution, noise shows as speckle after so short a training
             if r > 4:
                 self.ups.append(StyledConv(width[r // 2], width[r], w_dim, up=True, noisy=noisy))
             mtm = None
@@ -231,16 +232,16 @@ class Generator(nn.Module):
 
     Args:
         z_dim, w_dim: lengths of the latents.
-        resolution: side of an image, px; a power of two from 8 up.
-        channels: feature channels at the full resolution; twice as many at half of it, four times from a quarter down.
-        mtm: which resolutions get a deformable layer, as `mtm_hosts.layers.parse_layers` reads it ("low", "low,mid",
-            "4,8"); "none": no layer, and mtm_ops is not even imported.
+        resolution: side of an image, px; a power of two of at least 8.
+        channels: feature channels at full resolution; twice as many at half of it, four times at a quarter and below.
+        mtm: resolutions with a deformable layer, in the syntax of `mtm_hosts.layers.parse_layers` ("low", "low,mid",
+            "4,8"); "none" for no such layer, and then mtm_ops is not imported.
         mtm_head: "offset" or "offset+mask".
-        mtm_sees: what the offsets are computed from: "xw", or for a control "x" or "w" (experiments.mini.controls).
-        noise: whether layers below the full resolution have noise; without it an image follows from its latent alone.
-        mtm_bound_px: the longest offset along each axis, px of the layer; 0 for no bound.
+        mtm_sees: inputs of the offsets: "xw", or for a control "x" or "w" (experiments.mini.controls).
+        noise: whether layers below full resolution have noise; without it, the latent alone determines the image.
+        mtm_bound_px: the largest offset along each axis, px of the layer; 0 for no bound.
 
-    With the same seed every parameter outside the MTM is bit-identical whatever `mtm` is.
+    With the same seed, every parameter outside the MTM is bit-identical for all values of `mtm`.
     """
 
     def __init__(
@@ -277,20 +278,20 @@ class Generator(nn.Module):
         return self.synthesis(self.map(z, truncation), noise)
 
     def mtm_layers(self) -> dict[int, StyledConv]:
-        """The layers with the module, by resolution."""
+        """The deformable layers, by resolution."""
         pairs = zip(self.synthesis.resolutions, self.synthesis.convs, strict=True)
         return {r: conv for r, conv in pairs if isinstance(conv, StyledConv) and conv.mtm is not None}
 
     def set_deforming(self, on: bool) -> None:
-        """Whether the deformable layers deform; otherwise each is its plain convolution, and its module is not used."""
+        """Switches the deformable layers on or off. If off, each is a plain convolution and its module is not used."""
         for conv in self.mtm_layers().values():
             conv.deforms = on
 
 
 class ResidualDown(nn.Module):
-    """Discriminator block: two 3x3 convolutions and a 1x1 shortcut, half the resolution.
+    """Discriminator block: two 3x3 convolutions and a 1x1 shortcut; halves the resolution.
 
-    The sum of the two paths is divided by sqrt(2), which the gains of its summands hold already."""
+    The sum of the two paths is divided by sqrt(2), through the gains of its summands."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -299,14 +300,14 @@ class ResidualDown(nn.Module):
         self.shortcut = ScaledConv(inputs, outputs, 1, bias=False, gain=1 / GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Halve before the second convolution: averaging commutes with it, and it costs a quarter there.
+        # Pools before the second convolution: the two commute, and the convolution then costs a quarter.
         y = lrelu(self.second(F.avg_pool2d(lrelu(self.first(x)), 2)))
         return y + self.shortcut(F.avg_pool2d(x, 2))
 
 
 def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
-    """x with one more channel: the mean standard deviation over groups of `group` samples, which follow each other;
-    it tells a collapsed batch."""
+    """x with one more channel: the mean standard deviation over groups of `group` consecutive samples. It reveals a
+    collapsed batch."""
     groups = x.unflatten(0, (-1, group))
     variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)
     spread = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
@@ -314,7 +315,7 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, R, R] -> logits [B], high for real ones. Residual (Karras et al. 2020)."""
+    """Images [B, 3, R, R] -> logits [B], high for real images. Residual (Karras et al. 2020)."""
 
     def __init__(self, resolution: int = 32, channels: int = 16) -> None:
         super().__init__()
@@ -328,7 +329,7 @@ class Discriminator(nn.Module):
         self.logit = ScaledLinear(width[-1], 1)
 
     def forward(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """Logits of each batch [B, 3, R, R]; of several in one pass, which costs less than one after another.
+        """Logits of each batch [B, 3, R, R]. Several batches share one pass, which costs less than one pass each.
 
         Minibatch standard deviations never mix two batches."""
         sizes = [len(batch) for batch in batches]

@@ -1,10 +1,10 @@
-"""Train the compact generator; it can be stopped and resumed at any time.
+"""Trains the compact generator. You can stop and resume it at any time.
 
     python -m experiments.mini.train --outdir runs/low --data faces.zip --mtm low
 
-Writes training_options.json (first), stats.jsonl (a line per tick), snapshot.pt (the latest whole state, replaced
-atomically) and, when done, final.pt (the averaged generator). Run the same command again to resume: the result is
-bit-identical to an uninterrupted run's on the same machine.
+Writes training_options.json (first), stats.jsonl (one line per tick), snapshot.pt (the latest whole state, replaced
+atomically) and, at the end, final.pt (the averaged generator). Run the same command again to resume: the result is
+bit-identical to that of an uninterrupted run on the same machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RESULTS = ("stats.jsonl", "snapshot.pt", "final.pt")
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM, so that the iteration can finish; a second one acts at once."""
+    """Records the first SIGINT or SIGTERM, so that the iteration can finish; a second one acts at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -63,7 +63,7 @@ def peak_memory_mb() -> float:
 
 
 def save_bytes(path: Path, data: bytes) -> None:
-    """Write `path` all or nothing. Raises UserError, naming it, if that fails; the old file is untouched then."""
+    """Writes `path` completely or not at all. If that fails, raises UserError, naming it, and keeps the old file."""
     try:
         with atomic_output(path) as partial:
             partial.write_bytes(data)
@@ -72,22 +72,23 @@ def save_bytes(path: Path, data: bytes) -> None:
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """torch.save, all or nothing. Serialised in memory first: torch's own writer turns a full disk into an internal
-    RuntimeError without the file's name."""
+    """torch.save, completely or not at all. Serialises in memory first, because on a full disk torch's own writer
+    raises an internal RuntimeError without the file's name."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     save_bytes(path, buffer.getvalue())
 
 
 def save_generator(path: Path, trainer: Trainer) -> None:
-    """The averaged generator, all or nothing."""
+    """Saves the averaged generator, completely or not at all."""
     save_tensors(path, {"options": asdict(trainer.options), "generator": trainer.G_ema.state_dict()})
 
 
 def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Claims `outdir` for these options, recording `facts` too; returns the snapshot to continue from, if there is one.
+    """Claims `outdir` for these options, and records `facts` too. Returns the snapshot to continue from, if there is
+    one.
 
-    Touches nothing unless the folder is new, or its run had the same options.
+    Writes nothing unless the folder is new or its run has the same options.
     """
     stored = outdir / "training_options.json"
     if not stored.exists():
@@ -120,7 +121,7 @@ def open_run(outdir: Path, options: Options, facts: dict[str, Any]) -> dict[str,
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A snapshot's content. Raises UserError naming the file where it is truncated or not a snapshot."""
+    """A snapshot's content. Raises UserError, naming the file, if it is truncated or not a snapshot."""
     try:
         content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -143,7 +144,7 @@ class Journal:
             self.bar = tqdm(total=options.kimg, desc=f"mtm {options.mtm}", bar_format=form)
 
     def rewind(self, kimg: float) -> None:
-        """Drop the lines of ticks after `kimg`: written by a run that was killed before its next snapshot."""
+        """Drops the ticks after `kimg`, which a run wrote that was killed before its next snapshot."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         kept = []
         for line in lines:
@@ -159,11 +160,11 @@ class Journal:
             file.write(json.dumps(tick) + "\n")
 
     def tell(self, kimg: float) -> None:
-        """A terminal gets a bar, a log a line."""
+        """Shows the progress: a bar on a terminal, a line in a log."""
         if self.bar is None:
             print(f"{kimg:.3f} of {self.total_kimg:g} kimg", flush=True)
             return
-        if self.bar.n == 0:  # the work of an earlier call must not count as done in no time
+        if self.bar.n == 0:  # else the work of an earlier call would count in the speed
             self.bar.initial = self.bar.n = self.bar.last_print_n = kimg
         self.bar.update(kimg - self.bar.n)
 
@@ -173,7 +174,7 @@ class Journal:
 
 
 def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -> None:
-    """Train to the end or to a stop request; a tick and a snapshot whenever their share of images has passed."""
+    """Trains to the end or to a stop request. Writes a tick and a snapshot at their intervals of images."""
     o = trainer.options
     started, before_s = time.perf_counter(), trainer.elapsed_s
     started_cpu_s = time.process_time() - trainer.cpu_s
@@ -190,7 +191,7 @@ def _loop(trainer: Trainer, journal: Journal, outdir: Path, stop: StopRequest) -
             journal.write({"kimg": kimg, "elapsed_s": now_s, "cpu_s": trainer.cpu_s} | rate | trainer.take_means())
             journal.tell(kimg)
             tick_s, tick_nimg = now_s, trainer.nimg
-        for nimg in o.kept_nimg():  # before the snapshot, from which a killed run continues
+        for nimg in o.kept_nimg():  # before the snapshot: a killed run continues from that and would not write it again
             if last_nimg < nimg <= trainer.nimg:
                 save_generator(outdir / KEPT.format(kimg=nimg / 1000), trainer)
         if done or _passes(last_nimg, trainer.nimg, o.snap_kimg):
@@ -202,11 +203,11 @@ def _passes(before_nimg: int, after_nimg: int, every_kimg: float) -> bool:
 
 
 def train(outdir: Path, data: Path, **settings: Any) -> None:
-    """Train or resume a run in `outdir` (see the module's docstring). `settings` are fields of Options.
+    """Trains or resumes a run in `outdir` (see the module's docstring). `settings` are fields of Options.
 
     Raises:
         click.ClickException: for anything the user can fix; the message says how.
-        SystemExit: 130 after SIGINT, 143 after SIGTERM, with everything saved.
+        SystemExit: 130 after SIGINT, 143 after SIGTERM, after everything is saved.
     """
     try:
         with StopRequest() as stop:
@@ -222,7 +223,7 @@ def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) 
     try:
         options.kept_nimg()
         trainer = Trainer(options, images)
-    except ValueError as error:  # layers that do not exist, and the like
+    except ValueError as error:  # such as layers that do not exist
         raise UserError(str(error)) from error
     parameters = sum(parameter.numel() for parameter in trainer.G.parameters())
     state = open_run(outdir, options, {"generator_parameters": parameters})
@@ -238,7 +239,7 @@ def _train(outdir: Path, options: Options, images: ImageSet, stop: StopRequest) 
         return
     save_tensors(outdir / "snapshot.pt", trainer.state())
     journal.close()
-    assert stop.signum is not None  # the loop ends in no other way
+    assert stop.signum is not None  # the only other way for the loop to end
     click.echo(
         f"\ntrain: stopped by {signal.Signals(stop.signum).name} at {trainer.nimg / 1000:.1f} of {options.kimg:g} "
         f"kimg, all saved in {outdir / 'snapshot.pt'}. Run the same command again to resume.",
@@ -283,7 +284,7 @@ COUNT = click.IntRange(min=1)
 @_option("snap_kimg", POSITIVE, "Kimg between snapshots.")
 @_option("keep_kimg", str, "Also keep the averaged generator at these kimg: 10,20.")
 def main(outdir: Path, data: Path, **settings: Any) -> None:
-    """Train the compact StyleGAN2-style generator, with or without the MTM. Run again to resume."""
+    """Train the compact StyleGAN2-style generator, with or without the MTM. Run the same command again to resume."""
     train(outdir, data, **settings)
 
 

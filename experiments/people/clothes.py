@@ -1,7 +1,8 @@
-"""What a person wears, and the colour of each point of the body.
+"""The clothes of a person, and the colour of each point of the body.
 
-Clothes are drawn on the body: a garment is a region of it, in coordinates that do not change with phenotype or pose
-(Chart), so a sleeve ends sharply inside a triangle. Garments have a thickness, and skirts and long hair are meshes.
+Clothes are drawn on the body: a garment is a region of the body in coordinates that do not change with phenotype or
+pose (Chart), so the edge of a sleeve may cross a triangle sharply. Garments have a thickness; skirts and long hair are
+meshes.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ _SHOES: tuple[Colour, ...] = (
     *((0.08, 0.08, 0.09), (0.92, 0.92, 0.92), (0.35, 0.22, 0.13), (0.70, 0.15, 0.15), (0.20, 0.25, 0.45)),
 )
 _THICKNESS_M = {"shirt": 0.012, "trousers": 0.013, "shoes": 0.010, "hair": 0.022}
-ANKLE_Y = -0.745  # of the base mesh, metres; its soles are at -0.817, its crown at 0.849
+ANKLE_Y = -0.745  # in the base mesh, metres; the soles are at -0.817, the crown at 0.849
 KNEE_Y = -0.369
 CROTCH_Y = -0.02
 
 
 @dataclass(frozen=True)
 class Outfit:
-    """Colours, and where garments end: `sleeve` along the arm (0 shoulder, 1 wrist), `waist_y`, `hem_y`, `shoe_y` and
-    `collar_y` as heights of the base mesh, in metres. With a `skirt`, hem_y is its hem and the legs are bare below."""
+    """Colours, and the edges of garments: `sleeve` along the arm (0 shoulder, 1 wrist), and `waist_y`, `hem_y`,
+    `shoe_y` and `collar_y` as heights in the base mesh, in metres. With a `skirt`, hem_y is its hem and the legs are
+    bare below."""
 
     skin: Colour
     hair: Colour
@@ -58,11 +60,12 @@ class Outfit:
     stripe_m: float  # period of the shirt's stripes; 0: plain
     skirt: bool
     hair_style: str
-    hair_y: float  # how far down long hair reaches
+    hair_y: float  # height at which long hair ends
 
 
 def random_outfit(rng: np.random.Generator, sex: float, age: float) -> Outfit:
-    """Plausible clothes and colours; of a person of this sex and age (Phenotype) only skirts, hair and its colour."""
+    """Plausible random clothes and colours. Only skirts, hair style and hair colour depend on sex and age
+    (Phenotype)."""
     skirt = bool(rng.random() < 0.35 * (1 - sex))
     style = str(rng.choice(HAIR_STYLES, p=(0.12 * sex, 0.30 + 0.50 * sex, 0.70 - 0.62 * sex)))
     hems = (KNEE_Y - 0.05, KNEE_Y + 0.12) if skirt or rng.random() < 0.3 else (ANKLE_Y + 0.01, ANKLE_Y + 0.09)
@@ -88,7 +91,7 @@ def random_outfit(rng: np.random.Generator, sex: float, age: float) -> Outfit:
 
 
 def outer_faces(shapes: Shapes) -> np.ndarray:
-    """The triangles without those that show a helper from inside: what normals are taken from."""
+    """The triangles without those for the inside of helpers, for computing normals."""
     kept = [shapes.faces[shapes.parts == BODY]]
     for part in (SKIRT, HAIR):
         both = shapes.faces[shapes.parts == part]
@@ -97,7 +100,7 @@ def outer_faces(shapes: Shapes) -> np.ndarray:
 
 
 def _near(rng: np.random.Generator, palette: tuple[Colour, ...], jitter: float) -> Colour:
-    """A colour between two neighbours of a palette, or near one."""
+    """A random colour of a palette, with its brightness varied by 10 % and its channels by `jitter`."""
     place = rng.uniform(0, len(palette) - 1)
     low = int(place)
     base = np.asarray(palette[low if jitter > 0.02 else low + round(place - low)])
@@ -106,13 +109,13 @@ def _near(rng: np.random.Generator, palette: tuple[Colour, ...], jitter: float) 
 
 
 def _any(rng: np.random.Generator) -> Colour:
-    """Any colour that dyed cloth has: dark to white, dull to bright."""
+    """A random colour of dyed cloth: dark to white, dull to bright."""
     return colorsys.hsv_to_rgb(float(rng.random()), float(rng.beta(1.6, 1.6)), float(rng.uniform(0.2, 0.98)))
 
 
 class Chart:
-    """The coordinates of the base mesh that garments are cut by: `fields` [V, 6] holds x, y, z, the place along an arm
-    (0 shoulder, 1 wrist; -1 off the arms), the share of the feet's bones, and that of the head's."""
+    """The coordinates in the base mesh that define garments. `fields` [V, 6] holds x, y, z, the position along an arm
+    (0 shoulder, 1 wrist; -1 off the arms), the weight of the feet's bones, and the weight of the head's bones."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -133,7 +136,7 @@ class Chart:
         self._mouth = shapes.landmarks[2]
 
     def _share(self, *ends: str) -> np.ndarray:
-        """Of the bones so named, on either side: how much they move each vertex."""
+        """The total skinning weight on each vertex of the bones with these names, on both sides."""
         names = {side + end for side in ("Left", "Right", "L", "R", "") for end in ends}
         chosen = np.array([str(bone) in names for bone in self.shapes.bones])
         return (chosen[self.shapes.influences] * self.shapes.influence_weights).sum(axis=1)
@@ -149,12 +152,12 @@ class Chart:
         return 0.5 * (np.clip(upper, 0, 1) + np.maximum(fore, 0))
 
     def garments(self, fields: np.ndarray, outfit: Outfit) -> dict[str, np.ndarray]:
-        """Masks [P] of what covers points of the body, later ones over earlier ones."""
+        """Masks [P] of the points of the body that each garment, or hair, covers. Later ones are over earlier ones."""
         x, y, z, arm, foot, head = fields.T
         trunk = arm < -0.05
         collar = outfit.collar_y - 0.35 * np.maximum(z, 0) + 0.25 * np.abs(x)
         lower = trunk & (y < outfit.waist_y)
-        # From the brow over the ears to the nape; z is the front.
+        # From the forehead over the ears to the nape; z is the front.
         hairline = 0.785 - np.clip(0.105 - z, 0, 0.12) * 1.35
         return {
             "shirt": (trunk & (y >= outfit.waist_y) & (y < collar)) | (~trunk & (arm < outfit.sleeve)),
@@ -172,23 +175,23 @@ class Chart:
         return lifted[:, None] * self.rest_normals
 
     def faces(self, outfit: Outfit) -> np.ndarray:
-        """Which triangles there are: those of the body, of a skirt, of long hair."""
+        """The triangles to draw: those of the body and, if worn, of the skirt and of long hair."""
         parts = self.shapes.parts
         skirt, hair = (parts == SKIRT) & outfit.skirt, (parts == HAIR) & (outfit.hair_style == "long")
         return np.flatnonzero((parts == BODY) | skirt | hair)
 
     def cut(self, outfit: Outfit) -> np.ndarray:
-        """[V] below 0 where a skirt or long hair has ended, and where the skirt lies under the shirt."""
+        """[V]: below 0 beyond the end of a skirt or long hair, and where the skirt is under the shirt."""
         cut = np.ones(len(self.fields))
         for part, lowest in ((SKIRT, outfit.hem_y), (HAIR, outfit.hair_y)):
             own = np.unique(self.shapes.faces[self.shapes.parts == part])
             cut[own] = self.fields[own, 1] - lowest
-            if part == HAIR:  # the helper hangs over the face too
+            if part == HAIR:  # the helper also covers the face
                 cut[own] = np.minimum(cut[own], np.maximum(0.085 - self.fields[own, 2], self.fields[own, 1] - 0.79))
         return cut
 
     def colours(self, fields: np.ndarray, parts: np.ndarray, outfit: Outfit) -> np.ndarray:
-        """sRGB [P, 3], 0 to 1, of points with these fields [P, 6] on these parts [P]."""
+        """Colours [P, 3], sRGB, 0 to 1, of points with these fields [P, 6] on these parts [P]."""
         colour = np.tile(np.asarray(outfit.skin, dtype=float), (len(fields), 1))
         self._paint_face(colour, fields, outfit)
         for name, mask in self.garments(fields, outfit).items():

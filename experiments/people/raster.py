@@ -1,4 +1,4 @@
-"""Triangles to pixels: a depth buffer over all of a mesh's triangles at once, in numpy."""
+"""Rasterises all triangles of a mesh at once with a depth buffer, in numpy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Fragments:
-    """The pixels that show the mesh, P of them: `pixel` [P] counts row by row; `face` [P] is the triangle that is seen
-    there, `share` [P, 3] the barycentric weights of its corners, `depth` [P] its distance."""
+    """The P pixels that show the mesh. `pixel` [P]: index, row by row; `face` [P]: the visible triangle; `share`
+    [P, 3]: barycentric weights of its corners; `depth` [P]: its distance."""
 
     pixel: np.ndarray
     face: np.ndarray
@@ -18,15 +18,15 @@ class Fragments:
     depth: np.ndarray
 
     def interpolate(self, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """[P, C] of values [V, C] at the vertices, linear over a triangle."""
+        """Interpolates values [V, C] at the vertices linearly over triangles, to [P, C]."""
         corners, share = values[faces[self.face]], self.share[..., None]
         return corners[:, 0] * share[:, 0] + corners[:, 1] * share[:, 1] + corners[:, 2] * share[:, 2]
 
 
 def rasterise(xy_px: np.ndarray, depth: np.ndarray, faces: np.ndarray, cut: np.ndarray, side_px: int) -> Fragments:
-    """What a square image of `side_px` shows of triangles [F, 3] whose corners are at xy_px [V, 2] (x right, y down;
-    pixel centres at halves) and at `depth` [V]. Triangles that face away (clockwise on the screen) are left out, and so
-    are points where `cut` [V], linear over a triangle, is below 0."""
+    """The visible pixels of triangles `faces` [F, 3] in a square image of `side_px`. Vertices are at xy_px [V, 2] (x
+    right, y down; pixel centres at halves) and `depth` [V]. Omits triangles that face away (clockwise on the screen)
+    and points where `cut` [V], interpolated linearly, is below 0."""
     corners = xy_px[faces]
     (ax, ay), (bx, by), (cx, cy) = (corners[:, i].T for i in range(3))
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
@@ -50,14 +50,14 @@ def rasterise(xy_px: np.ndarray, depth: np.ndarray, faces: np.ndarray, cut: np.n
 
     far = (one * depth[a] + two * depth[b] + three * depth[c])[within]
     face, pixel = face[within], (row * side_px + column)[within]
-    order = np.lexsort((face, far, pixel))  # the nearest of a pixel first; equal ones by number
+    order = np.lexsort((face, far, pixel))  # per pixel, the nearest first; ties by index
     first = order[np.flatnonzero(np.diff(pixel[order], prepend=-1))]
     kept = within[first]
     return Fragments(pixel[first], face[first], np.stack([one[kept], two[kept], three[kept]], axis=1), far[first])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """[V, 3] unit normals, each the mean of its triangles' by area."""
+    """Unit normals [V, 3], each the area-weighted mean of the normals of its triangles."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
     total = np.stack(

@@ -1,4 +1,4 @@
-"""One image of one person: what is drawn at random, the camera, the light, and the labels."""
+"""One image of one person: random factors, camera, light and labels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from experiments.people.body import JOINTS, Body, Phenotype, Retarget, shape
 from experiments.people.clothes import Chart, Colour, Outfit, random_outfit
 from experiments.people.raster import Fragments, rasterise, vertex_normals
 
-SUPERSAMPLE = 3  # an image is drawn this many times larger, then box-averaged
+SUPERSAMPLE = 3  # images are drawn this many times larger, then box-averaged
 DISTANCE_M = 6.0  # from the camera to the person
 PITCH_RAD = math.radians(6.0)  # how far the camera looks down
-_MOST = 0.94  # of the image's side: what a person's extent is reduced to where it is larger
-# How much nearer than a joint the surface over it may be, where nothing hides it: about the limb's radius, in metres.
+_MOST = 0.94  # of the image's side: the largest extent of a person; larger ones are reduced to it
+# How much nearer than a visible joint the surface over it may be: about the limb's radius, in metres.
 _RADIUS_M = np.array([0.20 if name in ("Hips", "Spine1", "Neck", "Head", "HeadTop") else 0.13 for name in JOINTS])
-_EDGE_M = 0.05  # a step in depth that casts a shadow on what is behind it
+_EDGE_M = 0.05  # smallest step in depth that darkens the surface behind it
 
 
 @dataclass(frozen=True)
 class Look:
-    """What does not change the geometry: outfit, background (at the top and bottom of wall and floor; the floor begins
-    at `floor` of the side), and the light's direction (x right, y up, z to the camera) and strength."""
+    """Everything that does not change the geometry: the outfit, the background colours (at the top and bottom of wall
+    and ground; the ground begins at `floor`, in image sides), and the direction (x right, y up, z to the camera) and
+    strength of the light."""
 
     outfit: Outfit
     wall: tuple[Colour, Colour]
@@ -36,8 +37,8 @@ class Look:
 
 @dataclass(frozen=True)
 class View:
-    """How a person stands in the image. `stature` is the body's height in image sides, before a large pose is reduced;
-    `shift` is in shares of the room that is left, -1 to 1 each way; a mirrored image has left and right exchanged."""
+    """The placement of a person in the image. `stature`: the body's height in image sides, before large poses are
+    reduced. `shift`: position in the free space, -1 to 1 along each axis. `mirrored`: left and right are exchanged."""
 
     yaw_rad: float
     stature: float
@@ -47,8 +48,9 @@ class View:
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one image: joints_px [J, 2] (x right, y down, from the upper left corner), joints_m [J, 3] relative to the
-    hips (x right, y up, z to the camera), whether each is visible [J], and the scale in px per metre at the hips."""
+    """The labels of one image: joints_px [J, 2] (x right, y down, from the upper left corner), joints_m [J, 3] relative
+    to the hips (x right, y up, z to the camera), whether each joint is visible [J], and the scale at the hips in px per
+    metre."""
 
     joints_px: np.ndarray
     joints_m: np.ndarray
@@ -57,7 +59,7 @@ class Labels:
 
 
 def random_phenotype(rng: np.random.Generator) -> Phenotype:
-    """Mostly adults; women and men, with some between; weights and heights about the average."""
+    """A random phenotype: mostly adults; female, male and some in between; weight and height about the average."""
     sex = float(np.clip(rng.choice((0.05, 0.95)) + rng.normal(0, 0.06), 0, 1))
     low, high = ((0.05, 0.4), (0.42, 0.75), (0.75, 1.0))[rng.choice(3, p=(0.2, 0.6, 0.2))]
     age = float(rng.uniform(low, high))
@@ -67,7 +69,7 @@ def random_phenotype(rng: np.random.Generator) -> Phenotype:
 
 
 def random_look(rng: np.random.Generator, sex: float, age: float) -> Look:
-    """Clothes, colours and light that say nothing of the pose."""
+    """Random clothes, colours and light, independent of the pose."""
     outfit = random_outfit(rng, sex, age)
     wall, ground = _dull(rng), _dull(rng)
     azimuth, elevation = rng.uniform(-1.1, 1.1), rng.uniform(0.4, 1.1)
@@ -108,7 +110,7 @@ def _scaled(colour: Colour, factor: float) -> Colour:
 
 
 class Studio:
-    """Draws people. Holds what all images share: the body's data, its chart, the motions."""
+    """Draws people. Holds what all images share: the body's data and its chart."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes, self.chart = shapes, Chart(shapes)
@@ -119,8 +121,8 @@ class Studio:
     def draw(
         self, body: Body, motion: Retarget, frames: np.ndarray, view: View, look: Look, resolution_px: int
     ) -> list[tuple[np.ndarray, Labels]]:
-        """An image uint8 [resolution_px, resolution_px, 3] with its labels for each of the frames [N], through one
-        camera that holds all of them."""
+        """For each of `frames` [N] an image uint8 [resolution_px, resolution_px, 3] with its labels. One camera, which
+        has all frames in view, is used for all."""
         vertices, joints = motion.pose(body, frames)
         faces = self.chart.faces(look.outfit)
         used = np.unique(self.shapes.faces[faces])
@@ -158,8 +160,8 @@ class Studio:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole at DISTANCE_M from `target` [3] that sees a person turned by `yaw_rad`; `focal` in image sides, and
-    `center` where the target is, in image sides."""
+    """A pinhole camera at DISTANCE_M from `target` [3], which sees the person turned by `yaw_rad`. `focal`: focal
+    length in image sides; `center`: position of the target in the image, in image sides."""
 
     target: np.ndarray
     yaw_rad: float
@@ -168,10 +170,10 @@ class Camera:
 
     @classmethod
     def around(cls, vertices: np.ndarray, view: View, stature_m: float) -> Camera:
-        """The camera that has all vertices [N, V, 3] in the image."""
+        """A camera with all vertices [N, V, 3] in view."""
         points = vertices.reshape(-1, 3)
         target = (points.min(axis=0) + points.max(axis=0)) / 2
-        # A child is shown smaller than an adult, though not as much smaller as it is.
+        # A child appears smaller than an adult, but by less than to scale.
         focal = view.stature * DISTANCE_M / (0.5 * stature_m + 0.85)
         camera = cls(target, view.yaw_rad, focal, np.zeros(2))
         low, high = _extent(camera.project(camera.turn(points))[0])
@@ -182,7 +184,7 @@ class Camera:
         return replace(camera, center=0.5 - (low + high) / 2 + np.asarray(view.shift) * room * 0.9)
 
     def turn(self, points: np.ndarray) -> np.ndarray:
-        """[..., 3] in the camera's axes (x right, y up, z to the camera), about the target."""
+        """Points [..., 3] in the camera's axes (x right, y up, z to the camera), relative to the target."""
         x, y, z = np.moveaxis(points - self.target, -1, 0)
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
         x, z = cos * x + sin * z, cos * z - sin * x
@@ -190,7 +192,7 @@ class Camera:
         return np.stack([x, cos * y - sin * z, cos * z + sin * y], axis=-1)
 
     def project(self, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places [..., 2] in image sides (x right, y down) and distances [...] of what `turn` gives."""
+        """Positions [..., 2] in image sides (x right, y down) and distances [...] of points from `turn`."""
         depth = DISTANCE_M - seen[..., 2]
         scale = self.focal / depth
         return self.center + np.stack([seen[..., 0] * scale, -seen[..., 1] * scale], axis=-1), depth
@@ -201,7 +203,7 @@ def _extent(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lit(normals: np.ndarray, look: Look) -> np.ndarray:
-    """[P] brightness: ambient from above, a lamp, and a rim that darkens where the surface turns away."""
+    """Brightness [P]: ambient light from above, a lamp, and darkening where the surface turns away from the camera."""
     unit = normals / np.maximum(np.sqrt((normals**2).sum(axis=1, keepdims=True)), 1e-9)
     unit = np.where(unit[:, 2:] < -0.2, -unit, unit)  # the inside of a skirt
     lamp = np.maximum((unit * np.asarray(look.light)).sum(axis=1), 0)
@@ -210,7 +212,7 @@ def _lit(normals: np.ndarray, look: Look) -> np.ndarray:
 
 
 def _edges(buffer: np.ndarray, fragments: Fragments) -> np.ndarray:
-    """[P] factor below 1 where something much nearer is beside: it sets a limb off from the trunk behind it."""
+    """Factor [P], below 1 next to something much nearer, so that a limb stands out from the trunk behind it."""
     near = buffer.copy()
     for axis in (0, 1):
         for step in (-2, -1, 1, 2):
@@ -255,7 +257,7 @@ _OTHER_SIDE = np.array(
 
 
 def _mirrored(image: np.ndarray, labels: Labels) -> tuple[np.ndarray, Labels]:
-    """The image of the mirrored person: what was the left hand is the right one."""
+    """The mirrored image and its labels: the left hand becomes the right one."""
     px, m = labels.joints_px[_OTHER_SIDE].copy(), labels.joints_m[_OTHER_SIDE].copy()
     px[:, 0], m[:, 0] = image.shape[1] - px[:, 0], -m[:, 0]
     return np.ascontiguousarray(image[:, ::-1]), Labels(px, m, labels.visible[_OTHER_SIDE], labels.px_per_m)

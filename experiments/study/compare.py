@@ -1,4 +1,4 @@
-"""The runs of results.json by row and seed, and the pairs that a comparison takes of them."""
+"""The runs of results.json by row and seed, and the pairs of runs for a comparison."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from experiments.table import load_table
 
 @dataclass(frozen=True)
 class Pairs:
-    """The values of the seeds that both rows have, and their gains, in the unit in which `least` is."""
+    """The values of the seeds that both rows have, and the gains, in the unit of the comparison's `least`."""
 
     comparison: Comparison
     seeds: tuple[int, ...]
     row: tuple[float, ...]
     baseline: tuple[float, ...]
-    at_kimg: float | None = None  # of the row
+    at_kimg: float | None = None  # kimg of the row's values, for a comparison at equal time
 
     @property
     def gains(self) -> tuple[float, ...]:
@@ -33,7 +33,7 @@ class Pairs:
 
 
 class Study:
-    """The runs of results.json by row: those that are done, with the options that the tables have now."""
+    """The runs of results.json by row and seed: those that are done and have the current options of the tables."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
@@ -44,30 +44,30 @@ class Study:
                 self.rows.setdefault(run["row"], {}).setdefault(run["seed"], run)
 
     def is_planned(self, run: dict[str, Any]) -> bool:
-        """Whether the tables have this run; one of other options stays in the file, and is not compared."""
+        """Whether the tables have this run. A run with other options stays in the file, but is not compared."""
         row = self.planned.get(run["row"])
         return row is not None and run["options"] == row.options and run["seed"] in row.seeds
 
     def value(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> float | None:
-        """A metric at the end, or of the generator that was kept at `kimg`."""
+        """A metric of the final generator, or of the one that was kept at `kimg`."""
         found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
         return found[metric][0] if metric in found else None
 
     def fingerprint(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> str:
-        """How `value` was taken."""
+        """The hash of the fingerprint of `value`."""
         found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
         return found.get(metric, [None, ""])[1]
 
     def cpu_s(self, run: dict[str, Any]) -> float:
-        """Of the whole training."""
-        return run["times"][max(run["times"], key=float)][1]  # the file has the keys in the order of their letters
+        """Processor time of the whole training, seconds."""
+        return run["times"][max(run["times"], key=float)][1]  # keys in the file are in alphabetical order
 
     def has_time(self, run: dict[str, Any]) -> bool:
-        """Whether the run's times reach its end: a copy may lack them, or a part of them."""
+        """Whether the run's times reach to its end; a copied run may lack some or all of them."""
         return max(map(float, run["times"]), default=-1.0) >= math.floor(run["kimg"])
 
     def time_ratio(self, row: str, baseline: str) -> float | None:
-        """Processor time of a kimg relative to the baseline's: the median over the seeds that both have."""
+        """Processor time per kimg relative to the baseline's: the median over the seeds that both have."""
         both = self._both(row, baseline)
         ratios = [
             self.cpu_s(a) / a["kimg"] / (self.cpu_s(b) / b["kimg"])
@@ -81,7 +81,7 @@ class Study:
         return {seed: (first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
 
     def at_equal_time(self, row: str, baseline: str) -> float | None:
-        """The last kimg at which the row was kept and had taken no more time than the baseline's whole run."""
+        """The last kimg at which a generator of the row was kept after no more time than the baseline's whole run."""
         ratio, both = self.time_ratio(row, baseline), self._both(row, baseline)
         if ratio is None:
             return None
@@ -91,7 +91,7 @@ class Study:
         return max(found, default=None)
 
     def pairs(self, comparison: Comparison) -> Pairs:
-        """Values of the seeds that both rows have, taken in the same way; none where fingerprints differ."""
+        """Values of the seeds that both rows have, except those whose fingerprints differ."""
         at = self.at_equal_time(comparison.row, comparison.baseline) if comparison.equal_time else None
         found = []
         for seed, (a, b) in self._both(comparison.row, comparison.baseline).items():
@@ -107,7 +107,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison with what came of it. `p` is corrected within the claim's family, except for exploratory ones."""
+    """A comparison with its result. `p` is corrected within the claim's family, except for exploratory claims."""
 
     claim: Claim
     pairs: Pairs
@@ -117,8 +117,8 @@ class Compared:
 
 
 def compare_all(study: Study) -> list[Compared]:
-    """Every comparison of every claim, in order. Within a family all are counted for the correction, also those that
-    have not been run: what is not run yet cannot make the others significant."""
+    """Every comparison of every claim, in order. The correction counts all comparisons of a family, including those
+    that have not been run, so that results do not look more significant while others are missing."""
     found = []
     for family in dict.fromkeys(claim.family for claim in CLAIMS):
         claims = [claim for claim in CLAIMS if claim.family == family]
@@ -133,7 +133,7 @@ def compare_all(study: Study) -> list[Compared]:
 
 
 def claim_verdicts(compared: list[Compared]) -> dict[str, str]:
-    """The verdict of each claim by its id."""
+    """The verdict on each claim, by the claim's id."""
     return {
         claim.id: joint_verdict([one.verdict for one in compared if one.claim.id == claim.id])
         for claim in dict.fromkeys(one.claim for one in compared)

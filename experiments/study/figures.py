@@ -1,4 +1,5 @@
-"""The study's figures: every run a point, seeds joined; curves against kimg; the offsets' size over training."""
+"""The study's figures: one point per run with lines between seeds, curves against kimg, the size of offsets over
+training."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from experiments.charts import GRID, MUTED, ROW_COLOURS, STYLE, TEXT
 from experiments.metrics import METRICS
 from experiments.study.compare import Study
 
-# Panels of paired.png and curves.png: a title, the metric, and the rows side by side.
+# A panel of paired.png or curves.png: a title, the metric, and the rows to compare.
 Panel = tuple[str, str, tuple[str, str]]
 PANELS: tuple[Panel, ...] = (
     ("People", "person_rate", ("people-plain", "people-low")),
@@ -24,8 +25,8 @@ PANELS: tuple[Panel, ...] = (
     ("OpenMoji", "frechet", ("openmoji-plain", "openmoji-low")),
     ("Aligned", "frechet", ("aligned-plain", "aligned-low")),
 )
-SHORT = {"frechet": "Fréchet, random", "frechet_mobilenet": "Fréchet, MobileNetV2"}  # above a narrow panel
-SIDEWAYS = str.maketrans("↓↑", "←→")  # for a metric along x
+SHORT = {"frechet": "Fréchet, random", "frechet_mobilenet": "Fréchet, MobileNetV2"}  # short titles for narrow panels
+SIDEWAYS = str.maketrans("↓↑", "←→")  # arrows for a metric along x
 CONTROLS = (
     *("people-plain", "people-wide", "people-sees-x", "people-sees-w"),
     *("people-late", "people-low", "people-low-mid", "people-mask"),
@@ -33,7 +34,8 @@ CONTROLS = (
 
 
 def paired(study: Study, path: Path) -> None:
-    """Plain beside Low: one point per run, a line per seed. Panels without a run are left out, unless all are."""
+    """Plain beside Low: one point per run and one line per seed. Panels without a run are omitted, unless no panel has
+    one."""
     shown = _with_runs(study, PANELS)
     with rc_context(STYLE):
         figure, panels = _figure(len(shown), 2.3)
@@ -56,7 +58,7 @@ def paired(study: Study, path: Path) -> None:
 
 
 def controls(study: Study, path: Path) -> None:
-    """Every row on people at 32 px: one point per run, a bar for their mean."""
+    """Every row on people at 32 px: one point per run, and a bar for the mean."""
     with rc_context(STYLE):
         figure, panels = _figure(2, 4.2, height=3.0)
         for axes, metric in zip(panels, ("person_rate", "joint_distance"), strict=True):
@@ -73,9 +75,11 @@ def controls(study: Study, path: Path) -> None:
 
 
 def curves(study: Study, path: Path) -> None:
-    """Each panel's metric against kimg: a thin line a seed, a thick one their mean."""
+    """Each panel's metric against kimg: a thin line per seed, and a thick one for the mean."""
     with rc_context(STYLE):
-        kept = _with_runs(study, [panel for panel in PANELS if panel[0] != "Aligned"])  # not kept on the way
+        kept = _with_runs(
+            study, [panel for panel in PANELS if panel[0] != "Aligned"]
+        )  # its runs keep no generators during training
         figure, panels = _figure(len(kept), 2.8)
         for axes, (title, metric, rows) in zip(panels, kept, strict=True):
             for row, colour in zip(rows, ROW_COLOURS, strict=False):
@@ -104,19 +108,19 @@ def _with_runs(study: Study, panels: Sequence[Panel]) -> Sequence[Panel]:
 
 
 def named(metric: str) -> str:
-    """Its title, and an arrow in the direction that is better."""
+    """The metric's title, with an arrow towards better values."""
     return f"{SHORT.get(metric, METRICS[metric].title)} {'↓' if METRICS[metric].lower_is_better else '↑'}"
 
 
 def curve(study: Study, run: dict[str, Any], metric: str) -> list[tuple[float, float]]:
-    """(kimg, value) of the generators that were kept, and of the last."""
+    """(kimg, value) of the generators that were kept and of the final one."""
     at = [*map(float, run["kept"]), float(run["kimg"])]
     return [(kimg, value) for kimg in at if (value := study.value(run, metric, kimg)) is not None]
 
 
 def offsets(study: Study, path: Path) -> bool:
-    """The root mean square of the offsets of each layer over the training of people-low, in px of the layer; False,
-    and no file, where no run was looked at."""
+    """The root mean square of each layer's offsets over the training of people-low, in px of the layer. Returns False
+    and writes no file if no run was analysed."""
     looked = [
         run["analysis"]["limbs"] for run in study.rows.get("people-low", {}).values() if run["analysis"].get("limbs")
     ]

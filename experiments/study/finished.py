@@ -1,4 +1,4 @@
-"""Goes through the finished runs of people-low in a folder and keeps in each what experiments.study.limbs says."""
+"""Analyses the finished runs of people-low in a folder with experiments.study.limbs, and saves the results in them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROW, BASELINE = "people-low", "people-plain"
 
 
 def look_at_all(out: Path, again: bool, say: Callable[[str], None]) -> list[tuple[Path, Path | None]]:
-    """Writes analysis/limbs.json where it is not there yet; returns the last generators of those runs, each with the
-    plain one of the same seed. Raises UserError where the weights of BlazePose are missing."""
+    """Writes analysis/limbs.json for each run, unless it exists and not `again`. Returns the final generators of the
+    runs, each with that of the plain run with the same seed. Raises UserError if BlazePose's weights are missing."""
     rows = {row.row.id: row for row in load_results(out).rows}
     done = {name: {run.seed: run for run in rows[name].runs if run.status == "done"} for name in rows}
     pairs = []
@@ -47,7 +47,7 @@ def final_of(run: RunResult) -> Path:
 
 
 def data_of(out: Path, cache: Path) -> Path | None:
-    """The data set of those runs; None where it is not in `cache`."""
+    """The data set of those runs; None if it is not in `cache`."""
     table = load_results(out).table
     path = Data(table, {}, cache).path(next(row.dataset for row in table.rows if row.id == ROW))
     return path if path.exists() else None

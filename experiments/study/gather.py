@@ -1,7 +1,7 @@
-"""Reads finished runs out of the folders of one or more machines, each run once, as plain values.
+"""Collects finished runs from the folders of one or more machines as plain values, each run once.
 
-A run is known by its row, its seed and the hash of what decides its training. Where several machines have the same one,
-the one that was done first counts.
+A run is identified by its row, its seed and the hash of everything that decides its training. If several machines have
+the same run, the one that was done first counts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from experiments.trainers.contract import METRICS, TRAIN, Measured, read_lines
 from experiments.trainers.mini import STATS
 
 SCHEMA = 1
-KINDS = {"schema": int, "preset": str, "fingerprints": dict, "runs": list}  # of the file's content
-KEYS = ("row", "seed", "identity", "status", "options", "kimg", "times", "metrics", "kept", "analysis")  # of a run
+KINDS = {"schema": int, "preset": str, "fingerprints": dict, "runs": list}  # keys and types of the file's content
+KEYS = ("row", "seed", "identity", "status", "options", "kimg", "times", "metrics", "kept", "analysis")  # keys of a run
 RESTORE = "Restore the file: git checkout it, and merge again."
-ANALYSIS = "analysis"  # a run's folder of NAME.json, what experiments.study.limbs and others found in its snapshots
+ANALYSIS = "analysis"  # folder in a run with NAME.json: results of analyses such as experiments.study.limbs
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The file that `write_results` wrote; an empty study where there is none. Raises UserError for a newer
-    schema, and for a file that was damaged or edited."""
+    """Reads a file of `write_results`; an empty study if there is no file. Raises UserError for a newer schema, and for
+    a damaged or edited file."""
     content: dict[str, Any] = {"schema": SCHEMA, "preset": "", "fingerprints": {}, "runs": []} | read_object(path)
     schema = content["schema"]
     if isinstance(schema, int) and schema > SCHEMA:
@@ -47,7 +47,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def write_results(path: Path, content: dict[str, Any]) -> None:
-    """As JSON with a run a line, so that a diff shows which runs came."""
+    """Writes JSON with one line per run, so that a diff shows which runs were added."""
     head = {key: value for key, value in content.items() if key != "runs"}
     lines = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in content["runs"])
     text = json.dumps(head, indent=1, sort_keys=True).rstrip("}\n") + f',\n "runs": [\n{lines}\n ]\n}}\n'
@@ -56,9 +56,9 @@ def write_results(path: Path, content: dict[str, Any]) -> None:
 
 
 def merge(before: dict[str, Any], folders: Iterable[Path]) -> tuple[dict[str, Any], list[str]]:
-    """`before` with the runs of these folders, and what there is to say: runs that came twice, problems of files.
+    """`before` with the runs of these folders added, and messages about duplicate runs and problems with files.
 
-    Raises UserError for a folder that is no table's, of another base than the study's, or of another preset.
+    Raises UserError for a folder that holds no table, or a table of another base than the study's or another preset.
     """
     runs = {key_of(run): run for run in before["runs"]}
     prints: dict[str, Any] = dict(before["fingerprints"])
@@ -100,7 +100,7 @@ def check_folders(folders: Iterable[Path]) -> None:
 
 
 def both(there: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """The same run, read twice: what was measured or looked at in either place, also where one copy lacks files."""
+    """Merges two copies of the same run: the results in either copy, even if one copy lacks files."""
     kept = {kimg: there["kept"].get(kimg, {}) | run["kept"].get(kimg, {}) for kimg in [*there["kept"], *run["kept"]]}
     return there | run | {name: there[name] | run[name] for name in ("metrics", "analysis", "times")} | {"kept": kept}
 
@@ -114,12 +114,12 @@ def name_of(run: dict[str, Any]) -> str:
 
 
 def rank(run: dict[str, Any]) -> tuple[bool, str]:
-    """Done before not done; then the earlier one."""
+    """A sort key: runs that are done first, then the earlier one."""
     return run["status"] != "done", run["time_utc"]
 
 
 def runs_of(results: Results, prints: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """The runs of a folder that ended, with their metrics; fingerprints go to `prints` by their hash."""
+    """The ended runs of a folder, with their metrics. Adds fingerprints to `prints`, by their hash."""
     for row in results.rows:
         for run in row.runs:
             if run.entry is not None and run.folder is not None:
@@ -159,7 +159,7 @@ def _run(out: Path, row: RowResult, run: RunResult, entry: ledger.Attempt, print
 
 
 def times_at(stats: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """By whole kimg: seconds since the start, and of the processor."""
+    """By whole kimg: seconds since the start, and seconds of processor time."""
     found: dict[str, list[float]] = {}
     for line in stats:
         kimg = line.get("kimg")
@@ -172,7 +172,7 @@ def times_at(stats: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def noted(metrics: dict[str, Measured], prints: dict[str, Any]) -> dict[str, list[Any]]:
-    """By name: the value, and the hash under which its fingerprint lies in `prints`."""
+    """By name: the value, and the hash of its fingerprint, which is added to `prints`."""
     found: dict[str, list[Any]] = {}
     for name, measured in metrics.items():
         digest = hashlib.sha256(json.dumps(measured.fingerprint, sort_keys=True).encode()).hexdigest()[:8]
@@ -182,11 +182,11 @@ def noted(metrics: dict[str, Measured], prints: dict[str, Any]) -> dict[str, lis
 
 
 def kept(folder: Path, prints: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    """By kimg: the metrics of the generators that were kept on the way."""
+    """By kimg: the metrics of the generators that were kept during training."""
     found = {}
     by_kimg: dict[float, Path] = {}
     for at in (folder / METRICS).glob("kept-*"):
-        with suppress(ValueError):  # another folder, of the user's
+        with suppress(ValueError):  # skips other folders
             by_kimg[float(at.name.partition("-")[2])] = at
     for _, at in sorted(by_kimg.items()):
         measured = {path.stem: read_json(Measured, path) for path in sorted(at.glob("*.json"))}
@@ -195,5 +195,5 @@ def kept(folder: Path, prints: dict[str, Any]) -> dict[str, dict[str, list[Any]]
 
 
 def analyses(folder: Path) -> dict[str, Any]:
-    """By name: what was found in the run's snapshots afterwards."""
+    """By name: the results of the analyses of the run's snapshots."""
     return {path.stem: read_object(path) for path in sorted((folder / ANALYSIS).glob("*.json"))}

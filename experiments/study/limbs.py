@@ -1,14 +1,15 @@
-"""What the offsets of a trained network do: four questions to a finished run's snapshots.
+"""Analyses what the offsets of a trained network do, in four questions to the snapshots of a finished run.
 
 * The switch (the paper's Fig. 4): with the offsets off, are there people left, and do their poses still differ?
-* Exchange: what if each latent gets the offsets of another latent, or the mean of all? How many people are left, and
-  whose pose do they have? A correlation of joints is over all 26 numbers together, each less its mean.
-* Displacement: how much of the joints' displacement from the mean pose do the offset fields explain, by a ridge
-  regression of held-out latents; and how much as many numbers of the same layers' inputs do, in this network and in the
-  plain one of the same seed. All are reduced to COMPONENTS principal components first, fitted on the training part.
-* Size: the root mean square of each layer's offsets, over the generators that were kept on the way.
+* Exchange: if each latent gets the offsets of another latent, or the mean of all, how many people are left, and whose
+  pose do they have? A correlation of joints is over all 26 numbers together, each minus its mean.
+* Displacement: how much of the joints' displacement from the mean pose do the offset fields explain? This is the R2 of
+  a ridge regression on held-out latents. For comparison, the same is computed from the inputs of the same layers, in
+  this network and in the plain one of the same seed. All features are first reduced to COMPONENTS principal
+  components, fitted on the training part.
+* Size: the root mean square of each layer's offsets, for all generators that were kept during training.
 
-Joints are BlazePose's, normalised (experiments.metrics.joints), of the images in which it sees a person.
+Joints are BlazePose's, normalised (experiments.metrics.joints), of the images in which it detects a person.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from experiments.snapshots import LocalSnapshot, open_snapshot
 NIMG, SEED = 1000, 1_000_003  # latents that no metric uses
 COMPONENTS, HELD_OUT = 64, 0.3
 PENALTIES = tuple(10.0**power for power in range(-2, 6))
-LEAST_SEEN = 50  # images with a person; with fewer there is no spread and no fit
+LEAST_SEEN = 50  # images with a person that a spread or a fit needs
 SIZE_NIMG = 64
-BATCH = 100  # no more than the generator takes at once (experiments.generators), so that a hook sees all of them
+BATCH = 100  # at most a batch of experiments.generators, so that a hook sees all images in one call
 
 
 def look(final: Path, plain: Path | None, kept: dict[float, Path], pose: Extractor | None = None) -> dict[str, Any]:
-    """What a run's last generator `final`, the same of a plain run, and `kept` generators by kimg say, as JSON values.
+    """The analysis as JSON values, of a run's final generator, that of the plain run with the same seed, and the `kept`
+    generators by kimg.
 
-    Raises UserError for a generator that has no deformable layers.
+    Raises UserError for a generator without deformable layers.
     """
     pose = pose or build_extractor("blazepose-full")
     with open_snapshot(final) as snapshot:
@@ -68,15 +70,15 @@ def look(final: Path, plain: Path | None, kept: dict[float, Path], pose: Extract
 
 
 def local(snapshot: Any) -> Any:
-    """The compact host's network. Raises UserError for another one's."""
+    """The network of the compact generator. Raises UserError for a generator of another trainer."""
     if not isinstance(snapshot, LocalSnapshot) or snapshot.facts.trainer != "mini":
         raise UserError(f"limbs: {snapshot.path} must be of the compact host; got {snapshot.facts.trainer}'s.")
     return snapshot.generator
 
 
 def drawn(generator: Any, sides: set[int], strength: float = 1.0) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Images [N, 3, R, R] of the same latents each time; the offsets, and the inputs of the layers at those
-    resolutions, as rows [N, numbers]. Without noise: nothing but the latent differs."""
+    """Images [N, 3, R, R] of `latents`, and as rows [N, numbers] the offsets and the inputs of the layers at those
+    resolutions. Without noise, so that images differ in their latent only."""
     images, offsets, inputs = [], [], []
     for z in latents(generator):
         with recorded(generator.network, sides) as (some_offsets, some_inputs):
@@ -107,7 +109,7 @@ def redrawn(generator: Any, sides: set[int], offsets: np.ndarray) -> Tensor:
 
 
 def latents(generator: Any) -> Iterator[Tensor]:
-    """The same latents each time, in batches."""
+    """Batches of latents, the same at every call."""
     stream = torch.Generator().manual_seed(SEED)
     for _ in range(NIMG // BATCH):
         yield torch.randn(BATCH, generator.network.z_dim, generator=stream)
@@ -121,7 +123,8 @@ def layers_at(network: Any, sides: set[int]) -> list[Any]:
 
 @contextmanager
 def recorded(network: Any, sides: set[int]) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Lists that get the offsets and the inputs of the network's plain layers at these resolutions as it runs."""
+    """Two lists, to which the offsets and the inputs of the network's plain layers at these resolutions are added as it
+    runs."""
     offsets: list[np.ndarray] = []
     inputs: list[np.ndarray] = []
 
@@ -148,8 +151,8 @@ def pose_of(pose: Extractor, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def switch(on: tuple[np.ndarray, np.ndarray], off: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """Person rates and the spread of poses with the offsets on and off, and the ratios off / on. The spread is the root
-    of the joints' total variance, in figure sizes; with too few people there is none, and its ratio counts as 1."""
+    """Person rates and spreads of poses with the offsets on and off, and the ratios off / on. The spread is the square
+    root of the joints' total variance, in figure sizes. If there are too few people, it is None and its ratio 1."""
     rates = [float(seen.mean()) for seen, _ in (on, off)]
     spreads = [float(np.sqrt(j[seen].var(axis=0).sum())) if seen.sum() >= LEAST_SEEN else None for seen, j in (on, off)]
     before, after = spreads
@@ -169,9 +172,10 @@ def exchange(
     mean: tuple[np.ndarray, np.ndarray],
     other: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, Any]:
-    """Person rates with each latent's own offsets, the mean ones and those of the latent before it, and correlations of
-    joints: with `own` in `moved`, the same images moved by a pixel (as alike as a pose found twice can be), in `mean`
-    and in `other`; and with the pose of the latent that gave the offsets."""
+    """Person rates with each latent's own offsets, with the mean offsets, and with those of the previous latent; and
+    correlations of joints. `moved`, `mean` and `other` are correlated with `own`; `moved`, the same images shifted by a
+    pixel, shows how well a pose correlates with itself if it is detected twice. `other` is also correlated with the
+    poses of the latents that gave the offsets."""
     donor = np.roll(own[0], 1), np.roll(own[1], 1, axis=0)
     return {
         "person_rate_own": float(own[0].mean()),
@@ -185,7 +189,7 @@ def exchange(
 
 
 def correlation(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float | None:
-    """Of the joints of the images that show a person in both; None where those are too few."""
+    """The correlation of joints over the images that show a person in both; None if there are too few."""
     seen = a[0] & b[0]
     if seen.sum() < LEAST_SEEN:
         return None
@@ -194,13 +198,13 @@ def correlation(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarra
 
 
 def explained(features: np.ndarray, seen: np.ndarray, joints: np.ndarray) -> float | None:
-    """R2 of held-out joints, all 26 numbers together, from principal components of `features` [N, numbers]; None where
-    too few images show a person."""
+    """R2 of held-out joints, all 26 numbers together, from principal components of `features` [N, numbers]; None if too
+    few images show a person."""
     x, y = features[seen].astype(np.float64), joints[seen]
     if len(x) < LEAST_SEEN:
         return None
     held = round(len(x) * (1 - HELD_OUT))
-    train, test = slice(0, held), slice(held, None)  # latents are independent: the first ones are a random part
+    train, test = slice(0, held), slice(held, None)  # latents are independent, so the first ones are a random sample
     mean = x[train].mean(axis=0)
     _, sizes, directions = np.linalg.svd(x[train] - mean, full_matrices=False)
     count = min(COMPONENTS, held // 4, int((sizes > 1e-9 * max(sizes[0], 1e-30)).sum()))
@@ -220,7 +224,7 @@ def _r2(x: np.ndarray, y: np.ndarray, new_x: np.ndarray, new_y: np.ndarray, pena
 
 
 def offset_sizes(path: Path) -> dict[str, float]:
-    """The root mean square of the offsets of each layer of a generator, px of the layer."""
+    """The root mean square of the offsets of each layer of a generator, in px of the layer."""
     with open_snapshot(path) as snapshot:
         z = torch.randn(SIZE_NIMG, snapshot.facts.z_dim, generator=torch.Generator().manual_seed(SEED))
         _, fields = snapshot.offsets(z)

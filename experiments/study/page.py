@@ -1,4 +1,4 @@
-"""The part of docs/study.md that follows from results.json, between two marks; nobody edits it by hand."""
+"""Generates the part of docs/study.md between two marks from results.json. Do not edit that part by hand."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CAPTIONS = {
     "film": "Low, seed 0. A path through four latents and back. Left to right: offsets off, at half strength, on",
 }
 SO_FAR = ", so far: not all seeds are there"
-RATIO_LIMIT = 0.5  # of what is left with the offsets off: docs/study.md, "Decision rules"
+RATIO_LIMIT = 0.5  # ratio off / on of the switch: docs/study.md, "Decision rules"
 
 
 def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
-    """Puts the results into the page. Raises UserError as `check_page` does."""
+    """Writes the results into the page. Raises UserError as `check_page` does."""
     before, rest = check_page(page).split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     lines = "\n".join(results_lines(study, figures))
@@ -42,7 +42,7 @@ def write_page(page: Path, study: Study, figures: Iterable[str]) -> None:
 
 
 def check_page(page: Path) -> str:
-    """Its text. Raises UserError where there is no page, or where it lacks the marks or has them in another order."""
+    """The page's text. Raises UserError if the page is missing, lacks a mark, or has the marks in another order."""
     if not page.is_file():
         raise UserError(f"study: --page must be a file; got {str(page)!r}, which is none. Run it in the checkout.")
     text = page.read_text(encoding="utf-8")
@@ -73,17 +73,17 @@ def results_lines(study: Study, figures: Iterable[str]) -> Iterator[str]:
 
 
 def planned_seeds(study: Study) -> dict[str, set[int]]:
-    """The seeds that each row of the study is to have."""
+    """The planned seeds of each row of the study."""
     return {row_id: set(row.seeds) for row_id, row in study.planned.items()}
 
 
 def most_pairs(one: Compared, seeds: dict[str, set[int]]) -> int:
-    """How many pairs the comparison has once all is run."""
+    """The number of pairs of the comparison when all runs are done."""
     return len(seeds[one.pairs.comparison.row] & seeds[one.pairs.comparison.baseline])
 
 
 def status_lines(study: Study) -> Iterator[str]:
-    """What was planned, and how much of it is done."""
+    """The numbers of planned and finished runs."""
     preset = study.content["preset"] or "full"
     yield "| table | row | planned | done |"
     yield "|---|---|---|---|"
@@ -129,13 +129,13 @@ def contrast_verdict(summary: Summary) -> str:
 
 
 def switched(study: Study) -> list[dict[str, Any]]:
-    """What experiments.study.limbs found of the switch in each run of people-low."""
+    """The results of the switch (experiments.study.limbs) in each run of people-low."""
     found = [run["analysis"].get("limbs") for run in study.rows.get("people-low", {}).values()]
     return [one["switch"] for one in found if one]
 
 
 def collapse_verdict(study: Study) -> str:
-    """Upheld where in every run the person rate or the spread of poses falls to half or less; refuted where in none."""
+    """Upheld if the person rate or the spread of poses falls to half or less in every run; refuted if in none."""
     ratios = [min(one["person_rate_ratio"], one["pose_spread_ratio"]) for one in switched(study)]
     if not ratios:
         return NOT_RUN
@@ -163,7 +163,7 @@ def comparison_lines(compared: list[Compared]) -> Iterator[str]:
 
 
 def offset_lines(study: Study) -> Iterator[str]:
-    """What experiments.study.limbs found, run by run."""
+    """The results of experiments.study.limbs, run by run."""
     runs = [(seed, run["analysis"]["limbs"]) for seed, run in sorted(study.rows.get("people-low", {}).items())
             if run["analysis"].get("limbs")]  # fmt: skip
     if not runs:
@@ -187,7 +187,7 @@ def offset_lines(study: Study) -> Iterator[str]:
 
 
 def exchange_lines(runs: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Where each latent got other offsets than its own, run by run."""
+    """The results of exchanging offsets between latents, run by run."""
     yield (
         "\nWith other offsets than its own, how many images show a person, and how do their joints correlate with "
         "those of the same latent?\n"
@@ -208,7 +208,7 @@ def exchange_lines(runs: list[tuple[int, dict[str, Any]]]) -> Iterator[str]:
 
 
 def run_lines(study: Study) -> Iterator[str]:
-    """Every run that ended, whatever came of it."""
+    """Every run that ended, including failed ones."""
     names = " | ".join(METRICS[name].title for name in METRIC_NAMES)
     yield f"| run | parameters | kimg | processor time, s | {names} |"
     yield "|---|---|---|---|" + "---|" * len(METRIC_NAMES)

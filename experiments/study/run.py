@@ -1,4 +1,4 @@
-"""Runs the tables of the study one after the other, in one folder; run it again and it resumes."""
+"""Runs the tables of the study one after the other, in one folder. Run it again to resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from experiments.run import Call, choose_rows, own_data
 from experiments.study import TABLES
 from experiments.table import load_table
 
-BRIEFLY = ("  ", "# row", "# cost", "cost of", "# cannot", "#   ")  # lines of a plan without its commands
+BRIEFLY = (
+    "  ",
+    "# row",
+    "# cost",
+    "cost of",
+    "# cannot",
+    "#   ",
+)  # beginnings of the lines that a plan without commands keeps
 
 
 def chosen(only: Iterable[str]) -> list[str]:
@@ -26,7 +33,7 @@ def chosen(only: Iterable[str]) -> list[str]:
 
 
 def make_call(name: str, preset: str, out: Path, cache: Path, given: tuple[str, ...], parallel: int | None) -> Call:
-    """The runner's call for a table of the study. Raises UserError as it does."""
+    """The runner's call for a table of the study. Raises UserError as the runner does."""
     table = load_table(name, preset)
     known = {dataset for one in TABLES for dataset in load_table(one, preset).datasets}
     for word in given:
@@ -44,10 +51,11 @@ def make_call(name: str, preset: str, out: Path, cache: Path, given: tuple[str, 
 
 
 def execute(calls: Iterable[Call]) -> int:
-    """Does the tables in order; a run that fails does not stop the next table, an interruption does. The exit code."""
+    """Runs the tables in order and returns the exit code. A failed run does not stop the next table; an interruption
+    does."""
     code = 0
     for call in calls:
-        fetch(call)  # the official code, weights; where that fails the call says what is missing
+        fetch(call)  # official code and weights; if that fails, the call says what is missing
         call.data.check_sources(call.dataset_names)
         ended = call.execute()
         if ended >= 128:
@@ -57,8 +65,8 @@ def execute(calls: Iterable[Call]) -> int:
 
 
 def plan(calls: Iterable[Call], brief: bool) -> Iterator[str]:
-    """What would be done, line by line, and the whole cost; `brief`: without the commands."""
-    left: dict[Path, float] = {}  # seconds, of every run that is left
+    """The dry run, line by line, with the total cost; with `brief`, without the commands."""
+    left: dict[Path, float] = {}  # seconds of each remaining run
     parallel = 1
     for call in calls:
         title, *lines = [line for text in describe(call) for line in text.split("\n")]

@@ -1,4 +1,5 @@
-"""Images of one pair of the study's runs: what plain and Low drew, and one latent on its way at several strengths."""
+"""Images of one pair of the study's runs: samples of plain and Low, and interpolated latents at several strengths of
+the offsets."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ SEED = 7
 SHOWN_NIMG = 14
 ROWS = ("real", "plain", "Low", "offsets off")
 STRENGTHS = {"off": 0.0, "half": 0.5, "on": 1.0}
-STEPS, WAYS = 12, 2  # of the sheet: images of a way, and ways
-FRAMES, STOPS, FRAME_MS = 48, 4, 90  # of the animation, which returns to where it began
+STEPS, WAYS = 12, 2  # of the sheet: images per interpolation, and interpolations
+FRAMES, STOPS, FRAME_MS = 48, 4, 90  # of the animation, which ends where it begins
 
 
 def write_all(folder: Path, low: Path, plain: Path | None, data: Path | None) -> list[Path]:
-    """Writes people.png, sweep.png and film.webp of a pair's last generators; the first needs `plain` and `data`."""
+    """Writes people.png, sweep.png and film.webp of a pair's final generators; people.png needs `plain` and `data`."""
     images: dict[str, tuple[Image.Image, dict]] = {"sweep.png": (sweep(low), {})}
     first, *rest = animation(low)
     timing = {"save_all": True, "append_images": rest, "duration": FRAME_MS, "loop": 0, "quality": 80, "method": 6}
@@ -39,8 +40,8 @@ def write_all(folder: Path, low: Path, plain: Path | None, data: Path | None) ->
 
 
 def side_by_side(low: Path, plain: Path, data: Path) -> Image.Image:
-    """A row each of real images, of the plain generator's, and of Low's with the offsets on and off: the same latents
-    in the last three, none selected."""
+    """Four rows: real images, images of the plain generator, and images of Low with the offsets on and off. The last
+    three rows have the same latents, none selected."""
     with open_snapshot(plain) as before, open_snapshot(low) as after:
         torch.manual_seed(SEED)
         z = torch.randn(SHOWN_NIMG, after.facts.z_dim)
@@ -50,7 +51,7 @@ def side_by_side(low: Path, plain: Path, data: Path) -> Image.Image:
 
 
 def sweep(low: Path) -> Image.Image:
-    """Ways between two latents, each at the strengths 0, 0.5 and 1 of the offsets."""
+    """Interpolations between two latents, each at the strengths 0, 0.5 and 1 of the offsets."""
     with open_snapshot(low) as snapshot:
         torch.manual_seed(SEED)
         rows = []
@@ -61,7 +62,8 @@ def sweep(low: Path) -> Image.Image:
 
 
 def animation(low: Path) -> Iterator[Image.Image]:
-    """Frames of one latent that travels through STOPS others and back: offsets off, half and on, side by side."""
+    """Frames of a latent that moves through STOPS latents and back to the first, with the offsets off, half and on side
+    by side."""
     with open_snapshot(low) as snapshot:
         torch.manual_seed(SEED)
         stops = torch.randn(STOPS, snapshot.facts.z_dim)
@@ -73,6 +75,7 @@ def animation(low: Path) -> Iterator[Image.Image]:
 
 
 def between(first: torch.Tensor, last: torch.Tensor, steps: int) -> torch.Tensor:
-    """[steps, z_dim] from one latent to another, along the circle, so that none on the way is unusually short."""
+    """[steps, z_dim] from one latent to another, on a great circle, because linear interpolation gives latents that are
+    too short."""
     at = torch.linspace(0, torch.pi / 2, steps)[:, None]
     return first * at.cos() + last * at.sin()

@@ -1,4 +1,4 @@
-"""Which runs of study-stability were unstable, by the rule that docs/study.md fixed before they ran."""
+"""The unstable runs of study-stability, by the rule that docs/study.md fixed before the runs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from experiments.table import load_table
 
 TABLE = "study-stability"
 METRIC = "frechet"
-LIMIT = 1.5  # of the lowest distance on the way
+LIMIT = 1.5  # a run is unstable if its last distance is over this many times the lowest one before
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of a row: how many there are, what each that ended came to, and how many failed or got worse again."""
+    """The runs of a row: their number, how many failed or got worse again, and the results of those that ended."""
 
     id: str
     ended: int
     failed: int
     worse: int
     last: tuple[float, ...]
-    rise: tuple[float, ...]  # last distance relative to the lowest on the way, and so at least 1 where it rose
+    rise: tuple[float, ...]  # last distance / lowest distance before; above 1 if it rose
 
 
 def stability(study: Study) -> list[Row]:
-    """The rows of the table in its order."""
+    """The rows of the table, in the table's order."""
     return [_row(study, row.id) for row in load_table(TABLE, study.content["preset"] or "full").rows]
 
 
@@ -45,7 +45,7 @@ def _row(study: Study, row_id: str) -> Row:
 
 
 def rise_of(study: Study, run: dict[str, Any]) -> float | None:
-    """The last distance relative to the lowest of the generators that were kept on the way."""
+    """The last distance relative to the lowest one of the generators that were kept during training."""
     last = study.value(run, METRIC)
     kept = [value for kimg in run["kept"] if (value := study.value(run, METRIC, float(kimg))) is not None]
     return last / min(kept) if last is not None and kept else None

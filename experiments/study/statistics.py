@@ -1,9 +1,9 @@
 """Paired comparisons of a few seeds, and the study's rule for a verdict (docs/study.md).
 
-A gain is positive where the row is better than its baseline. Of n pairs: their mean, standard deviation (n - 1), 95 %
-interval and p of Student's paired t, and p of the exact permutation test that flips signs, whose least value is
-2 / 2^n: with 5 pairs 0.0625, so that it alone can never fall below 0.05. That is why t decides and the other stands
-beside it.
+A gain is positive if the row is better than its baseline. For n pairs this module gives the gains' mean, standard
+deviation (divided by n - 1), 95 % interval and p of Student's paired t test, and the p of the exact sign-flip
+permutation test. The smallest p of the latter is 2 / 2^n, which is 0.0625 for 5 pairs and so never below 0.05. That is
+why the t test decides, and the permutation test is only shown beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UPHELD, REFUTED, UNDECIDED, NOT_RUN = "upheld", "refuted", "undecided", "not run
 
 @dataclass(frozen=True)
 class Summary:
-    """Of gains; None where there are too few."""
+    """Statistics of gains; None if there are too few gains."""
 
     n: int
     mean: float | None = None
@@ -33,7 +33,7 @@ class Summary:
 
 
 def summarise(gains: Sequence[float]) -> Summary:
-    """Raises nothing: one gain has a mean and no more."""
+    """The Summary of `gains`. Raises no error: a single gain has a mean only."""
     n = len(gains)
     if n == 0:
         return Summary(0)
@@ -51,7 +51,7 @@ def summarise(gains: Sequence[float]) -> Summary:
 
 
 def flip_p(gains: Sequence[float]) -> float:
-    """Exact: the share of the 2^n ways to sign these gains whose mean is as far from 0.
+    """The exact p: the share of the 2^n sign combinations of these gains whose mean is at least as far from 0.
 
     >>> flip_p([1.0, 2.0, 3.0])
     0.25
@@ -63,7 +63,8 @@ def flip_p(gains: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float | None], count: int = 0) -> list[float | None]:
-    """Holm's correction for `count` tests, of which None are not done; for those that are done where it is 0.
+    """Holm's correction for `count` tests, or if `count` is 0, for those that are done. A p of None is a test that has
+    not been done.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -78,7 +79,7 @@ def holm(p_values: Sequence[float | None], count: int = 0) -> list[float | None]
 
 
 def verdict(summary: Summary, least: float, p_corrected: float | None) -> str:
-    """Upheld: a gain whose corrected p is below 0.05. Refuted: a loss whose uncorrected p is, or an interval that lies
+    """Upheld: a gain whose corrected p is below 0.05. Refuted: a loss whose uncorrected p is below 0.05, or an interval
     below `least`. Otherwise undecided."""
     if summary.n == 0:
         return NOT_RUN
@@ -92,7 +93,7 @@ def verdict(summary: Summary, least: float, p_corrected: float | None) -> str:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Summary:
-    """The difference of two means whose samples are not paired: mean, interval and p of Welch's t."""
+    """The difference of two means of unpaired samples: mean, interval and p of Welch's t test."""
     n = min(len(first), len(second))
     if n == 0:
         return Summary(0)
@@ -111,8 +112,8 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Summary:
 
 
 def joint_verdict(verdicts: Sequence[str]) -> str:
-    """Of a claim with several comparisons: upheld where one is and none is refuted; refuted where one is and none is
-    upheld; not run where none is; else undecided."""
+    """The verdict on a claim with several comparisons: upheld if one is upheld and none refuted; refuted if one is
+    refuted and none upheld; not run if none is run; else undecided."""
     if all(one == NOT_RUN for one in verdicts):
         return NOT_RUN
     if UPHELD in verdicts and REFUTED not in verdicts:

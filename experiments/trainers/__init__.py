@@ -1,4 +1,4 @@
-"""What can train a run. To add a trainer: one module here with a TRAINER, and one line in MODULES."""
+"""The registry of trainers. To add one: one module here with a TRAINER, and one line in MODULES."""
 
 from importlib import import_module
 

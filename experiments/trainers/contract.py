@@ -1,8 +1,8 @@
 """The contract between the runner and a trainer. The runner knows nothing else about a trainer.
 
-A *run* is a row of a table with one seed. It has its own folder (`Run.folder`), in which the names below are
-fixed, and a trainer: a small class that says which commands to type and reads the files that they write. Nothing is
-read from a child's output, which goes straight to a file.
+A *run* is a row of a table with one seed. It has a folder of its own (`Run.folder`), with the fixed names below, and a
+trainer: a small class that gives the commands to run and reads the files that they write. A child's output goes
+straight to a log file and is not parsed.
 
 To add a trainer: one module with a subclass of `Trainer` and a TRAINER, one line in experiments/trainers/__init__.py.
 """
@@ -23,28 +23,28 @@ from experiments.metrics import METRICS as REGISTERED
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a run's folder holds. The trainer has TRAIN to itself; the rest has one form for every trainer.
+# The content of a run's folder. TRAIN belongs to the trainer; the rest has the same form for every trainer.
 TRAIN = "train"
 METRICS = "metrics"  # <name>.json: a Measured
 IMAGES = "images"  # <name>.png: IMAGE_NAMES, films, strip, strip-off, strip-field, and strength-<factor>.png
-LOG = "log.txt"  # all that the run's commands printed
-RUN = "run.json"  # the Run, as it was asked for
-STATE = "state.json"  # how far it is, written by experiments.row
-SLURM_JOB = "slurm-job"  # the number of its job, where it was submitted to a cluster
-NCLIPS = 2048  # for a metric of videos, at most
-STAND_INS = "stand-ins"  # beside the data: where a run that says so takes the weights of its metrics from
-FEW_NIMG = 96  # with fewer images for a metric, as in a smoke test, figures have as few
-FEW_REAL_NIMG, FEW_NCLIPS = 32, 2  # real images, and clips, of a metric with stand-in weights
+LOG = "log.txt"  # the output of the run's commands
+RUN = "run.json"  # the Run as requested
+STATE = "state.json"  # the run's state, written by experiments.row
+SLURM_JOB = "slurm-job"  # the number of its job, if it was submitted to a cluster
+NCLIPS = 2048  # at most this many clips for a metric of videos
+STAND_INS = "stand-ins"  # folder beside the data with the weights of the metrics, for runs with stand_ins
+FEW_NIMG = 96  # if metrics have fewer images, as in a smoke test, figures have as few
+FEW_REAL_NIMG, FEW_NCLIPS = 32, 2  # real images and clips of a metric with stand-in weights
 IMAGE_NAMES = ("samples", "reals", "fig4", "offsets")
 
-# Exit codes of a command that was told to stop and did; any other code but 0 is a failure.
+# Exit codes of a command that stopped on request; any other code except 0 is a failure.
 INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
 class Step(Checked):
     """One command, as a user would type it. In `argv` the word "python" stands for this interpreter.
 
-    `name` is train, metrics or images; `cwd` is relative to the repository (its top where empty).
+    `name` is train, metrics or images; `cwd` is relative to the repository's root (empty: the root).
     """
 
     name: str
@@ -53,23 +53,23 @@ class Step(Checked):
     env: dict[str, str] = {}
 
     def text(self) -> str:
-        """The line for a shell at the top of the repository; a * of a name that is not known yet stays one."""
+        """The command line for a shell at the repository's root. A * in a name that is not known yet is not quoted."""
         words = [f"{key}={shlex.quote(value)}" for key, value in self.env.items()]
         words += [shlex.quote(word.replace("*", "@@")).replace("@@", "*") for word in self.argv]
         return f"(cd {shlex.quote(self.cwd)} && {' '.join(words)})" if self.cwd else " ".join(words)
 
 
 class Progress(Checked):
-    """How far the training is; what a progress bar needs, from the end of the trainer's files, in milliseconds."""
+    """The progress of a training, for a progress bar. Read from the end of the trainer's files, within milliseconds."""
 
     kimg: float
     total_kimg: float
-    finished: bool  # the last snapshot is there
+    finished: bool  # the last snapshot exists
 
 
 class Tick(Checked):
-    """What a trainer reported at one moment. `curves` holds means since the tick before, under the names that
-    experiments.charts knows where they mean the same: G_loss, D_loss, path_length, path_penalty, r1."""
+    """A report of the trainer at one moment. `curves` holds means since the previous tick. Curves that mean the same
+    for all trainers have the names that experiments.curves knows: G_loss, D_loss, path_length, path_penalty, r1."""
 
     kimg: float
     elapsed_s: Number = None  # of training, over all attempts
@@ -78,8 +78,8 @@ class Tick(Checked):
 
 
 class Measured(Checked):
-    """A metric of a finished run; `value` is None if it came out as NaN or infinite. Values compare only where the
-    fingerprints are equal, and so a fingerprint holds what decides a value, and nothing of the run itself."""
+    """A metric of a finished run; `value` is None if it is NaN or infinite. Values are compared only if their
+    fingerprints are equal, so a fingerprint holds everything that decides a value, but nothing about the run itself."""
 
     value: Number
     fingerprint: dict[str, Any]
@@ -88,8 +88,8 @@ class Measured(Checked):
 class Run(Checked):
     """A row of a table with one seed, every option resolved. Written to the run's folder as RUN.
 
-    `options` become the trainer's, spelt by its adapter; mtm and mtm-head are among them where the trainer takes
-    them. `folder` and `data` (the zip) are of this machine and so not written.
+    `options` are the trainer's options, spelt by its adapter; they include mtm and mtm-head if the trainer takes them.
+    `folder` and `data` (the zip) are paths of this machine, so they are not written.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
@@ -104,101 +104,102 @@ class Run(Checked):
     options: dict[str, Value]
     dataset: str
     metrics: list[str]
-    samples_nimg: int  # to generate for each metric that leaves the number open
-    real_nimg: int = 0  # real images of such a metric, drawn from a fixed seed; all of them where 0
-    identity: dict[str, Any] = {}  # what makes it another run where it changes; see experiments.folder
+    samples_nimg: int  # generated images for each metric that does not fix the number
+    real_nimg: int = 0  # real images for such a metric, drawn with a fixed seed; 0: all
+    identity: dict[str, Any] = {}  # a change in it makes another run; see experiments.folder
     made_by: str = ""  # the command that made the data
-    stand_ins: bool = False  # its metrics take stand-in weights, from the folder STAND_INS beside the data
+    stand_ins: bool = False  # its metrics use stand-in weights, from the folder STAND_INS beside the data
 
     folder: Path = Path()
     data: Path = Path()
 
     @property
     def train(self) -> Path:
-        """The folder that the trainer has to itself."""
+        """The trainer's own folder."""
         return self.folder / TRAIN
 
     @property
     def label(self) -> str:
-        """Row and seed, for a person."""
+        """Row and seed, for messages."""
         return f"{self.row}/{self.seed}"
 
     @property
     def nclips(self) -> int:
-        """How many clips to generate for a metric of videos."""
+        """The number of clips to generate for a metric of videos."""
         return FEW_NCLIPS if self.stand_ins else min(self.samples_nimg, NCLIPS)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every step: the run's share of the CPU, where its option `threads` gives one, and its stand-in weights."""
+        """Environment variables of every step: the number of threads, if the option `threads` is set, and the folder of
+        the stand-in weights, if the run uses them."""
         threads = {"OMP_NUM_THREADS": str(self.options["threads"])} if "threads" in self.options else {}
         weights = {"MTM_WEIGHTS": str(_from_root(self.data.parent / STAND_INS))} if self.stand_ins else {}
         return threads | weights
 
     def written(self) -> dict[str, Any]:
-        """What RUN holds."""
+        """The content of the file RUN."""
         return self.model_dump(exclude={"folder", "data"})
 
 
 class Trainer(ABC):
-    """What all trainers share: metrics and images come from the same tools."""
+    """Base class of the trainers. Metrics and images come from the same tools for all of them."""
 
     name: str
-    host: str | None = None  # the codebase under vendor/ that it runs, whose state is part of a run's provenance
-    version: int = 1  # of the adapter: raise it when an old run could not be continued to the same result
+    host: str | None = None  # its codebase under vendor/, whose state is part of a run's provenance
+    version: int = 1  # of the adapter; raise it if old runs can no longer be continued to the same result
 
     def check(self, run: Run) -> None:  # noqa: B027 - nothing to check is a valid answer
-        """Raises UserError, before anything is written, if a run cannot be trained here."""
+        """Raises UserError if the run cannot be trained here. Called before anything is written."""
 
     @abstractmethod
     def train_step(self, run: Run) -> Step:
-        """The command that trains the run, or continues it from the newest whole snapshot."""
+        """The command that trains the run, or continues it from the newest complete snapshot."""
 
     @abstractmethod
     def progress(self, run: Run) -> Progress:
         """The progress of the training. Raises UserError for an invalid file, naming it."""
 
     def saved_kimg(self, run: Run) -> float:
-        """From where the training would resume now. Here for trainers that save a snapshot when they are told to stop;
-        others override it. Raises as `progress` does."""
+        """The kimg from which the training would resume now. This default is for trainers that save a snapshot when
+        they are told to stop; others override it. Raises as `progress` does."""
         return self.progress(run).kimg
 
     @abstractmethod
     def ticks(self, run: Run, problems: list[str]) -> list[Tick]:
-        """All ticks in order of kimg, each once however often the run was interrupted. What is wrong with the files
-        is left out and added to `problems`."""
+        """All ticks in order of kimg, each once, however often the run was interrupted. Damaged lines are skipped and
+        described in `problems`."""
 
     @abstractmethod
     def snapshot(self, run: Run) -> Path | None:
         """The newest complete snapshot that can be opened (experiments.snapshots); truncated ones are skipped."""
 
     def gpus(self, run: Run) -> int:
-        """How many GPUs the run asks for, where the machine has any."""
+        """The number of GPUs that the run asks for on a machine that has GPUs."""
         return 0
 
     def facts(self, run: Run) -> dict[str, Any]:
-        """What the trainer noted of its options, for the ledger; empty if it noted nothing."""
+        """What the trainer recorded about its options, for the ledger; empty if nothing."""
         return {}
 
     def measure(self, run: Run, name: str) -> Measured | None:
-        """A metric that has been computed, or None. Raises UserError for an invalid file, naming it."""
+        """A computed metric, or None. Raises UserError for an invalid file, naming it."""
         path = run.folder / METRICS / f"{name}.json"
         return read_json(Measured, path) if path.exists() else None
 
     def measured(self, run: Run) -> dict[str, Measured]:
-        """The metrics that the run asks for and that are there. Raises UserError as `measure` does."""
+        """The computed metrics among those that the run asks for. Raises UserError as `measure` does."""
         found = {name: self.measure(run, name) for name in run.metrics}
         return {name: measured for name, measured in found.items() if measured is not None}
 
     def missing(self, run: Run) -> list[str]:
-        """The metrics that are still to be computed: absent, unreadable, or of another number of images."""
+        """The metrics still to be computed: absent, unreadable, or computed with another number of images."""
 
         def is_there(name: str) -> bool:
             try:
                 measured = self.measure(run, name)
             except UserError:
                 return False
-            if measured is None or REGISTERED[name].by_host:  # which fixes the numbers itself
+            if measured is None or REGISTERED[name].by_host:  # the host fixes the numbers itself
                 return measured is not None
             wanted = {"generated_nimg": run.samples_nimg, "generated_nclip": run.nclips}
             return all(measured.fingerprint.get(key, count) == count for key, count in wanted.items())
@@ -212,7 +213,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def planned_snapshot(self, run: Run) -> str:
-        """Where the last snapshot will be, as far as that is known before the training: a dry run shows it."""
+        """The path of the last snapshot, as far as it is known before the training, for a dry run."""
 
     def image_steps(self, run: Run, snapshot: str) -> Iterator[Step]:
         """The command that draws IMAGES."""
@@ -233,7 +234,7 @@ class Trainer(ABC):
 
 
 def measuring(run: Run, name: str, snapshot: str, metrics: list[str], outdir: Path) -> Step:
-    """The step of that name that computes these metrics of a snapshot into `outdir`."""
+    """The step, called `name`, that computes these metrics of a snapshot and writes them to `outdir`."""
     words = [",".join(metrics), str(run.data), snapshot, f"--outdir={outdir}", "--seed=0"]
     words += [f"--nimg={run.samples_nimg}", f"--nclips={run.nclips}"]
     real_nimg = FEW_REAL_NIMG if run.stand_ins else run.real_nimg
@@ -242,19 +243,19 @@ def measuring(run: Run, name: str, snapshot: str, metrics: list[str], outdir: Pa
 
 
 def _from_root(path: Path) -> Path:
-    """The path from the repository's top where it lies in there."""
+    """The path relative to the repository's root if it is inside the repository; else unchanged."""
     absolute = path.absolute()
     return absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else absolute
 
 
 def mean_s_per_kimg(ticks: list[Tick]) -> float | None:
-    """Training time per thousand images, seconds, over the whole run; None if nothing told it."""
+    """Training time per thousand images, seconds, over the whole run; None if no tick reported it."""
     last = ticks[-1] if ticks else None
     return last.elapsed_s / last.kimg if last and last.elapsed_s is not None and last.kimg else None
 
 
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The JSON objects of a .jsonl file, in order, with None for NaN; a damaged line is added to `problems`."""
+    """The JSON objects of a .jsonl file, in order, with None for NaN; damaged lines are reported in `problems`."""
     if not path.exists():
         return []
     found = []
@@ -271,7 +272,7 @@ def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def in_order(ticks: Iterable[Tick]) -> list[Tick]:
-    """Ticks with rising kimg: those of an attempt that went on from an earlier snapshot replace what they repeat."""
+    """Ticks with rising kimg. Ticks of an attempt that resumed from an earlier snapshot replace those they repeat."""
     kept: list[Tick] = []
     for tick in ticks:
         while kept and kept[-1].kimg >= tick.kimg:
@@ -291,7 +292,7 @@ def first_line(path: Path) -> dict[str, Any]:
 
 
 def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
-    """The last whole JSON object of a .jsonl file without reading all of it; empty if there is none."""
+    """The last complete JSON object of a .jsonl file, without reading all of it; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
@@ -310,5 +311,5 @@ def last_line(path: Path, tail_bytes: int = 1 << 16) -> dict[str, Any]:
 
 
 def load_run(folder: Path, data: Path = Path()) -> Run:
-    """The Run that RUN in `folder` holds. Raises UserError naming the file where it is none."""
+    """The Run in the file RUN of `folder`. Raises UserError, naming the file, if it is missing or invalid."""
     return read_json(Run, folder / RUN).model_copy(update={"folder": folder, "data": data})

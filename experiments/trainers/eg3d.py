@@ -5,7 +5,7 @@ from experiments.files import UserError
 from experiments.trainers.contract import Run
 from experiments.trainers.official import Official
 
-# The options of its train.py that are spelt with underscores; the others, as StyleGAN3's, with hyphens.
+# Options of its train.py that are spelt with underscores; the others have hyphens, as in StyleGAN3.
 UNDERSCORED = frozenset(
     "blur_fade_kimg d_num_fp16_res decoder_lr_mul density_reg density_reg_every density_reg_p_dist disc_c_noise "
     "g_num_fp16_res gen_pose_cond gpc_reg_fade_kimg gpc_reg_prob neural_rendering_resolution_fade_kimg "
@@ -23,7 +23,7 @@ class EG3D(Official):
         return "vendor/eg3d/eg3d"
 
     def spell(self, key: str, value: Value) -> str:
-        """Either spelling in a table becomes the host's own."""
+        """A table may use hyphens or underscores; the command gets the host's spelling."""
         underscored = key.replace("-", "_")
         return super().spell(underscored if underscored in UNDERSCORED else key.replace("_", "-"), value)
 

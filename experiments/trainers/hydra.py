@@ -1,7 +1,7 @@
-"""The video hosts, whose options Hydra reads: src/infra/launch.py makes a folder for a start and trains in it.
+"""The video hosts, whose options are read by Hydra: src/infra/launch.py makes a folder for each start and trains in it.
 
-A row's options are Hydra's keys, such as "model.generator.fmaps". Keys without a dot are of their group `training`
-(kimg, snap, aug, fp32, ...), but for those in NAMES, which are spelt as in the other tables.
+A row's options are Hydra's keys, such as "model.generator.fmaps". Keys without a dot belong to the group `training`
+(kimg, snap, aug, fp32, ...), except those in NAMES, which are spelt as in the other tables.
 """
 
 import re
@@ -27,15 +27,15 @@ NAMES = {
     "dataset": "dataset",
     "project_release_dir": "project_release_dir",
 }
-# Hydra makes no folders and log files.
+# Keeps Hydra from making folders and log files.
 QUIET = "hydra.run.dir=. hydra.output_subdir=null hydra/job_logging=disabled hydra/hydra_logging=disabled".split()
 
 
 class Hydra(Official):
-    """What both video hosts have in common."""
+    """Base class of both video hosts."""
 
     script = "src/infra/launch.py"
-    dataset: str  # the host's configuration of a data set, of which path and resolution are replaced
+    dataset: str  # one of the host's data set configurations; its path and resolution are overridden
 
     def output(self, start: Path) -> Path:
         return start / "output"
@@ -45,7 +45,8 @@ class Hydra(Official):
         return f"{name}={spell(value)}"
 
     def train_argv(self, run: Run, options: dict[str, Value], kind: str = "") -> list[str]:
-        """The command for a start in a new folder, for launch.py replaces one that is there; `kind` is in its name."""
+        """The command for a start in a new folder, because launch.py overwrites an existing one. `kind` becomes part of
+        the folder's name."""
         last = max((int(folder.name[:5]) for folder in starts(run)), default=-1)
         folder = run.train.resolve() / f"{last + 1:05d}-{kind or self.name}"
         names = str(options["metrics"])
@@ -55,7 +56,7 @@ class Hydra(Official):
         return ["python", self.script, "env=local", *[self.spell(k, v) for k, v in words.items()], *QUIET]
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
-        """launch.py starts the training with what MTM_LAUNCHER says."""
+        """The training's step. On several machines launch.py starts the training with the command in MTM_LAUNCHER."""
         launcher = on_nodes([sys.executable], gpus)
         several = {"MTM_LAUNCHER": shlex.join(launcher)} if len(launcher) > 1 else {}
         return Step(name="train", argv=argv, cwd=self.cwd, env=environment | several)

@@ -1,4 +1,4 @@
-"""The compact generator, experiments/mini: resumes by itself, bit for bit, when the same command is run again."""
+"""The compact generator, experiments/mini. It resumes by itself, bit for bit, if the same command is run again."""
 
 import zipfile
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from experiments.trainers.contract import (
     read_lines,
 )
 
-SNAPSHOT = "final.pt"  # the averaged generator, written at the end; snapshot.pt holds the whole state before
+SNAPSHOT = "final.pt"  # the averaged generator, written at the end; until then snapshot.pt holds the whole state
 STATS = "stats.jsonl"
 NOT_CURVES = ("kimg", "elapsed_s", "cpu_s", "s_per_kimg", "peak_memory_mb")
 
@@ -55,7 +55,7 @@ class Mini(Trainer):
         return str(run.train / SNAPSHOT)
 
     def metric_steps(self, run: Run, snapshot: str, missing: list[str]) -> Iterator[Step]:
-        """Also those of the generators that were kept on the way (its option keep-kimg)."""
+        """Also the commands for the generators that the option keep-kimg kept during training."""
         yield from super().metric_steps(run, snapshot, missing)
         for kimg in kept_kimg(run):
             outdir = run.folder / METRICS / kept_name(kimg)
@@ -72,17 +72,17 @@ TRAINER = Mini()
 
 
 def kept_kimg(run: Run) -> list[float]:
-    """Where the run keeps a generator on the way."""
+    """The kimg at which the run keeps a generator during training."""
     return [float(word) for word in str(run.options.get("keep-kimg", "")).split(",") if word]
 
 
 def kept_name(kimg: float) -> str:
-    """The folder of that generator's metrics, in the run's METRICS."""
+    """The folder of the metrics of the generator kept at `kimg`, in the run's METRICS."""
     return f"kept-{kimg:g}"
 
 
 def spell(value: Value) -> str:
-    """An option's value on the command line."""
+    """An option's value, as spelt on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

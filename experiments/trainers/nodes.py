@@ -1,7 +1,8 @@
-"""A training on several machines: torchrun on each of them, with the same command.
+"""Training on several machines: torchrun on each of them, with the same command.
 
-The runner says how many by MTM_NNODES and where they meet by MTM_RDZV; neither decides what is trained, so they are no
-options of a row. The runner starts the first machine's part; the same command starts the others' (docs/running.md).
+The runner gets their number from MTM_NNODES and the rendezvous from MTM_RDZV. Neither decides what is trained, so they
+are not options of a row. The runner starts the first machine's part; run the same command on the others
+(docs/running.md).
 """
 
 import os
@@ -16,8 +17,8 @@ def nodes() -> int:
 
 
 def check_nodes(count: int, rdzv: str, gpus: list[int], slurm: bool = False) -> None:
-    """Raises UserError if `count` machines cannot share so many GPUs, or have no rendezvous; a Slurm job finds one
-    itself."""
+    """Raises UserError if `count` machines cannot share these numbers of GPUs, or have no rendezvous. A Slurm job sets
+    its own rendezvous."""
     if count == 1:
         return
     host, _, port = rdzv.rpartition(":")
@@ -31,8 +32,8 @@ def check_nodes(count: int, rdzv: str, gpus: list[int], slurm: bool = False) -> 
 
 
 def on_nodes(argv: list[str], gpus: int) -> list[str]:
-    """The command `argv`, ["python", ...], under torchrun on this machine's share of `gpus`; in a Slurm job srun starts
-    that on each machine. As it is for a single machine."""
+    """The command `argv`, ["python", ...], under torchrun on this machine's share of `gpus`; in a Slurm job, srun
+    starts that on each machine. On a single machine `argv` is unchanged."""
     if nodes() == 1:
         return argv
     words = [f"--nnodes={nodes()}", f"--nproc-per-node={gpus // nodes()}", "--rdzv-backend=c10d"]

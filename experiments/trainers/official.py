@@ -1,12 +1,12 @@
 """A patched official codebase under vendor/, driven as a user would type it: train.py, then calc_metrics.py.
 
-Their train.py makes a new folder NNNNN-... at every start. This adapter resumes from the newest whole snapshot of all
-of them and reads them as one run. Beside a snapshot, patched trainers write a sidecar with the rest of their state
-(mtm_hosts): with it a resumed run continues exactly, from the same kimg. Without it they resume as upstream does, with
-fresh optimisers and from 0 kimg; then only the remaining kimg are asked for, and kimg are added up here. Their kimg are
-whole numbers; a row may have a fraction, for smoke tests.
+Their train.py makes a new folder NNNNN-... at every start. This adapter reads all these folders as one run and resumes
+from the newest complete snapshot in them. Beside a snapshot, patched trainers write a sidecar with the rest of their
+state (mtm_hosts), with which a resumed run continues exactly, from the same kimg. Without it they resume as upstream
+does, with fresh optimisers and from 0 kimg; this adapter then asks for the remaining kimg only, and adds the kimg up.
+The hosts' kimg are whole numbers; a row may have a fraction, for smoke tests.
 
-A host is one subclass that says how its command line is spelt; see stylegan3.py, and hydra.py for the video hosts.
+A host is one subclass that defines the spelling of its options; see stylegan3.py, and hydra.py for the video hosts.
 """
 
 import hashlib
@@ -46,23 +46,23 @@ CURVES = {
 }
 
 
-LEAST_KIMG = 0.001  # of a fraction
+LEAST_KIMG = 0.001  # resolution of fractional kimg
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole network snapshot; `kimg` counts from the beginning of the run, of which its start's own count lacks
-    `offset_kimg`."""
+    """A complete network snapshot. `kimg` counts from the beginning of the run; the count of its own start is smaller
+    by `offset_kimg`."""
 
     path: Path
     kimg: float
     offset_kimg: float
-    exact: bool  # its sidecar is there: training continues from it to the bit
+    exact: bool  # it has a sidecar, so training continues from it bit for bit
 
 
 @dataclass(frozen=True)
 class Part:
-    """One start of train.py: its folder, what is to add to its own count of kimg, and where it began."""
+    """One start of train.py: its folder, the offset to add to its own count of kimg, and the kimg at which it began."""
 
     folder: Path
     offset_kimg: float
@@ -70,7 +70,7 @@ class Part:
 
 
 class Official(Trainer):
-    """What the official trainers share. Subclasses give name, host, folder, and what is spelt differently."""
+    """Base class of the official trainers. Subclasses give name, host, folders and their own spelling of options."""
 
     host: str
     script = "train.py"  # what starts a training
@@ -78,33 +78,33 @@ class Official(Trainer):
 
     @property
     def cwd(self) -> str:
-        """The folder to type commands in, relative to the repository."""
+        """The working folder of the commands, relative to the repository."""
         return f"vendor/{self.host}"
 
     def spell(self, key: str, value: Value) -> str:
-        """An option as click takes it: a Boolean has a value."""
+        """An option for the hosts' click: a Boolean is given as 0 or 1."""
         return f"--{key}={int(value) if isinstance(value, bool) else value}"
 
     def train_argv(self, run: Run, options: dict[str, Value]) -> list[str]:
-        """The training command for options that hold seed, kimg and, where it resumes, resume."""
+        """The training command. `options` include seed, kimg and, when resuming, resume."""
         words = {"outdir": str(run.train.resolve()), "data": str(run.data.resolve()), **options}
         return ["python", self.script, *[self.spell(key, value) for key, value in words.items()]]
 
     def metrics_argv(self, run: Run, snapshot: str, missing: list[str]) -> list[str]:
-        """The command that computes metrics of the host's own."""
+        """The command that computes the host's own metrics."""
         words: dict[str, Value] = {"network": snapshot, "metrics": ",".join(missing), "data": str(run.data.resolve())}
         words |= {"gpus": self.gpus(run)}
         return ["python", "calc_metrics.py", *[self.spell(key, value) for key, value in words.items()]]
 
     def output(self, start: Path) -> Path:
-        """Where a start of the training, which has a folder NNNNN-..., puts its snapshots and statistics."""
+        """The folder in which a start, whose folder is NNNNN-..., puts its snapshots and statistics."""
         return start
 
     def stage(self, path: Path) -> str:
-        """Of which stage of the training a start is, by a path in it: each stage counts its kimg from 0."""
+        """The training stage of the start that contains `path`. Each stage counts its kimg from 0."""
         return ""
 
-    # What follows is the same for all.
+    # The following methods are the same for all hosts, except that Hydra and StyleSV override some.
 
     def check(self, run: Run) -> None:
         if not (ROOT / self.cwd / self.script).is_file():
@@ -130,18 +130,19 @@ class Official(Trainer):
         last, kimg = self.to_resume(run), float(options["kimg"])
         if last is not None:
             options["resume"] = str(last.path.resolve())
-            kimg = left_kimg(kimg, last.offset_kimg if last.exact else last.kimg)  # as this start will count
+            kimg = left_kimg(kimg, last.offset_kimg if last.exact else last.kimg)  # in the new start's own count
             if not last.exact:
                 environment["MTM_RESUME"] = "weights"
         set_length(kimg, options, environment)
         return self.launched(self.train_argv(run, options), environment, int(options["gpus"]))
 
     def launched(self, argv: list[str], environment: dict[str, str], gpus: int) -> Step:
-        """The training's step; on several machines this one's share of the GPUs, under torchrun."""
+        """The training's step. On several machines it runs under torchrun on this machine's share of the GPUs."""
         return Step(name="train", argv=on_nodes(argv, gpus), cwd=self.cwd, env=environment)
 
     def train_environment(self, run: Run, options: dict[str, Value]) -> dict[str, str]:
-        """What mtm_hosts reads: metrics that a training takes must not decide its random numbers."""
+        """Environment variables for mtm_hosts. Metrics that are computed during training must not change its random
+        numbers, so they are isolated."""
         isolated = {} if options["metrics"] in ("none", "[]", "") else {"MTM_ISOLATE_METRICS": "1"}
         return {**run.environment, **isolated}
 
@@ -152,8 +153,8 @@ class Official(Trainer):
         yield from super().metric_steps(run, snapshot, [name for name in missing if name not in theirs])
 
     def parts(self, run: Run) -> list[Part]:
-        """Every start of train.py in order, with the kimg at which it began where it counts from 0. One that was ended
-        before it opened its statistics has trained nothing, and may have left half of its options."""
+        """The starts of train.py in order, each with the offset of its own count of kimg. Skips a start that ended
+        before it opened its statistics: it has trained nothing, and its options file may be incomplete."""
         parts: list[Part] = []
         for folder in map(self.output, starts(run)):
             if not (folder / self.stats).exists() and not any(folder.glob("network-snapshot-*.pkl")):
@@ -165,7 +166,7 @@ class Official(Trainer):
                 continue
             begun_kimg = self.reached_kimg(before, resumed)
             first_kimg = _mean(first_line(folder / self.stats), "Progress/kimg")
-            # From 0 it would report its first tick after one batch: less than a kimg.
+            # If it counted from 0, its first tick, after one batch, would be at less than one kimg.
             named_kimg = kimg_of(resumed)
             counts_on = has_state(resumed) if first_kimg is None or not named_kimg else first_kimg > named_kimg
             counts_on = counts_on and self.stage(folder) == self.stage(resumed)
@@ -174,8 +175,8 @@ class Official(Trainer):
         return parts
 
     def reached_kimg(self, part: Part, snapshot: Path) -> float:
-        """What the start itself had counted at a snapshot of it: the whole kimg of its name, or with their fraction
-        where it reported nothing later."""
+        """The start's own count of kimg at one of its snapshots: the whole kimg in the file's name or, for the last
+        snapshot, the kimg with fraction of the last tick."""
         last_kimg = _mean(last_line(part.folder / self.stats), "Progress/kimg") or 0.0
         return last_kimg if math.floor(last_kimg) == kimg_of(snapshot) else float(kimg_of(snapshot))
 
@@ -185,7 +186,7 @@ class Official(Trainer):
         return Path(value) if value else None
 
     def snapshots(self, run: Run) -> Iterator[Snapshot]:
-        """The whole snapshots of all parts, the newest first."""
+        """The complete snapshots of all parts, newest first."""
         found = [
             (part.offset_kimg + self.reached_kimg(part, path), start_of(part.folder), path, part.offset_kimg)
             for part in self.parts(run)
@@ -196,8 +197,8 @@ class Official(Trainer):
                 yield Snapshot(path, kimg, offset_kimg, has_state(path))
 
     def to_resume(self, run: Run) -> Snapshot | None:
-        """The newest snapshot that can be continued exactly, else the newest; none of less than a kimg without a
-        sidecar, which is no more than a beginning."""
+        """The newest snapshot that can be continued exactly; if there is none, the newest with at least 1 kimg; else
+        None."""
         newest = None
         for snapshot in self.snapshots(run):
             if snapshot.exact and state_is_of(snapshot.path):
@@ -206,7 +207,7 @@ class Official(Trainer):
         return newest
 
     def saved_kimg(self, run: Run) -> float:
-        """That of its last snapshot: train.py saves none when it is told to stop."""
+        """The kimg of the snapshot to resume from, because train.py does not save one when it is told to stop."""
         last = self.to_resume(run)
         return last.kimg if last is not None else 0.0
 
@@ -220,7 +221,7 @@ class Official(Trainer):
         own_kimg = _mean(last_line(parts[-1].folder / self.stats), "Progress/kimg") if parts else None
         kimg = parts[-1].begun_kimg if parts else 0.0
         kimg = parts[-1].offset_kimg + own_kimg if own_kimg is not None else kimg
-        # A snapshot's name has whole kimg only; of a fraction its tick tells, which is reported after it is written.
+        # A snapshot's name has whole kimg only. The fraction is in its tick, which is reported after it is written.
         whole = total_kimg == math.floor(total_kimg)
         finished = any(
             is_whole_file(path)
@@ -246,14 +247,14 @@ class Official(Trainer):
         return str(folder / f"network-snapshot-{int(run.options['kimg']):06d}.pkl")
 
     def measure(self, run: Run, name: str) -> Measured | None:
-        """Ours as every trainer's; theirs from the metric-*.jsonl beside the newest snapshot."""
+        """Our metrics as for every trainer; the host's from the metric-*.jsonl beside the newest snapshot."""
         if not METRICS[name].by_host:
             return super().measure(run, name)
         snapshot, found = self.snapshot(run), None
         for line in read_lines(snapshot.parent / f"metric-{name}.jsonl", []) if snapshot else []:
             if snapshot and line.get("snapshot_pkl") == snapshot.name:
                 fingerprint = {"metric": name, "code": self.host, "num_gpus": line.get("num_gpus")}
-                own = line.get("fingerprint")  # of mtm_hosts/more_metrics.py
+                own = line.get("fingerprint")  # written by mtm_hosts/more_metrics.py
                 fingerprint |= {"data_sha256": run.identity.get("data"), **(own or {"detectors": _detectors()})}
                 value = line.get("results", {}).get(name, "absent")
                 found = check(Measured, {"value": value, "fingerprint": fingerprint}, f"metric-{name}.jsonl")
@@ -270,19 +271,20 @@ class Official(Trainer):
 
 
 def left_kimg(total_kimg: float, done_kimg: float) -> float:
-    """What is left to train: whole kimg of a whole total."""
+    """The kimg left to train; a whole number if the total is one."""
     return max(1, total_kimg - int(done_kimg)) if total_kimg % 1 == 0 else max(LEAST_KIMG, total_kimg - done_kimg)
 
 
 def set_length(kimg: float, options: dict[str, Value], environment: dict[str, str]) -> None:
-    """Asks for so many kimg: the hosts' option is a whole number, and mtm_hosts reads a fraction."""
+    """Sets the length of the training. The hosts' option is a whole number; mtm_hosts reads a fraction from the
+    environment."""
     options["kimg"] = math.ceil(kimg)
     if kimg != options["kimg"]:
         environment["MTM_KIMG"] = f"{kimg:g}"
 
 
 def _detectors() -> str:
-    """Which feature extractors the host's metrics use: the official ones, or stand-ins by their content."""
+    """The feature extractors of the host's metrics: the official ones, or the hash of the files in MTM_DETECTORS."""
     folder = os.environ.get("MTM_DETECTORS")
     if not folder:
         return "official"
@@ -291,7 +293,7 @@ def _detectors() -> str:
 
 
 def _mean(line: dict[str, Any], key: str) -> float | None:
-    """A statistic's mean since the tick before; None if it was not reported, or is no finite number."""
+    """A statistic's mean since the previous tick; None if it was not reported or is not finite."""
     statistic = line.get(key)
     mean = statistic.get("mean") if isinstance(statistic, dict) and statistic.get("num") else None
     return float(mean) if isinstance(mean, float | int) else None

@@ -1,4 +1,4 @@
-"""What a start of an official train.py writes: its folder NNNNN-..., snapshots, and the states beside them."""
+"""The files that a start of an official train.py writes: its folder NNNNN-..., snapshots, and their sidecars."""
 
 import pickletools
 import re
@@ -13,17 +13,18 @@ _START = re.compile(r"\d{5}-")
 
 
 def starts(run: Run) -> list[Path]:
-    """The folder of every start of the training, in order."""
+    """The folders of all starts of the training, in order."""
     return sorted(p for p in run.train.glob("*-*") if p.is_dir() and _START.match(p.name))
 
 
 def start_of(path: Path) -> str:
-    """Of which start a file or folder is: the name NNNNN-... in its path, wherever the run's folder lies now."""
+    """The start of a file or folder: the name NNNNN-... in its path. It does not depend on where the run's folder is
+    now."""
     return next((name for name in reversed(path.parts) if _START.match(name)), "")
 
 
 def is_whole_pickle(path: Path) -> bool:
-    """Whether the file is one pickle to its end: read through, without executing anything of it."""
+    """Whether the file is one complete pickle. Reads all of it without executing anything."""
     try:
         with path.open("rb") as file:
             for _ in pickletools.genops(file):
@@ -34,7 +35,7 @@ def is_whole_pickle(path: Path) -> bool:
 
 
 def is_whole_file(path: Path) -> bool:
-    """`is_whole_pickle`, remembered while the file stays as it is: who follows a run asks twice a second."""
+    """`is_whole_pickle`, cached until the file changes, because a runner asks twice a second."""
     facts = path.stat()
     return _is_whole(path, facts.st_size, facts.st_mtime_ns)
 
@@ -49,20 +50,21 @@ def kimg_of(snapshot: Path) -> int:
 
 
 def has_state(snapshot: Path | None) -> bool:
-    """Whether the rest of the trainer's state lies whole beside a snapshot (mtm_hosts/resume.py; torch.save's zip)."""
+    """Whether a complete sidecar with the trainer's state is beside a snapshot (mtm_hosts/resume.py; torch.save's
+    zip)."""
     if snapshot is None:
         return True
     return zipfile.is_zipfile(snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt"))
 
 
 def state_is_of(snapshot: Path) -> bool:
-    """Whether the state beside a snapshot is of this one, and not of an older one of the same name: a kill between the
-    writing of the two leaves that."""
-    import torch  # only where a training is resumed: the runner itself does without
+    """Whether the sidecar belongs to this snapshot, and not to an older one of the same name. A kill between writing
+    the two files causes such a mismatch."""
+    import torch  # imported only to resume a training: the runner itself does not need torch
 
     path = snapshot.with_name(f"training-state-{kimg_of(snapshot):06d}.pt")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return state["pickle"]["size"] == snapshot.stat().st_size and state["pickle"]["sha256"] == sha256_of(snapshot)
-    except Exception:  # a damaged file raises whatever its bytes happen to say
+    except Exception:  # a damaged file may cause any error
         return False

@@ -1,4 +1,4 @@
-"""The official StyleGAN3 repository, which is also the official StyleGAN2 of today: --cfg=stylegan2."""
+"""The official StyleGAN3 repository, which also has the current official StyleGAN2 (--cfg=stylegan2)."""
 
 from experiments.trainers.official import Official
 

@@ -1,4 +1,4 @@
-"""The official StyleGAN-V. Its kimg are thousands of frames: three for each clip of a batch."""
+"""The official StyleGAN-V. Its kimg count thousands of frames, three for each clip of a batch."""
 
 from experiments.checked import Value
 from experiments.trainers.contract import Run
@@ -11,16 +11,17 @@ class StyleGANV(Hydra):
     dataset = "sky_timelapse"
 
     def spell(self, key: str, value: Value) -> str:
-        """Keys of the model are added where the host's configuration has only a default in the code, as fmaps."""
+        """Keys with a dot get Hydra's ++ prefix, because some, such as fmaps, have only a default in the host's code
+        and are not in its configuration."""
         return ("++" if "." in key else "") + super().spell(key, value)
 
     def train_argv(self, run: Run, options: dict[str, Value], kind: str = "") -> list[str]:
         argv = super().train_argv(run, options, kind)
         if options.get("aug", "ada") != "ada":
-            argv += ["training.target=null"]  # which the host refuses beside other augmentations
+            argv += ["training.target=null"]  # the host accepts a target only with ada
         if options.get("aug") == "noaug":
             argv += ["training.augpipe=null"]
-        return [*argv, "+ignore_uncommited_changes=true"]  # a patched tree is one; launch.py would ask
+        return [*argv, "+ignore_uncommited_changes=true"]  # else launch.py asks about the patched files
 
 
 TRAINER = StyleGANV()

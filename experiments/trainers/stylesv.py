@@ -1,9 +1,9 @@
 """The official StyleSV, in its two stages: images first, then videos from there.
 
-A row's `kimg`, in frames as the host counts, are those of both stages, and `stage1-kimg` those of the first; where that
-is 0 there is the second stage alone, and without it one stage with what the row says. What the official scripts have
-otherwise in each stage is in STAGES; a row may say it itself, for both stages, or for one as "stage1.<key>" and
-"stage2.<key>".
+A row's `kimg`, in thousands of frames as the host counts, is the length of both stages together, and `stage1-kimg`
+that of the first. If `stage1-kimg` is 0, only the second stage is trained; if it is absent, there is one stage with
+the row's options. STAGES holds the options of the official scripts for each stage. A row may override them for both
+stages, or for one with "stage1.<key>" or "stage2.<key>".
 """
 
 from pathlib import Path
@@ -69,24 +69,25 @@ class StyleSV(Hydra):
         if last is not None:
             options["resume"] = str(last.path.resolve())
             if start_of(last.path).endswith(f"stage{stage}") and last.exact:
-                kimg = left_kimg(kimg, last.offset_kimg)  # the host counts each stage from 0
+                kimg = left_kimg(kimg, last.offset_kimg)  # the host counts the kimg of each stage from 0
             else:
                 kimg = left_kimg(kimg, last.kimg)
-                environment["MTM_RESUME"] = "weights"  # the state of the first stage is of other options
+                environment["MTM_RESUME"] = "weights"  # the state of the first stage has other options
         set_length(kimg, options, environment)
         frames = self.spell("frames", options.pop("frames"))
         argv = self.train_argv(run, options, f"stage{stage}")
-        argv[2:2] = [frames]  # in front: the runner tells by a command's beginning that it is another one
+        argv[2:2] = [frames]  # in front, because the runner tells the stages apart by the command's beginning
         return self.launched(argv, environment, int(options["gpus"]))
 
 
 def _number(value: Value | None) -> float:
-    """0 for what is none."""
+    """The value as a number; 0 if it is not one."""
     return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _of_stage(stage: int, options: dict[str, Value]) -> dict[str, Value]:
-    """The options of a stage: the official ones, those that the row has for both, those that it has for this one."""
+    """The options of a stage: the official ones, overridden by the row's options for both stages, then by those for
+    this stage."""
     prefixes = {"stage1.": 1, "stage2.": 2}
     both = {k: v for k, v in options.items() if k[:7] not in prefixes and k not in ("stage1-kimg", "threads")}
     own = {k[7:]: v for k, v in options.items() if prefixes.get(k[:7]) == stage}
