@@ -1,8 +1,8 @@
 """The feature extractor of the quickstart's Fréchet distance: a small convolutional network with fixed random weights.
 
 Why random weights (Naeem et al. 2020, arXiv 2002.09797, section 3.1, "random embeddings"): ImageNet features are
-trained on photographs, and their geometry is arbitrary for drawn glyphs. They need a download, and their 2048 numbers
-need tens of thousands of samples for a covariance of full rank. An untrained network keeps what convolution itself
+trained on photographs, and their geometry is arbitrary for drawn glyphs. They need a download, and many more samples
+than their 2048 dimensions for a good estimate of the covariance. An untrained network keeps what convolution itself
 measures: edges, corners, blobs and their arrangement.
 
 What differs from that paper, and why: Naeem et al. use the last 4096-d layer of VGG16. Ours must work with a few
