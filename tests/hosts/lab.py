@@ -46,7 +46,7 @@ class Checkout:
             "PYTHONPATH": str(ROOT),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
-            "THP_MEM_ALLOC_ENABLE": "1",  # the concern cpu sets this; a pristine checkout needs it too
+            "THP_MEM_ALLOC_ENABLE": "1",  # set by the concern cpu, which a pristine checkout lacks
             **more,
         }
 

@@ -1,6 +1,6 @@
 """Loaded through MTM_METRICS by test_more_metrics.py: few images, no worker processes, and two metrics.
 
-`draws` uses every random stream, so that the tests can see whether our metrics disturb them.
+`draws` uses every random stream, so that the tests can see whether a metric changes the training's streams.
 """
 
 import functools

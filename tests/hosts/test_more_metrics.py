@@ -1,6 +1,6 @@
 """CLIP-FD, sFID and FD-DINOv2 in the hosts' own training and calc_metrics.py, with stand-in weights.
 
-The tests also check that the metrics leave the random streams unchanged.
+The tests also check that metrics leave the training's random streams unchanged.
 """
 
 import json
