@@ -71,7 +71,7 @@ struct Meeting {
 struct Block {
     std::vector<Fiber> fibers;
     std::map<std::pair<int, unsigned>, Meeting> meetings;  // key: (warp, or -1 for the whole block; mask)
-    std::vector<double> slot;  // the value that each thread shows to its warp
+    std::vector<double> slot;                              // the value that each thread shows to its warp
     std::function<void()> kernel;
     ucontext_t scheduler_start;
     jmp_buf scheduler;
@@ -153,7 +153,7 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 
 inline int64_t launches = 0;  // number of kernel launches
-inline unsigned seed = 1;  // for the order in which blocks and threads run
+inline unsigned seed = 1;     // for the order in which blocks and threads run
 
 // Runs a thread until it waits or finishes; returns whether it has finished.
 inline bool run_fiber_on(int i) {

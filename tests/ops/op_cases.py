@@ -1,6 +1,6 @@
 """Inputs, an independent oracle and comparisons that the op tests share. Only `Case.run` calls the code under test.
 
-All sizes differ if they can, so that a swapped axis fails a test: input 5x4, kernel 3x2, stride 2x1, padding 1x0,
+Sizes differ wherever possible, so that a swapped axis fails a test: input 5x4, kernel 3x2, stride 2x1, padding 1x0,
 dilation 2x1, hence output 2x3.
 """
 

@@ -176,7 +176,7 @@ def test_second_derivatives_have_a_graph_only_where_a_third_is_to_come(further, 
 @pytest.mark.parametrize("name", ["weight", "style"])
 @pytest.mark.parametrize("view", ["every other", "transposed", "expanded"])
 def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, view, host, on_host):
-    """A dense copy of a strided input must stay alive until the kernel has run."""
+    """Strided inputs are copied to dense ones, and the copy must outlive the kernel's launch."""
     case = sample_inputs(O=6, dtype=torch.float32)
     t = getattr(case, name)
     views = {

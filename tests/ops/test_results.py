@@ -127,7 +127,7 @@ def test_the_weights_gradient_of_a_path_length_is_formed_once_and_right(products
 
 
 def test_a_path_length_step_of_a_patched_layer_forms_each_weight_gradient_once(products):
-    """As in StyleGAN2's loss: the module steers the layer's convolution, everything is trainable, and the gradient by
+    """As in StyleGAN2's loss: the module runs the layer's convolution, everything is trainable, and the gradient by
     the latents is computed first. The op needs no help from the host's own flag, no_weight_gradients."""
     g = torch.Generator().manual_seed(0)
     x, latents = torch.randn(2, 6, 5, 5, generator=g), torch.randn(2, 4, generator=g, requires_grad=True)
