@@ -1,4 +1,4 @@
-"""A trainer for the runner's tests: real child processes (fake_commands.py) that keep the contract within milliseconds.
+"""A trainer for the runner's tests. Its child processes (fake_commands.py) are real, keep the contract and are fast.
 
 `python fake_trainer.py run|row|data ...` is experiments.run, experiments.row or tools.data with this trainer, its
 metrics and its data set registered.

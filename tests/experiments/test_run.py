@@ -722,7 +722,7 @@ def test_a_path_that_a_shell_would_change_reaches_the_command_through_make(tmp_p
     images = own_images(tmp_path / 'my "$HOME" $(x) images')
     words = {"DATA": str(images), "OUT": str(tmp_path / "o $$ut"), "DRY_RUN": "1"}
     venv = Path(sys.executable).parents[1]
-    make = ["make", "-s", "-o", f"{venv}/.ready", "quickstart", f"VENV={venv}"]  # -o: never set it up again
+    make = ["make", "-s", "-o", f"{venv}/.ready", "quickstart", f"VENV={venv}"]  # -o: skip the setup
     clean = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "OUT", "DATA")}
     for more, env in (([f"{key}={value}" for key, value in words.items()], clean), ([], clean | words)):
         done = subprocess.run([*make, *more], cwd=ROOT, env=env, capture_output=True, text=True)

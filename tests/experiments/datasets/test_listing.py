@@ -1,4 +1,4 @@
-"""Sources in every format are listed in the same order and read without unpacking; untrustworthy ones are refused."""
+"""Sources in every format are listed in the same order and read without unpacking; untrustworthy files are refused."""
 
 import os
 import tarfile

@@ -44,7 +44,7 @@ def studio(tmp_path) -> tuple[Studio, Retarget]:
 
 
 def green_look(seed: int) -> Look:
-    """Random clothes in front of a green screen. Anti-aliasing never gives exactly this green."""
+    """Random clothes in front of a green screen. Anti-aliased edges are not exactly this green."""
     look = random_look(np.random.default_rng(seed), 0.5, 0.5)
     return replace(look, wall=(GREEN, GREEN), ground=(GREEN, GREEN))
 

@@ -56,7 +56,8 @@ def test_channels_apply_in_the_order_of_the_file(tmp_path):
     lines = swapped.splitlines()
     lines[-1] = "1 2 3 90 0 90 0 0 0"
     places = read(tmp_path, "\n".join(lines)).pose(np.array([2]))[1]
-    np.testing.assert_allclose(places[0, 1], [-1, 2, 3], atol=1e-12)  # now about z first: +y to -x, which x keeps
+    # Now about z first: +y goes to -x, which a turn about x leaves unchanged.
+    np.testing.assert_allclose(places[0, 1], [-1, 2, 3], atol=1e-12)
 
 
 @pytest.mark.parametrize(

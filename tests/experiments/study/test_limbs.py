@@ -25,7 +25,7 @@ def test_a_linear_map_is_explained_and_noise_is_not():
     assert limbs.explained(features, seen, joints) > 0.99
     assert limbs.explained(features, seen, rng.standard_normal((400, 26))) < 0.05
     half = limbs.explained(features, seen, joints + rng.standard_normal((400, 26)) * joints.std())
-    assert 0.3 < half < 0.6  # half of the variance is noise, and 280 latents fit 26 x 40 weights
+    assert 0.3 < half < 0.6  # half of the variance is noise; only 280 latents to fit 26 x 40 weights
 
 
 def test_only_images_with_a_person_count_and_few_give_none():
