@@ -1,6 +1,7 @@
 """train.py of the official checkout, for a few iterations on the CPU.
 
-Without MTM it trains bit for bit as upstream does; with MTM every parameter moves. Also covered: torchrun and options.
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: torchrun and options.
 """
 
 import json

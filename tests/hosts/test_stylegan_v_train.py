@@ -1,7 +1,7 @@
 """StyleGAN-V's training, for a few iterations on the CPU.
 
-Without MTM it trains bit for bit as upstream does; with MTM every parameter moves. Also covered: the launcher, torchrun
-and options.
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: the launcher, torchrun and options.
 """
 
 import json

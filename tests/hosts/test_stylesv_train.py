@@ -1,7 +1,7 @@
 """StyleSV's train.py, for a few iterations on the CPU.
 
-Without MTM it trains bit for bit as upstream does; with MTM every parameter moves. Also covered: both stages, torchrun
-and options.
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: both stages, torchrun and options.
 """
 
 import json
