@@ -1,25 +1,25 @@
-"""What is slow: `make test-fast` leaves it out. Single tests of other files are marked where they stand."""
+"""Which test files are slow; `make test-fast` skips them. Slow tests in other files carry the mark themselves."""
 
 from pathlib import Path
 
 import pytest
 
 SLOW_FILES = (
-    "hosts/*_networks.py",  # these build, train or export official codebases
+    "hosts/*_networks.py",  # build, train or export official codebases
     "hosts/*_train.py",
     "hosts/*_resume.py",
     "hosts/*_snapshots.py",
     "hosts/*_adapter.py",
     "hosts/*_export.py",
     "tools/test_export.py",
-    "experiments/test_run.py",  # these start runners, and kill them
+    "experiments/test_run.py",  # start runners and kill them
     "experiments/test_seams.py",
     "experiments/test_slurm.py",
-    "experiments/test_report_browser.py",  # these drive a browser, or read data sets with the official codebases
+    "experiments/test_report_browser.py",  # drive a browser, or read data sets with the official codebases
     "experiments/datasets/test_people_hosts.py",
     "experiments/datasets/test_host_readers.py",
     "overlay/test_engine_crash.py",
-    "ops/test_build.py",  # these compile, or measure memory
+    "ops/test_build.py",  # compile, or measure memory
     "ops/test_cuda_on_host.py",
     "ops/test_sampling_header.py",
     "ops/test_memory.py",
@@ -27,7 +27,7 @@ SLOW_FILES = (
 )
 
 
-# The longest files come first: two processes take one file after the other, and at the end neither should wait.
+# The longest files run first. Two processes take file after file, and neither should wait for the other at the end.
 FIRST = ("experiments/test_smoke.py", "experiments/test_slurm.py", "experiments/test_run.py", "hosts/test_networks.py",
          "hosts/*_resume.py", "hosts/*_train.py", "ops/test_build.py", "ops/test_cuda_*.py", "hosts/*.py")  # fmt: skip
 

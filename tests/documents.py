@@ -1,4 +1,4 @@
-"""The code of the documentation's pages, to run it."""
+"""Reads code blocks from the documentation's pages, so that tests can run them."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def sections(page: str) -> dict[str, list[tuple[str, str]]]:
-    """Of each section of second level of a page: its fenced blocks in order, as (language, code)."""
+    """Second-level section -> its fenced blocks in order, as (language, code)."""
     parts = re.split(r"^## (.+)$", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {title: blocks(text) for title, text in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -17,6 +17,6 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 def block(page: str, title: str, language: str) -> str:
-    """The only block of that language in a section."""
+    """The section's only block in that language."""
     (code,) = [code for kind, code in sections(page)[title] if kind == language]
     return code

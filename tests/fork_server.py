@@ -1,8 +1,8 @@
-"""A process that has imported torch and forks for every command: importing takes longer than most commands do.
+"""A process that has torch imported and forks for every command, because the import takes longer than most commands.
 
-Run as: fork_server.py SOCKET. A client (forked.py) connects to the socket once a command and sends a line of JSON; the
-answer is a line with the process id, and a line with the exit code when the command has ended. The server ends with
-its client, which holds the other end of its standard input.
+Run as: fork_server.py SOCKET. A client (forked.py) opens one connection per command and sends one line of JSON. The
+answer is a line with the process id and, once the command has ended, a line with its exit code. The server ends when
+its client does, because the client holds the other end of its standard input.
 """
 
 import atexit
@@ -26,11 +26,11 @@ import torch._dynamo  # noqa: F401 - an optimiser's first step would import it
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that answer
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the answering processes
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{sys.argv[1]}.new")
         server.listen()
-        os.rename(f"{sys.argv[1]}.new", sys.argv[1])  # the client waits for this name, and connects at once
+        os.rename(f"{sys.argv[1]}.new", sys.argv[1])  # clients wait for this name and connect at once
         while sys.stdin not in (ready := select.select([server, sys.stdin], [], [])[0]):
             assert ready == [server]
             connection, _ = server.accept()
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Runs the command in a process of its own and says how it ended; does not return."""
+    """Run the command in its own process and report how it ended. Does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection.makefile("rw") as lines:
         command = json.loads(lines.readline())
@@ -49,7 +49,7 @@ def answer(connection: socket.socket) -> None:
         if child == 0:
             os.setpgrp()
             run(**command)
-        with contextlib.suppress(PermissionError):  # it was faster
+        with contextlib.suppress(PermissionError):  # the child called setpgrp first
             os.setpgid(child, child)
         with contextlib.suppress(BrokenPipeError):  # the client may be gone
             print(child, file=lines, flush=True)
@@ -58,7 +58,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def run(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> None:
-    """The command, as if it had been started by itself; does not return."""
+    """Run the command as if it had been started directly. Does not return."""
     for number, path in enumerate(files):
         file = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
         os.dup2(file, number)
@@ -86,18 +86,18 @@ def run(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> No
         traceback.print_exc()
     finally:
         threading._shutdown()
-        atexit._run_exitfuncs()  # data loaders end their workers
+        atexit._run_exitfuncs()  # e.g. data loaders end their workers
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
 
 
 def interpret(words: list[str]) -> None:
-    """What `python *words` does: -W ACTION, then -c CODE, -m MODULE or a file, and its arguments."""
+    """Do what `python *words` does: -W ACTION, then -c CODE, -m MODULE or a file, then arguments."""
     while words[0] == "-W":
         warnings.simplefilter(words[1])
         words = words[2:]
-    home = sys.path[1:]  # without this file's folder
+    home = sys.path[1:]  # without this file's own folder
     python_path = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     if words[0] == "-c":

@@ -1,6 +1,6 @@
-"""Python commands whose process has torch imported already (fork_server.py): 3 seconds less than a new interpreter.
+"""Runs Python commands in processes that have torch imported (fork_server.py), 3 seconds faster than an interpreter.
 
-For commands that use torch. A test of what is imported, or of the interpreter's options, starts a real one.
+Use it for commands that need torch. Tests of imports or of the interpreter's options must start a real interpreter.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 class Forked:
-    """A command that was started: of subprocess.Popen's names those that tests need."""
+    """A running command, with the part of subprocess.Popen's interface that tests need."""
 
     def __init__(self, words: list[str], cwd: str, env: Mapping[str, str], input: str) -> None:
         self.args, self.returncode, self._said = words, None, None
@@ -36,7 +36,7 @@ class Forked:
         self.pid = int(self._lines.readline())
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code. Raises subprocess.TimeoutExpired; the command goes on."""
+        """The exit code. Raises subprocess.TimeoutExpired, in which case the command keeps running."""
         if self.returncode is None:
             if not select.select([self._lines], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout)
@@ -54,18 +54,18 @@ class Forked:
         return self._said
 
     def kill(self) -> None:
-        """Ends the command and all that it started in its process group."""
+        """Kill the command and everything that it started in its process group."""
         os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
 def start(*words: str, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, input: str = "") -> Forked:
-    """`python *words` in a process group of its own; words: [-W ACTION], -c CODE or -m MODULE or a file, arguments."""
+    """Start `python *words` in its own process group. words: [-W ACTION], -c CODE or -m MODULE or a file, arguments."""
     return Forked(list(map(str, words)), str(cwd or os.getcwd()), os.environ if env is None else env, input)
 
 
 def run(*words: str, timeout: float = 300, **how) -> subprocess.CompletedProcess[str]:
-    """The same, to its end. Raises subprocess.TimeoutExpired, after ending it."""
+    """Run the command to its end. On a timeout, kills it and raises subprocess.TimeoutExpired."""
     process = start(*words, **how)
     try:
         out, err = process.communicate(timeout)
@@ -77,7 +77,7 @@ def run(*words: str, timeout: float = 300, **how) -> subprocess.CompletedProcess
 
 @cache
 def _server() -> Path:
-    """The socket of this process's server, which is started at the first call."""
+    """The socket of this process's fork server, which the first call starts."""
     folder = Path(tempfile.mkdtemp(prefix="fork-server-"))
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("MTM_")}
     env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "THP_MEM_ALLOC_ENABLE": "1"}  # torch reads these once

@@ -1,4 +1,4 @@
-"""Copies of this repository's code to change in a test, and its commands run there."""
+"""Copies of this repository's code that tests can change, and commands that run in them."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ PACKAGES = ("experiments", "overlay", "tools", "mtm_ops", "mtm_hosts", "patches"
 
 
 class Repository:
-    """A copy in `root`, which is the working directory and the only place that its commands import from."""
+    """A copy in `root`. Its commands run there and import only from there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,19 +24,19 @@ class Repository:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def add(self, path: str, text: str) -> None:
-        """A new file."""
+        """Add a new file."""
         assert not (self.root / path).exists()
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text)
 
     def insert(self, path: str, after: str, line: str) -> None:
-        """One line after the line `after`, which must be there once."""
+        """Insert one line after the line `after`, which must occur exactly once."""
         text = (self.root / path).read_text()
         assert text.count(f"{after}\n") == 1
         (self.root / path).write_text(text.replace(f"{after}\n", f"{after}\n{line}\n"))
 
     def patch(self, host: str) -> None:
-        """Fetches the host from this repository's vendor/ and applies every patch; skips where it is not fetched."""
+        """Clone the host from this repository's vendor/ and apply every patch. Skips the test if it is not fetched."""
         known = next(h for h in load_hosts(ROOT) if h.name == host)
         if open_checkout(known.folder) is None:
             pytest.skip(f"{known.vendor} is not fetched: git submodule update --init {known.vendor}")
@@ -51,7 +51,7 @@ class Repository:
         return {**os.environ, "PYTHONPATH": str(self.root), "CUDA_VISIBLE_DEVICES": ""}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """A command in a session of its own."""
+        """Start a command in its own session."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         command = [sys.executable, *words]
         return subprocess.Popen(
@@ -59,7 +59,7 @@ class Repository:
         )
 
     def python(self, *words: str, ok: bool = True) -> str:
-        """What a command printed."""
+        """Run a command; returns what it printed."""
         done = self.start(*words)
         output, _ = done.communicate(timeout=1800)
         assert not ok or done.returncode == 0, output

@@ -1,4 +1,4 @@
-"""What tests start through forked.py behaves as a Python process of its own."""
+"""A command started through forked.py behaves like a separate Python process."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_a_command_runs_as_in_an_interpreter_of_its_own(how: str, tmp_path: Path
     command = [sys.executable, "-W", "always", *words, "a b"]
     theirs = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (ours.returncode, ours.stdout) == (0, theirs.stdout)
-    shown = [line for line in theirs.stderr.splitlines() if not line.startswith("  ")]  # Python 3.13 quotes -c's lines
+    shown = [line for line in theirs.stderr.splitlines() if not line.startswith("  ")]  # Python 3.13 quotes -c code
     assert [line for line in ours.stderr.splitlines() if not line.startswith("  ")] == shown
 
 

@@ -1,4 +1,4 @@
-"""The wheel and the source archive: built, installed where nothing of this repository is, and used as README says."""
+"""The wheel and the source archive: built, installed away from this repository, and used as README says."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ SITE = Path(torch.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(wheel, source archive)"""
+    """(wheel, source archive)."""
     pytest.importorskip("build", reason="python -m build is not installed: make setup")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
@@ -43,7 +43,7 @@ def test_the_wheel_works_in_an_empty_environment(built, tmp_path):
     command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", built[0]]
     subprocess.run(command, check=True, env={"PATH": "/usr/bin:/bin"})
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(f"{SITE}\n")  # torch and numpy, without what .pth files there would add
+    (site / "dependencies.pth").write_text(f"{SITE}\n")  # torch and numpy, but not what .pth files there add
     code = block("README.md", "Install the op", "python") + "\nimport mtm_ops; print(mtm_ops.__file__, tuple(y.shape))"
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Links between files, and what the documentation has from scripts. `make docs` checks the links of the pages too."""
+"""Links between pages and files, and parts of pages that scripts make. `make docs` checks the pages' links, too."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub makes from the headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

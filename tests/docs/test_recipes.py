@@ -1,7 +1,7 @@
-"""Every recipe of docs/recipes.md does what it says, in a copy of this repository.
+"""Every recipe of docs/recipes.md works as described, in a copy of this repository.
 
-Those that add a metric, a data set or a table run in tests/experiments/test_seams.py, the export in
-tests/tools/test_export.py; "Add a codebase" has no command.
+Recipes that add a metric, a data set or a table run in tests/experiments/test_seams.py. The export recipe runs in
+tests/tools/test_export.py. "Add a codebase" has no command.
 """
 
 import json
@@ -31,13 +31,13 @@ COMMITS = {host.vendor: host.commit for host in load_hosts(ROOT)}
 
 
 class Workspace(Repository):
-    """A copy in which make and bash run the page's commands."""
+    """A copy of the repository in which make and bash run the page's commands."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         for name in ("Makefile", "pyproject.toml", *[path.name for path in ROOT.glob("requirements*.txt")]):
             shutil.copy2(ROOT / name, root / name)
-            os.utime(root / name, (0, 0))  # older than the environment, which make must not set up again
+            os.utime(root / name, (0, 0))  # older than the environment, so that make does not set it up again
         (root / ".venv").symlink_to(Path(sys.prefix))
 
     @property
@@ -47,7 +47,7 @@ class Workspace(Repository):
         return {**super().environment, **words, **people}
 
     def vendor(self) -> None:
-        """An unpatched clone of StyleGAN3, as a submodule of a repository of the copy's own."""
+        """Clone StyleGAN3, unpatched, as a submodule of a new repository in the copy."""
         source = ROOT / HOST
         if open_checkout(source) is None:
             pytest.skip(f"{HOST} is not fetched: git submodule update --init {HOST}")
@@ -64,7 +64,7 @@ class Workspace(Repository):
         return done.stdout
 
     def follow(self, title: str, **env: str) -> list[str]:
-        """Runs the recipe's blocks in order; what each printed."""
+        """Run the recipe's blocks in order; returns what each printed."""
         run = {"sh": lambda code: self.sh(code, **env), "python": lambda code: self.python("-c", code)}
         return [run[kind](code) for kind, code in sections(PAGE)[title]]
 
@@ -77,7 +77,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def quickstarted(workspace: Workspace) -> Workspace:
-    """With a generator where the quickstart leaves it."""
+    """With a generator in the place where the quickstart leaves it."""
     options = Options(data_sha256="", resolution=8, mtm="4,8", channels=2, latent=64)
     torch.manual_seed(0)
     generator = build_generator(options).eval().requires_grad_(False)
@@ -134,7 +134,7 @@ def test_scale_or_switch_off_the_offsets(quickstarted):
 
 
 def test_export_is_what_its_own_page_says():
-    """tests/tools/test_export.py runs that page."""
+    """tests/tools/test_export.py runs the blocks of that page."""
     assert block(PAGE, "Export", "sh") in (ROOT / "docs/export.md").read_text()
 
 
@@ -160,7 +160,7 @@ def test_change_a_patch(workspace):
 
 
 def test_move_to_a_newer_upstream_commit(workspace):
-    """The new commit moves and changes lines of every file that we insert into."""
+    """The new commit moves and changes lines in every file that we insert into."""
     workspace.vendor()
     paths = workspace.sh("grep -h '^+++ b/' patches/stylegan3/*.patch | cut -c7- | sort -u").split()
     assert len(paths) > 5

@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of the report, driven over its debugging pipe: no driver and no port is needed."""
+"""Headless Chromium for the report's tests, controlled through its debugging pipe. It needs no driver and no port."""
 
 import base64
 import json
@@ -13,14 +13,14 @@ PROGRAM = next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One page. It can reach no network: every host name fails to resolve, and requests are noted."""
+    """One page without network access: no host name resolves, and every request is recorded."""
 
     def __init__(self, profile: Path) -> None:
         assert PROGRAM is not None
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
         options += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage"]
-        # Chromium reads commands from descriptor 3 and answers on 4.
+        # Chromium reads commands from file descriptor 3 and answers on 4.
         script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self._process = subprocess.Popen(
             ["bash", "-c", script, PROGRAM, *options, "about:blank"],
@@ -37,7 +37,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """A command of the DevTools protocol, and its result."""
+        """Send a command of the DevTools protocol; returns its result."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session:
@@ -60,7 +60,7 @@ class Browser:
         return message
 
     def open(self, path: Path, width: int, height: int, mobile: bool = False) -> None:
-        """Show a file, as a desk's or a phone's browser."""
+        """Open a file in a browser window of this size, as on a desktop or (mobile) a phone."""
         scale = 2 if mobile else 1
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile
@@ -72,30 +72,30 @@ class Browser:
             pass
 
     def media(self, **features: str) -> None:
-        """What the reader prefers, such as prefers_color_scheme="dark", for pages that are opened next."""
+        """Set the reader's preferences for pages opened next, such as prefers_color_scheme="dark"."""
         pairs = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=pairs)
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Evaluate a JavaScript expression; returns its value."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A key, such as ArrowRight or Tab."""
+        """Press a key, such as ArrowRight or Tab."""
         codes = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
 
     def touch(self, *points: tuple[float, float]) -> None:
-        """A finger that comes down on the first point, moves over the others, and leaves."""
+        """Put a finger down on the first point, move it over the others, and lift it."""
         for kind, (x, y) in zip(["touchStart", *["touchMove"] * len(points)], points, strict=False):
             self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def screenshot(self, path: Path, whole: bool = False) -> Path:
-        """What the page looks like, as PNG."""
+        """Save a PNG of the page."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
         return path

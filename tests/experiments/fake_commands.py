@@ -1,6 +1,6 @@
-"""The commands of the tests' trainer (fake_trainer.py): train, measure, draw; quick, for they import little.
+"""Commands of the tests' trainer (fake_trainer.py): train, measure and draw. They import little, so they start fast.
 
-The "training" is a chain of hashes, so that a resumed run can be told from one that started again.
+The "training" is a chain of hashes, which tells a resumed run from one that started again.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> None:
         print("worker", subprocess.Popen(["sleep", "1000"]).pid, flush=True)
     while kimg < args.kimg and (not stop or args.mode == "deaf"):
         time.sleep(args.tick_s)
-        while (args.outdir / "hold").exists():  # until the test removes it
+        while (args.outdir / "hold").exists():  # the test removes it
             time.sleep(0.05)
         kimg, chain = kimg + 1, hashlib.sha256(chain.encode()).hexdigest()
         if args.mode == "saves-nothing":

@@ -1,6 +1,7 @@
-"""A trainer for the runner's tests: real child processes (fake_commands.py) that keep the contract, in milliseconds.
+"""A trainer for the runner's tests. Its child processes (fake_commands.py) are real, keep the contract and are fast.
 
-`python fake_trainer.py run|row|data ...` is experiments.run, experiments.row or tools.data with these registered.
+`python fake_trainer.py run|row|data ...` is experiments.run, experiments.row or tools.data with this trainer, its
+metrics and its data set registered.
 """
 
 import errno
@@ -94,7 +95,7 @@ def register() -> None:
 
 
 def fill_disk() -> None:
-    """From now on nothing can be appended to the ledger."""
+    """Make every later append to the ledger fail."""
     from experiments import ledger
 
     def full(_path: Path, _entry: object) -> None:

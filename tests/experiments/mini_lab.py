@@ -1,4 +1,4 @@
-"""Data for tests of the compact host."""
+"""Data for the tests of the compact host."""
 
 import zipfile
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def write_dots(path: Path, count: int, dots: int, resolution: int) -> Path:
-    """A zip of `count` images of `resolution` px: dots x dots random colours, enlarged smoothly."""
+    """A zip of `count` images of `resolution` px: dots x dots random colours, smoothly enlarged."""
     generator = torch.Generator().manual_seed(0)
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(count):

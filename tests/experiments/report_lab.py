@@ -1,4 +1,4 @@
-"""Made-up tables in a folder, as the runner leaves them, for the tests of the report."""
+"""Made-up result folders, laid out as the runner leaves them, for the report's tests."""
 
 import json
 from functools import cache
@@ -26,7 +26,7 @@ DATA = {"nimg": 9, "resolution_px": 8, "content_sha256": "cd" * 32, "skipped": 0
 
 @cache
 def facts() -> dict[str, Any]:
-    """Of this checkout and machine: git is asked once."""
+    """Provenance of this checkout and machine. Cached, so that git runs once."""
     return provenance(None)
 
 
@@ -38,7 +38,7 @@ def make_row(id: str, title: str, mtm: str = "none", **given: Any) -> Row:
 def make_table(
     *, rows: list[Row] | None = None, meaningless: bool = False, credit: str = CREDIT, **given: Any
 ) -> Table:
-    """Two rows, plain and low, unless others are given."""
+    """A table with the given rows, by default plain and low."""
     rows = rows or [make_row("plain", "Plain", **given), make_row("low", "MTM <Low>", "low", baseline="plain", **given)]
     cost = Cost(hours=1, machine="m", memory_gb=1, disk_gb=1)
     return Table(
@@ -70,7 +70,7 @@ def make_run(table: Table, row: Row, seed: int, out: Path) -> Run:
 
 
 def start(out: Path, table: Table) -> None:
-    """What the runner notes before anything has run."""
+    """Write what the runner records before any run starts."""
     runs = [make_run(table, row, seed, out) for row in table.rows for seed in row.seeds]
     claim(out, table, {"d": DATA}, runs)
 
@@ -86,7 +86,7 @@ def finish(
     entry: dict[str, Any] | None = None,
     **fingerprint: Any,
 ) -> None:
-    """An attempt at a run with one metric, its ticks and images. `entry` replaces keys of the ledger's line."""
+    """Record an attempt at a run, with one metric, ticks and images. `entry` replaces keys of the ledger's line."""
     row = table.row(row_id)
     folder = make_run(table, row, seed, out).folder
     (folder / "train").mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def finish(
 
 
 def draw(folder: Path, mtm: bool, noise_seed: int | None = None) -> None:
-    """A run's images: teal ones, a red bar that moves with the strength; or noise, which compresses worst."""
+    """A run's images: teal with a red bar that moves with the strength, or noise, which is the worst to compress."""
     folder.mkdir(parents=True, exist_ok=True)
     random = None if noise_seed is None else np.random.default_rng(noise_seed)
 
@@ -134,7 +134,7 @@ def draw(folder: Path, mtm: bool, noise_seed: int | None = None) -> None:
 
 
 def fill_many(out: Path) -> None:
-    """42 rows in 14 groups, each with all images; not rendered."""
+    """42 rows in 14 groups, each with all images. Does not render the report."""
     rows = []
     for i in range(14):
         rows.append(make_row(f"plain-{i}", f"Plain {i}"))
@@ -147,7 +147,7 @@ def fill_many(out: Path) -> None:
 
 
 def draw_film(folder: Path, videos: int = 2) -> None:
-    """films.png as experiments.images draws it: in every frame a bar, further right in each."""
+    """films.png as experiments.images draws it: each frame shows a bar, further right than in the frame before."""
     frames = torch.full((videos * FILM_FRAMES, 3, 32, 32), 255, dtype=torch.uint8)
     for i, frame in enumerate(frames):
         at = 3 * (i % FILM_FRAMES)
@@ -157,7 +157,7 @@ def draw_film(folder: Path, videos: int = 2) -> None:
 
 
 def fill_paper(out: Path, smoke: bool = False) -> Table:
-    """Tables as the paper's: several metrics and costs, cited values, and rows done, partial, failed and not run."""
+    """Tables like the paper's: several metrics and costs, cited values, and rows done, partial, failed and not run."""
     metrics = ["fid", "clip_fd", "sfid"]
     rows = [
         make_row("plain", "StyleGAN2, a data set of a long name", metrics=metrics),

@@ -1,6 +1,7 @@
-"""Two clusters for tests: a stand-in of four commands and no daemon, and Debian's slurm-wlm with two nodes, both here.
+"""Two Slurm clusters for tests, both on this machine.
 
-As a script it is a command of the stand-in: `slurm_lab.py sbatch|squeue|scancel|scontrol ...`, its jobs in LAB_JOBS.
+StandIn has four commands and no daemon. Real runs Debian's slurm-wlm with two nodes. Run as a script, this file is a
+command of the stand-in: `slurm_lab.py sbatch|squeue|scancel|scontrol ...`, with its jobs in LAB_JOBS.
 """
 
 import json
@@ -44,7 +45,7 @@ PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class StandIn:
-    """The commands of a cluster on the PATH, which start jobs at once as processes."""
+    """A cluster's commands on the PATH. They start jobs at once, as processes."""
 
     partition = "lab"
 
@@ -64,7 +65,7 @@ class StandIn:
 
 
 class Real:
-    """slurmctld and two slurmd of this machine, in `folder`."""
+    """slurmctld and two slurmd on this machine, with their files in `folder`."""
 
     partition = "lab"
 
@@ -106,7 +107,7 @@ class Real:
 
 
 def lacks() -> str:
-    """Why a real cluster cannot be started here; empty where it can."""
+    """Why a real cluster cannot start here; empty if it can."""
     if absent := [name for name in NEEDED if shutil.which(name) is None]:
         return f"no {', '.join(absent)} (apt-get install slurm-wlm munge)"
     return "" if os.geteuid() == 0 else "slurmd must run as root"
@@ -129,7 +130,7 @@ def wait_for(condition, seconds: float = 20.0) -> None:
         time.sleep(0.1)
 
 
-# The stand-in's commands.
+# Commands of the stand-in.
 
 
 def sbatch(words: list[str], jobs: Path) -> None:
@@ -148,7 +149,7 @@ def sbatch(words: list[str], jobs: Path) -> None:
 
 
 def control(words: list[str], _jobs: Path) -> None:
-    """What slurmctld and slurmd do for one job, until it has ended."""
+    """Do what slurmctld and slurmd do for one job, until it ends."""
     path = Path(words[0])
     while True:
         job = noted(path)
@@ -167,7 +168,7 @@ def control(words: list[str], _jobs: Path) -> None:
 
 
 def end(pid: int) -> None:
-    """Ends every process of a job, whatever sessions they made."""
+    """End every process of a job, even in other sessions."""
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The contact sheet: a row for each trainer that has images of a plain run and of one with MTM."""
+"""The contact sheet: one row for each trainer with images of a plain run and of an MTM run."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from experiments.table import Row
 
 
 class Result:
-    """Of one row: images of one colour each."""
+    """A row's result, with images of one colour each."""
 
     def __init__(self, folder: Path, id: str, baseline: str | None, colours: dict[str, str]) -> None:
         self.row = Row(id=id, title=id.title(), mtm="none", baseline=baseline)

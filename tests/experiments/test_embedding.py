@@ -1,4 +1,4 @@
-"""The random embedding: it ranks what the eye ranks, and gives the same numbers everywhere."""
+"""The random embedding ranks image changes as people would, and gives the same numbers on every machine."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from experiments.datasets.openmoji import render_images
 from experiments.metrics.embedding import RandomEmbedding
 from experiments.metrics.frechet import frechet_distance
 
-# Pinned: a change of it makes every earlier distance incomparable. Raise the name in fingerprint() with it.
+# Pinned: a change makes all earlier distances incomparable. If you change it, raise the name in fingerprint(), too.
 WEIGHTS_SHA256 = "3814bef3652096b635c9f07b03ef76d7da04fe6720a9517f3d571aadb990fc86"
 
 
@@ -20,7 +20,7 @@ def faces() -> torch.Tensor:
 
 
 def wave(images: torch.Tensor, amplitude: float) -> torch.Tensor:
-    """Shift rows sideways along a sine, by up to `amplitude` half images: bent shapes of the same colours."""
+    """Shift rows sideways along a sine by up to `amplitude` half images: warped shapes, same colours."""
     place = F.affine_grid(torch.eye(2, 3).expand(len(images), 2, 3), list(images.shape), align_corners=False)
     place = place + torch.stack([amplitude * torch.sin(6 * place[..., 1]), torch.zeros(place.shape[:3])], dim=-1)
     return F.grid_sample(images, place, padding_mode="border", align_corners=False)

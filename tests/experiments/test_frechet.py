@@ -90,7 +90,7 @@ def test_fewer_samples_than_dimensions_warns_and_stays_real():
 
 @pytest.mark.filterwarnings("ignore:frechet_distance")
 def test_few_samples_close_together_are_measured_as_exactly_as_many():
-    """From the samples themselves: with A = X^T / sqrt(n), the trace is the sum of the singular values of A^T B."""
+    """Expected value from the samples: with A = X^T / sqrt(n), the trace is the sum of the singular values of A^T B."""
     rng = np.random.default_rng(0)
     real = rng.standard_normal((7, 300))
     fake = real[:6] + 1e-4 * rng.standard_normal((6, 300))

@@ -1,4 +1,4 @@
-"""experiments.ledger: what an entry says, and that the file survives what happens to files."""
+"""experiments.ledger: what an entry contains, and that the file survives crashes, full disks and bad lines."""
 
 import errno
 import json
@@ -165,7 +165,7 @@ def test_an_entry_that_is_wrong_is_left_out_and_says_why(path, change, message):
 
 
 def test_characters_that_utf_8_cannot_hold_are_replaced(path):
-    """Parts of paths in another encoding, in an entry that is written, and in a line of somebody else's."""
+    """Paths may be in another encoding. Covers an entry that we write and a line written by another program."""
     append_entry(path, ROW | {"row": "a", "commands": ["train --data=/tmp/\udcff"]})
     path.write_text(path.read_text() + json.dumps(json.loads(path.read_text()) | {"message": "\ud800"}) + "\n")
     entries, problems = read_entries(path)

@@ -1,4 +1,4 @@
-"""Controls of the MTM on the compact host: what each sees, that all start equal, and the late start."""
+"""Controls for the MTM on the compact host: what each of them sees, that all start equal, and the late start."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def _one_thread():
 
 
 def trained(sees: str) -> torch.nn.Module:
-    """A module whose offset convolution is not zero any more."""
+    """A module whose offset convolution is no longer zero."""
     torch.manual_seed(3)
     module = make_module(4, 8, 6, "offset", sees)
     inner = getattr(module, "module", module)
@@ -66,7 +66,7 @@ def test_a_control_starts_as_the_plain_network_with_the_same_parameters(sees):
     assert all(torch.equal(control.state_dict()[name], value) for name, value in plain.state_dict().items())
     torch.manual_seed(0)
     Generator(**SIZE, mtm="none")
-    assert torch.equal(drawn, torch.rand(()))  # the stream went on alike
+    assert torch.equal(drawn, torch.rand(()))  # all drew equally many random numbers
     z = torch.randn(2, 8)
     torch.testing.assert_close(control(z, noise=False), plain(z, noise=False))
 
@@ -124,7 +124,7 @@ def test_the_modules_learning_rate_is_relative_to_the_others(data, tmp_path):
         moved[rate] = state["synthesis.convs.1.mtm.weight"].abs().max()
         others = state["synthesis.convs.1.weight"]
     assert moved[1.0] > 0
-    torch.testing.assert_close(moved[0.1] * 10, moved[1.0])  # Adam's first step is as long as the learning rate
+    torch.testing.assert_close(moved[0.1] * 10, moved[1.0])  # the length of Adam's first step is the learning rate
     plain = torch.load(tmp_path / "1.0" / "snapshot.pt", weights_only=True)["G"]["synthesis.convs.1.weight"]
     assert torch.equal(others, plain)
 

@@ -1,4 +1,4 @@
-"""The compact generator: the MTM's place in it, and the arithmetic of StyleGAN2 around it."""
+"""The compact generator: where the MTM sits, and StyleGAN2's arithmetic around it."""
 
 import subprocess
 import sys
@@ -137,7 +137,7 @@ def test_minibatch_stddev_tells_a_collapsed_batch() -> None:
     varied, collapsed = torch.randn(8, 3, 4, 4), torch.randn(1, 3, 4, 4).repeat(8, 1, 1, 1)
     assert networks.minibatch_stddev(varied)[:, 3].min() > 0.5
     assert networks.minibatch_stddev(collapsed)[:, 3].max() < 1e-3
-    assert Discriminator(8, 4)(torch.randn(3, 3, 8, 8))[0].shape == (3,)  # also where no group of four fits
+    assert Discriminator(8, 4)(torch.randn(3, 3, 8, 8))[0].shape == (3,)  # also if groups of four do not fit
 
 
 def test_r1_is_the_squared_gradient_norm() -> None:
@@ -173,7 +173,7 @@ def test_path_length_gradient_through_the_mtm_matches_finite_differences(head: s
     ws = generator.map(torch.randn(2, 8).double()).detach().requires_grad_(True)
 
     def lengths() -> torch.Tensor:
-        torch.manual_seed(1)  # the same noise and the same direction in image space
+        torch.manual_seed(1)  # for the same noise and the same direction in image space
         return loss.path_lengths(generator, ws).sum()
 
     for parameter in (mtm.get_parameter("weight"), mtm.get_parameter("bias"), mtm.get_parameter("affine_weight")):

@@ -1,4 +1,4 @@
-"""Training: resumes bit for bit, stops when asked, refuses what it cannot do, and leaves nothing half written."""
+"""Training resumes bit for bit, stops when asked, refuses what it cannot do, and leaves no half-written files."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def run(outdir: Path, data: Path, **changes) -> None:
 
 
 def at_iteration(monkeypatch: pytest.MonkeyPatch, iteration: int, act) -> None:
-    """Call `act` at the beginning of that iteration."""
+    """Call `act` at the start of that iteration."""
     iterate = Trainer.iterate
 
     def patched(self: Trainer) -> None:
@@ -62,7 +62,7 @@ def contents(outdir: Path) -> dict[str, bytes]:
 
 
 def flatten(value, name: str = "") -> dict[str, torch.Tensor]:
-    """Every leaf as a tensor, under its path."""
+    """Every leaf as a tensor, keyed by its path."""
     if isinstance(value, torch.Tensor):
         return {name: value}
     if isinstance(value, str):
@@ -111,12 +111,12 @@ def test_a_killed_run_resumes_from_its_last_snapshot_to_the_same_bits(tmp_path: 
         raise PowerCutError
 
     with monkeypatch.context() as patch:
-        at_iteration(patch, 10, cut)  # a tick after the snapshot at iteration 6
+        at_iteration(patch, 10, cut)  # one tick after the snapshot of iteration 6
         with pytest.raises(PowerCutError):
             run(tmp_path / "cut", data)
     assert len(lines(tmp_path / "cut")) == 3
     with open(tmp_path / "cut/stats.jsonl", "a") as file:
-        file.write('{"kimg": 0.0')  # torn
+        file.write('{"kimg": 0.0')  # a torn line
     run(tmp_path / "cut", data)
     assert_same_result(tmp_path / "whole", tmp_path / "cut")
 

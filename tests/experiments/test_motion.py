@@ -1,4 +1,4 @@
-"""Animations of generated videos: the right frames, small, and none of what is no film."""
+"""Animations of generated videos: correct frames, small files, and nothing for an image that is no film."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ def opened(uri: str) -> Image.Image:
 
 
 def bar_at(frame: Image.Image, video: int) -> float:
-    """Where the bar of a video is in a frame that has all videos beside each other, as a share of the video."""
+    """The bar's position in one video, as a share of its width. The frame shows all videos side by side."""
     side = frame.height
     channel = np.asarray(frame.convert("RGB"))[:, :, 1 + video].astype(int)
-    left = round(video * (side + side / 48))  # a gap of 2 px between videos of 96 px
+    left = round(video * (side + side / 48))  # videos are 96 px wide, with gaps of 2 px
     return float(np.argmax(channel[:, left : left + side].mean(axis=0) < 100)) / side
 
 

@@ -1,4 +1,4 @@
-"""The tables of the paper: its numbers as it prints them, the runs that tables share, and what presets make of them."""
+"""The paper's tables: numbers as printed, runs that several tables share, and the effects of presets."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FID3 = ("fid", "clip_fd", "sfid")
 FVD = ("fvd16", "fvd128", "fid")
 COSTS = ("training_ratio", "inference_ratio", "parameters_m")
 
-# Typed from the paper (arXiv 2308.15472), row by row in its order; None where it prints a dash.
+# Typed from the paper (arXiv 2308.15472), row by row in its order. None means that the paper prints a dash.
 PAPER: dict[str, tuple[tuple[str, ...], list[tuple]]] = {
     "table1a": (FID3, [(21.14, 35.60, 4.52), (19.16, 33.92, 4.39)]),
     "table1b": (FID3, [(21.36, 25.97, 4.79), (13.60, 19.27, 3.57)]),
@@ -56,7 +56,7 @@ PAPER: dict[str, tuple[tuple[str, ...], list[tuple]]] = {
             (20.02, 34.76, 4.46, 3.2, 1.0, 29.32),
         ],
     ),
-    # The paper's rows are methods and its columns data sets; here each cell is a row.
+    # The paper's rows are methods and its columns data sets. Here each cell is a row.
     "tableA1": (("fid",), [(9.37,), (8.72,), (21.36,), (13.60,), (8.40,), (6.16,)]),
     "tableA2": (
         ("fid",),
@@ -103,7 +103,7 @@ def runs(table: Table, out: Path) -> dict[str, Path]:
 def test_a_run_that_stands_in_several_tables_is_one_run(
     tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "host_state", lambda name: {"name": name})  # git is asked for each row otherwise
+    monkeypatch.setattr(folder, "host_state", lambda name: {"name": name})  # otherwise git runs for each row
     found = {name: runs(load_paper(name, preset), tmp_path) for name in FILES}
     whole = runs(load_paper(ALL, preset), tmp_path)
     assert len(whole) == 29

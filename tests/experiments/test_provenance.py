@@ -1,4 +1,4 @@
-"""experiments.provenance: what is said of checkouts, hosts and the machine, and that no place of it is named."""
+"""experiments.provenance: what it records about checkouts, hosts and the machine, without naming any path on it."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this repository's patches with a clone of stylegan3 under vendor/, nothing applied."""
+    """A copy of this repository's patches, with an unpatched clone of stylegan3 under vendor/."""
     host = next(h for h in load_hosts(ROOT) if h.name == "stylegan3")
     if open_checkout(host.folder) is None:
         pytest.skip(f"{host.vendor} is not fetched: git submodule update --init {host.vendor}")
@@ -94,7 +94,7 @@ def test_a_hosts_commit_patches_and_edits_are_told_apart(repository):
     assert list(patched["patches"]) == ["compat", "cpu"]
     assert patched["modified"] is None
     edits = []
-    for name in ("training/loss.py", "train.py"):  # one that no patch touches, and one that some do
+    for name in ("training/loss.py", "train.py"):  # one that no patch touches and one that some do
         with (repository / "vendor/stylegan3" / name).open("a") as file:
             file.write("\nprint('here')\n")
         edits.append(provenance.host_state("stylegan3")["modified"])

@@ -1,4 +1,4 @@
-"""experiments.report: what it says of a table's folder, above all where it must be careful, and how it looks."""
+"""experiments.report: what it says about a table's folder, especially if results need care, and how it looks."""
 
 import re
 import time
@@ -24,7 +24,7 @@ from experiments.trainers.contract import IMAGES, Tick
 
 @pytest.fixture(autouse=True)
 def quick_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a second: only the tests that look at the drawing, by asking for real_charts, wait for it."""
+    """Skip drawing, which takes a second, except in tests that check the drawing. Those request real_charts."""
     if "real_charts" not in request.fixturenames:
         monkeypatch.setattr(report, "summary_png", lambda _, path: Image.new("RGB", (1, 1)).save(path, "png"))
 
@@ -41,13 +41,13 @@ def out(tmp_path: Path) -> Path:
 
 
 def texts(out: Path) -> tuple[str, str]:
-    """The rendered report: (Markdown without the spaces that align its columns, HTML)."""
+    """The rendered report: (Markdown with runs of spaces reduced to one, HTML)."""
     render(out)
     return re.sub(" +", " ", (out / "report.md").read_text()), (out / "report.html").read_text()
 
 
 def make_report(out: Path, table: Table, plain: float | None, low: float | None) -> tuple[str, str]:
-    """A table's folder with these distances (None: not run), rendered."""
+    """Render the report of a table with these distances (None: not run)."""
     start(out, table)
     for row_id, value in (("plain", plain), ("low", low)):
         if value is not None:
@@ -56,7 +56,7 @@ def make_report(out: Path, table: Table, plain: float | None, low: float | None)
 
 
 class Links(HTMLParser):
-    """Every place that a page would fetch from, every link that can be followed, and every tag it opens."""
+    """Every URL that a page would fetch, every link to follow, and every tag that it opens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def test_several_seeds_show_mean_spread_and_each_run(out):
     assert "3.300 ± 0.3<small>(seed 0: 3.000, seed 1: 3.300, seed 2: 3.600)</small>" in html
     assert "lower by 0.9 (21%): better (mean of 3 seeds)" in markdown
     assert "One seed per row" not in markdown
-    assert html.count('class="other"') == 8  # two further seeds of two rows in two panels
+    assert html.count('class="other"') == 8  # two more seeds for each of two rows in two panels
 
 
 def test_a_row_with_seeds_to_go_says_how_many(out):
@@ -259,7 +259,7 @@ def test_the_credit_stands_with_every_group_of_images(real_charts, out, monkeypa
     monkeypatch.setattr(SubFigure, "text", lambda *a, **k: (drawn.append(a[3]), real_sub_text(*a, **k))[1])
     markdown, html = make_report(out, make_table(), 4.0, 3.0)
     assert html.count("Nobody &amp; Co, CC BY-SA 4.0") == html.count('<div class="grid wide">') == 4
-    assert markdown.count(CREDIT) == 5  # with the summary image too
+    assert markdown.count(CREDIT) == 5  # including the summary image's
     assert CREDIT in drawn
 
 
@@ -284,7 +284,7 @@ def test_the_summary_image_holds_the_rows_images(real_charts, out):
 
 
 def row_result(*runs: dict[str, list[float]]) -> RowResult:
-    """A row of runs with these curves, a tick per kimg."""
+    """A row with runs that have these curves, one tick per kimg."""
     found = [
         RunResult(
             seed,
@@ -424,7 +424,7 @@ def test_thumbnails_keep_their_budget_with_images_that_do_not_compress(tmp_path,
     sizes = [len(thumbnail.uri) for thumbnail in small.values()]
     assert len(sizes) == 4
     assert sum(sizes) <= 300_000 * 4 / 3 + 4 * 30
-    assert 1.5 * min(sizes) < max(sizes)  # the film has two shares
+    assert 1.5 * min(sizes) < max(sizes)  # the film gets two shares
 
 
 @pytest.mark.slow
@@ -432,7 +432,7 @@ def test_42_rows_make_a_small_report_in_a_short_time(real_charts, out):
     fill_many(out)
     cpu_s = time.process_time()
     _, html = texts(out)
-    assert time.process_time() - cpu_s < 15  # on any machine; 1.7 s were measured on an idle one
+    assert time.process_time() - cpu_s < 15  # on any machine; an idle one took 1.7 s
     assert len(html) < 5_000_000
     assert html.count('<details class="group"') == 14
     assert html.count('<div class="film"') == 28

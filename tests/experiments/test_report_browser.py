@@ -1,4 +1,4 @@
-"""The report in headless Chromium, without a network: its slider, its videos, and how it is laid out."""
+"""The report in headless Chromium without network access: its slider, its videos and its layout."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page does not show report.png."""
+    """Replace report.png by one pixel; the page does not show it."""
     for name in ("summary_png", "paper_png"):
         monkeypatch.setattr(report, name, lambda _, path: Image.new("RGB", (1, 1)).save(path, "png"))
 
@@ -63,7 +63,7 @@ SAID = "document.querySelector('.sweep output').textContent"
 
 
 def shown(browser: Browser) -> tuple[float, str, float]:
-    """The slider's value, what it says, and the strength that the image shows."""
+    """The slider's value, its label, and the strength that the image shows."""
     return float(browser.run(VALUE)), browser.run(SAID), round(browser.run(BAR) / 0.6, 1)
 
 
@@ -141,7 +141,7 @@ def test_the_papers_tables_fit_and_nothing_overlaps_or_is_cut(browser, out, scre
     for i, (text, left, top, right, bottom, _) in enumerate(lines):
         for other, left2, top2, right2, bottom2, _ in lines[i + 1 :]:
             across, down = min(right, right2) - max(left, left2), min(bottom, bottom2) - max(top, top2)
-            assert across < 1 or down < 6, f"{text!r} overlaps {other!r}"  # boxes of lines may touch, letters not
+            assert across < 1 or down < 6, f"{text!r} overlaps {other!r}"  # line boxes may touch, letters may not
 
 
 CONTRAST = """(() => {  // the least contrast of a text with what is behind it (WCAG 2), and the text

@@ -1,4 +1,4 @@
-"""The report by the paper's tables: cited values, costs, what is partial, and presets that are not the paper's."""
+"""The report by the paper's tables: cited values, costs, partial rows, and presets that differ from the paper."""
 
 import json
 import re
@@ -19,7 +19,7 @@ PAPER = {"frechet": 4.0}
 
 
 def sectioned(**preset) -> Table:
-    """Two tables that share a row, one of which cites a value and shows costs."""
+    """Tables that share rows. One cites a value, one shows costs."""
     rows = [
         make_row("plain", "Plain", options={"kimg": 3}),
         make_row("low", "Low", "low", baseline="plain", options={"kimg": 3}),
@@ -52,7 +52,7 @@ def row_of(out: Path, section: int, row: int) -> TableRow:
 
 
 def measures(out: Path) -> dict[str, Line]:
-    """The lines of Table 4's second row, by what they measure."""
+    """The lines of Table 4's second row, keyed by metric."""
     return {line.metric: line for line in row_of(out, 1, 1).lines}
 
 

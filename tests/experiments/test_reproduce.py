@@ -1,4 +1,4 @@
-"""experiments.reproduce: the plan of a table, what is missing, and what Make's variables become."""
+"""experiments.reproduce: the plan for a table, what is missing, and how Make's variables become options."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def _own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTM_WEIGHTS", str(tmp_path / "weights"))
     for name in ("MTM_NNODES", "MTM_RDZV"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(folder, "host_state", lambda name: {"name": name})  # git is asked for each row otherwise
+    monkeypatch.setattr(folder, "host_state", lambda name: {"name": name})  # otherwise git runs for each row
 
 
 def call(tmp_path: Path, name: str, *more: str) -> Result:
@@ -172,7 +172,7 @@ def test_fewer_gpus_take_the_same_batch_in_more_passes(tmp_path: Path) -> None:
         assert row.options == {**before.options, **changed}
     table3 = load_paper("table3")
     assert reproduce.on_gpus(table3, 8, table3.rows) == table3
-    assert reproduce.on_gpus(table3, 7, []) == table3  # 7 divides no batch, but no row was asked for
+    assert reproduce.on_gpus(table3, 7, []) == table3  # 7 divides no batch, but no row was requested
 
 
 def test_seeds_and_rows_are_those_that_are_asked_for(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_folder_or_a_made_zip_is_taken_as_data(tmp_path: Path) -> None:
 
 
 def _made(path: Path, recipe: str) -> None:
-    """A zip with the manifest of a data set."""
+    """A zip with a data set's manifest."""
     import zipfile
 
     with zipfile.ZipFile(path, "w") as archive:
@@ -229,7 +229,7 @@ def test_make_hands_every_variable_over() -> None:
     done = subprocess.run(
         ["make", "-n", "reproduce-table1b", "PRESET=small", "DATA=a=/b c", *words],
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},  # `make test` may have started this
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},  # `make test` may run this test
         text=True,
         capture_output=True,
     )

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted at random, with and without sidecars: the adapters count what was really trained."""
+"""Randomly interrupted trainings, with and without sidecars: the adapters count the kimg that were really trained."""
 
 import json
 import random
@@ -14,15 +14,15 @@ BATCH_KIMG = 0.064
 
 
 class Host:
-    """Stands for a host's train.py: counts as it does, and knows of each snapshot how much was trained for it."""
+    """Stands in for a host's train.py. It counts as the host does, and knows the true kimg behind each snapshot."""
 
     def __init__(self, run: Run, tick_kimg: float, seed: int) -> None:
         self.run, self.tick_kimg, self.random = run, tick_kimg, random.Random(seed)
-        self.trained = {}  # of a snapshot: kimg of the run, its start's own count
+        self.trained = {}  # snapshot -> (kimg of the whole run, count of its own start)
         self.starts = 0
 
     def start(self, step: Step) -> float:
-        """One start, ended at random; returns the kimg that the run has trained then."""
+        """One start that ends at random; returns the kimg that the whole run has trained by then."""
         words = dict(word.removeprefix("--").split("=", 1) for word in step.argv[2:] if "=" in word)
         kimg = float(step.env.get("MTM_KIMG") or words.get("kimg") or words["training.kimg"])
         resume = words.get("resume") or words.get("training.resume")
@@ -81,8 +81,8 @@ def test_a_run_trains_for_its_kimg_however_it_was_interrupted(tmp_path, trainer,
     while not adapter.progress(run).finished:
         assert host.starts < 40
         trained_kimg = host.start(adapter.train_step(run))
-        if kimg > 1:  # a snapshot's name says no more
+        if kimg > 1:  # below 1 kimg, a snapshot's name is too coarse
             assert adapter.progress(run).kimg == pytest.approx(trained_kimg, abs=1.5 * tick_kimg + 1)
     trained_kimg, _ = host.trained[str(adapter.snapshot(run))]
-    # Each start without a sidecar rounds what is left up to whole kimg.
+    # Each start without a sidecar rounds the remaining kimg up to an integer.
     assert kimg - 1 < trained_kimg < kimg + (host.starts + 1 if kimg >= 3 else 0.07 * host.starts + 0.01)

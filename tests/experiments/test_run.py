@@ -1,4 +1,4 @@
-"""experiments.run with real child processes: resuming, interrupts, crashes, locks, and tables with mistakes."""
+"""experiments.run with real child processes: resuming, interrupts, crashes, locks, and mistakes in tables."""
 
 import errno
 import io
@@ -74,7 +74,7 @@ baseline = "plain"
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (TRAINERS, METRICS, RECIPES):  # what is registered below is taken out again
+    for registry in (TRAINERS, METRICS, RECIPES):  # remove at the end what `register` adds
         for name in ("fake", "recall", "shapes"):
             monkeypatch.setitem(registry, name, None)  # type: ignore[arg-type]
             del registry[name]  # type: ignore[arg-type]
@@ -105,13 +105,13 @@ def call(table: Path, *more: str) -> Result:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the runner as a process of its own; whatever a failing test leaves running is killed."""
+    """Start the runner in its own process. Processes that a failing test leaves behind are killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start_runner(table: Path, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, fake_trainer.FILE, "run", *arguments(table, *more)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        # A shell's background jobs, and so their tests, ignore SIGINT; a user's terminal does not.
+        # Background jobs of a shell ignore SIGINT, and so do tests they start. A user's terminal does not.
         heard = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         started.append(subprocess.Popen(command, cwd=ROOT, text=True, **heard, **pipes))
         return started[-1]
@@ -135,7 +135,7 @@ def attempts(table: Path) -> list[Attempt]:
 
 
 def extra(entry: Attempt, name: str):
-    """What an entry holds beyond what the report reads."""
+    """A value in an entry that the report does not read."""
     return (entry.model_extra or {})[name]
 
 
@@ -145,7 +145,7 @@ def folder(table: Path, row: str, seed: int = 7, out: str = "out") -> Path:
 
 
 def log_of(table: Path, row: str) -> str:
-    """What a run's commands have printed so far; empty before it has a folder."""
+    """What a run's commands have printed so far; empty if the run has no folder yet."""
     return "".join(path.read_text() for path in (table.parent / "out" / "runs" / row).glob("7-*/log.txt"))
 
 
@@ -168,7 +168,7 @@ def ticks(table: Path, row: str, at_least: int) -> bool:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits for a parent (a container's init) that never asks for it."""
+    """Whether a process is gone, or a zombie whose parent (a container's init) never reaps it."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -441,7 +441,7 @@ def test_rows_outlive_a_killed_runner_and_the_next_one_follows_them(table, start
     assert result.exit_code == 0, result.output
     assert "already running; following it" in result.output
     assert sorted((entry.row, entry.status) for entry in attempts(table)) == [("low", "done"), ("plain", "done")]
-    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained without a restart
 
 
 def test_a_closed_terminal_leaves_the_rows_working(table, start, no_report):
@@ -454,7 +454,7 @@ def test_a_closed_terminal_leaves_the_rows_working(table, start, no_report):
     assert in_use(folder(table, "low"))
     assert call(table).exit_code == 0
     assert {entry.status for entry in attempts(table)} == {"done"}
-    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained without a restart
 
 
 def test_a_trainer_that_outlived_its_row_is_waited_for_and_gone_on_with(table, start, no_report):
@@ -479,7 +479,7 @@ def test_a_row_that_is_killed_alone_goes_on_when_its_trainer_has_ended(table, st
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
-    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained without a restart
 
 
 def test_a_row_whose_process_is_killed_is_told_and_noted_and_the_other_goes_on(table, start, no_report):
@@ -532,7 +532,7 @@ def test_a_run_of_another_machine_is_followed_and_its_pids_are_left_alone(table,
     wait_for(lambda: ticks(table, "low", 2))
     path = folder(table, "low") / "state.json"
     state = json.loads(path.read_text())
-    path.write_text(json.dumps(state | {"machine": "another"}))  # a process of this machine may have the same number
+    path.write_text(json.dumps(state | {"machine": "another"}))  # a process here may have the same id
     runner = start(table, "--row", "low")
     assert runner.stderr is not None
     wait_for(lambda: "following" in runner.stderr.readline())
@@ -722,7 +722,7 @@ def test_a_path_that_a_shell_would_change_reaches_the_command_through_make(tmp_p
     images = own_images(tmp_path / 'my "$HOME" $(x) images')
     words = {"DATA": str(images), "OUT": str(tmp_path / "o $$ut"), "DRY_RUN": "1"}
     venv = Path(sys.executable).parents[1]
-    make = ["make", "-s", "-o", f"{venv}/.ready", "quickstart", f"VENV={venv}"]  # never set up again by this test
+    make = ["make", "-s", "-o", f"{venv}/.ready", "quickstart", f"VENV={venv}"]  # -o: skip the setup
     clean = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "OUT", "DATA")}
     for more, env in (([f"{key}={value}" for key, value in words.items()], clean), ([], clean | words)):
         done = subprocess.run([*make, *more], cwd=ROOT, env=env, capture_output=True, text=True)

@@ -1,5 +1,7 @@
-"""A trainer (with a host of its own), a metric and a data set are each added with one module and one line. The metric,
-the data set and the table are those of docs/recipes.md."""
+"""Adding a trainer (with its own host), a metric or a data set takes one module and one line.
+
+The metric, the data set and the table are the examples of docs/recipes.md.
+"""
 
 import json
 import re
@@ -33,7 +35,7 @@ class Toy(Official):
 TRAINER = Toy()
 """
 
-# A "codebase" with the files of an official one: it counts to kimg and stops once in the middle.
+# A "codebase" with an official one's files. It counts to kimg and stops once in the middle.
 TOY = {
     "train.py": '''
 import json, os, pickle, sys
@@ -68,7 +70,7 @@ Image.new("RGB", (8, 8)).save(os.path.join(sys.argv[2], "samples.png"))
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """A copy with the data set added, which the tables below use."""
+    """A copy with the data set added that the tables below use."""
     repository = Repository(tmp_path / "copy")
     repository.add("experiments/datasets/ramps.py", RECIPE)
     repository.insert("experiments/datasets/__init__.py", '    "openmoji",', '    "ramps",')
@@ -76,7 +78,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def run(repository: Repository, ok: bool = True, **changes: str) -> str:
-    """The documentation's table, with other values of some keys."""
+    """Run the documentation's table with the values of some keys changed."""
     table = TABLE
     for key, value in changes.items():
         table, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", table, flags=re.MULTILINE)
@@ -98,7 +100,7 @@ def test_a_host(repository):
     repository.add("experiments/trainers/toy.py", TRAINER)
     repository.insert("experiments/trainers/__init__.py", '    "mini",', '    "toy",')
     facts = '\n[toy]\nurl = "https://example.org/toy"\ncommit = "{}"\nlicence = "none"\nvendor = "vendor/toy"\n'
-    with (repository.root / "patches/upstreams.toml").open("a") as file:  # the overlay's entry of any host
+    with (repository.root / "patches/upstreams.toml").open("a") as file:  # the overlay needs an entry for any host
         file.write(facts.format("0" * 40))
     for name, text in TOY.items():
         repository.add(f"vendor/toy/{name}", text)

@@ -1,4 +1,4 @@
-"""CLUSTER=slurm with real child processes: with a stand-in of Slurm's commands, and with Slurm where there is one."""
+"""CLUSTER=slurm with real child processes: on a stand-in for Slurm's commands, and on real Slurm if installed."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from test_run import TABLE, attempts, edit, final, folder, log_of, ticks, wait_f
 from experiments import slurm
 from experiments.trainers.contract import ROOT
 
-# Where what Slurm itself does decides; the others ask about our runner, and take the stand-in alone.
+# These tests depend on Slurm's own behaviour and run on both clusters. The others test our runner, on the stand-in.
 WITH_SLURM = (
     "test_every_run_is_a_job_and_the_runner_reports",
     "test_a_requeued_job_goes_on_to_the_uninterrupted_result",
@@ -104,12 +104,12 @@ def test_a_requeued_job_goes_on_to_the_uninterrupted_result(table, start):
     printed = output(process)
     assert process.returncode == 0, printed
     assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "interrupted"), ("low", "done")]
-    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 2  # trained in two goes
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 2  # trained with one restart
     assert final(table, "low") == straight(table)
 
 
 def straight(table: Path) -> str:
-    """The result of the row low without a cluster or an interruption."""
+    """The result of the row low, without a cluster and without an interruption."""
     command = [sys.executable, fake_trainer.FILE, "run", str(table), "--out", str(table.parent / "straight")]
     command += ["--cache", str(table.parent / "cache"), "--row", "low"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -147,7 +147,7 @@ def test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them(table, st
     printed = output(start(table))
     assert f"already in the queue as job {before}; following it" in printed
     assert {entry.row: entry.status for entry in attempts(table)} == {"low": "done", "plain": "done"}
-    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained in one go
+    assert (folder(table, "low") / "log.txt").read_text().count("pid ") == 1  # trained without a restart
 
 
 def test_an_interrupted_runner_says_how_to_follow_and_how_to_cancel(table, start):
@@ -192,7 +192,7 @@ def test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice(table
     process.kill()
     process.wait()
     before = number(table, "low")
-    (folder(table, "low") / "slurm-job").unlink()  # as if it had been killed a moment after sbatch
+    (folder(table, "low") / "slurm-job").unlink()  # as if killed just after sbatch
     assert f"already in the queue as job {before}; following it" in output(start(table, "--row", "low"))
     assert number(table, "low") == before
     assert [(entry.row, entry.status) for entry in attempts(table)] == [("low", "done")]
@@ -208,7 +208,7 @@ def test_a_number_that_another_run_has_now_is_not_followed(table, start):
     process.wait()
     other = number(table, "plain")
     run_folder = prepared(table, "low")
-    (run_folder / "slurm-job").write_text(f"{other}\n")  # of an older cluster, or of a copied folder
+    (run_folder / "slurm-job").write_text(f"{other}\n")  # from an older cluster, or from a copied folder
     process = start(table)
     wait_for(lambda: number(table, "low") != other, 60)
     hold.unlink()
@@ -226,7 +226,7 @@ def prepared(table: Path, row: str) -> Path:
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Makes commands that do what a line of shell says; they come before those of the cluster."""
+    """Makes commands that run a line of shell. They take precedence over the cluster's."""
     place = tmp_path / "before"
     place.mkdir()
     monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""make smoke's table: every official codebase, plain and with MTM; all but StyleSV killed in training and resumed."""
+"""make smoke's table: every official codebase, plain and with MTM. All except StyleSV are killed and resumed."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from experiments.snapshots import open_snapshot
 from experiments.table import load_table
 from mtm_hosts.hosts import HOSTS
 
-# StyleSV alone would take as long as the other four: tests/hosts/test_stylesv_resume.py stops it and goes on.
+# StyleSV would take as long as the others together. tests/hosts/test_stylesv_resume.py stops and resumes it.
 ROWS = [row.id for row in load_table("smoke").rows if row.mtm != "none" and row.trainer != "stylesv"]
 WORDS = ("-m", "experiments.run", "smoke", "--out", "out", *(word for row in ROWS for word in ("--row", row)))
 LESS = {
-    "parallel = 2": "parallel = 1",  # a kill ends all rows that are running
-    'cfg = "stylegan2"': 'cfg = "stylegan2"\ngpus = 2',  # of which one is killed
+    "parallel = 2": "parallel = 1",  # a kill ends every running row
+    'cfg = "stylegan2"': 'cfg = "stylegan2"\ngpus = 2',  # two ranks, one of which is killed
     'metrics = ["frechet"]': "metrics = []",
     "samples_nimg = 24": "samples_nimg = 4",
     "kimg = 0.4": "kimg = 0.1",
@@ -52,7 +52,7 @@ def test_images_of_ones_own_cannot_stand_in_for_clips() -> None:
 
 
 def start_until_it_saves(repository: Repository, row: str) -> tuple[subprocess.Popen[str], dict]:
-    """Runs the table until that row has its first training state; the runner, and the row's state."""
+    """Run the table until the row has its first training state; returns the runner and the row's state."""
     runner = repository.start(*WORDS)
     out, end = repository.root / "out", time.monotonic() + 900
     while not list(out.glob(f"runs/{row}/*/train/**/training-state-*.pt")):
@@ -64,7 +64,7 @@ def start_until_it_saves(repository: Repository, row: str) -> tuple[subprocess.P
 
 
 def kill_once_it_saves(repository: Repository, row: str) -> None:
-    """Kills runner, row and trainer."""
+    """Kill runner, row and trainer."""
     runner, state = start_until_it_saves(repository, row)
     for pid in (runner.pid, state["pid"], state["child_pid"]):
         with suppress(ProcessLookupError):
@@ -73,7 +73,7 @@ def kill_once_it_saves(repository: Repository, row: str) -> None:
 
 
 def kill_a_rank_once_it_saves(repository: Repository, row: str) -> str:
-    """Kills the second of two ranks, and returns what the runner printed when it had ended by itself."""
+    """Kill the second of two ranks; returns what the runner printed once the row had failed and it was stopped."""
     runner, state = start_until_it_saves(repository, row)
     ranks = [p for p in psutil.Process(state["child_pid"]).children() if "spawn_main" in " ".join(p.cmdline())]
     assert len(ranks) == 2
@@ -81,12 +81,12 @@ def kill_a_rank_once_it_saves(repository: Repository, row: str) -> str:
     while not [entry for entry in entries(repository.root / "out") if entry["row"] == row]:
         assert runner.poll() is None
         time.sleep(0.05)
-    os.kill(runner.pid, signal.SIGINT)  # before it has done the other rows
+    os.kill(runner.pid, signal.SIGINT)  # before it runs the other rows
     return runner.communicate()[0]
 
 
 def entries(out: Path) -> list[dict]:
-    """The ledger's entries of rows."""
+    """The ledger's entries about rows."""
     lines = (out / "ledger.jsonl").read_text().splitlines() if (out / "ledger.jsonl").exists() else []
     return [entry for entry in map(json.loads, lines) if entry["event"] == "row"]
 
@@ -117,12 +117,12 @@ def test_killed_in_a_codebase_it_goes_on_to_the_end(tmp_path: Path) -> None:
 
 
 def starts(out: Path) -> list[Path]:
-    """The folder of every start of StyleGAN2's training."""
+    """The folders of all starts of StyleGAN2's training."""
     return sorted(out.glob(f"runs/{ROWS[0]}/*/train/*-*"))
 
 
 def check_bits(straight: Path, broken: Path) -> None:
-    """Weights, optimisers, random states, counters and statistics are those of the uninterrupted run."""
+    """Check that weights, optimisers, random states, counters and statistics equal those of the uninterrupted run."""
     (whole,), (_, *_, last) = starts(straight), starts(broken)
     networks = []
     for folder in (whole, last):
@@ -134,7 +134,7 @@ def check_bits(straight: Path, broken: Path) -> None:
         paths = [folder / f"training-state-000000{rank}.pt" for folder in (whole, last)]
         states = [torch.load(path, weights_only=True) for path in paths]
         for state in states:
-            del state["random"]["python"]  # never seeded by the host, nor drawn from
+            del state["random"]["python"]  # the host neither seeds nor uses it
         for name in states[0].keys() & {"buffers", "optimisers", "counters", "random", "loss"}:
             assert flat(states[0][name]) == flat(states[1][name]), (rank, name)
         averages.append(states[0]["buffers"]["G"]["mapping.w_avg"])
@@ -143,13 +143,13 @@ def check_bits(straight: Path, broken: Path) -> None:
 
 
 def last_tick(folder: Path) -> dict:
-    """What was trained, without what time it took."""
+    """The last tick's losses and progress, without timings."""
     line = json.loads((folder / "stats.jsonl").read_text().splitlines()[-1])
     return {k: v for k, v in line.items() if k.startswith(("Loss/", "Progress/"))}
 
 
 def flat(value) -> list:
-    """Every leaf, tensors as lists of bytes, so that equality means bits."""
+    """Every leaf; tensors become lists of bytes, so that equality means equal bits."""
     if isinstance(value, torch.Tensor):
         return [value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()] if value.ndim else [value.item()]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The adapter of StyleGAN-V: what it types."""
+"""StyleGAN-V's adapter: the command line that it writes."""
 
 from test_stylesv_trainer import words
 from test_trainers import make_run

@@ -1,4 +1,4 @@
-"""The adapter of StyleSV: what it types in each stage, and how it goes on."""
+"""StyleSV's adapter: the command line for each stage, and how it resumes."""
 
 import pytest
 from test_trainers import make_run, snap
@@ -17,7 +17,7 @@ def words(step):
 
 
 def make_start(run, number, stage, begun_kimg, kimgs, resumed=None):
-    """What launch.py and train.py leave of a start."""
+    """The files that launch.py and train.py leave after one start."""
     output = run.train / f"{number:05d}-stage{stage}" / "output"
     output.mkdir(parents=True)
     (output / "training_options.json").write_text(f'{{"resume_pkl": "{resumed}"}}' if resumed else "{}")
@@ -65,7 +65,7 @@ def test_a_second_stage_that_was_interrupted_is_counted_from_where_the_stage_beg
     make_start(run, 2, 2, 3.003, [5], broken)
     assert (SV.progress(run).kimg, SV.progress(run).finished) == (9, False)
     assert [tick.kimg for tick in SV.ticks(run, [])] == [0.001, 4, 4.003, 6, 7, 7.003, 9]
-    assert words(SV.train_step(run))["training.kimg"] == "6"  # of the stage
+    assert words(SV.train_step(run))["training.kimg"] == "6"  # of this stage
     make_start(run, 3, 2, 5.003, [6], run.train / "00002-stage2/output/network-snapshot-000005.pkl")
     assert (SV.progress(run).kimg, SV.progress(run).finished) == (10, True)
 
@@ -88,7 +88,7 @@ def test_stages_may_be_shorter_than_a_kimg(tmp_path):
 
 
 def make_fraction(run, number, stage, kimgs, resumed=None):
-    """As make_start, where every tick writes the snapshot of 0 kimg anew."""
+    """As make_start, but every tick rewrites the snapshot of 0 kimg."""
     output = run.train / f"{number:05d}-stage{stage}" / "output"
     make_start(run, number, stage, kimgs[0], [], resumed)
     if kimgs[1:]:

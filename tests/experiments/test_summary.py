@@ -1,4 +1,4 @@
-"""OUT/report.png: of the paper's tables, and of any other table; above all that no text is cut or covers another."""
+"""OUT/report.png for the paper's tables and for other tables: above all, no text is cut off or covered."""
 
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 @pytest.fixture
 def written(monkeypatch) -> list[tuple[str, Box]]:
-    """Every text that is drawn, and where."""
+    """Every text that is drawn, and its box."""
     found: list[tuple[str, Box]] = []
     real = ImageDraw.ImageDraw.text
 
@@ -67,7 +67,7 @@ def test_the_papers_image_has_every_row_with_paper_ours_difference_and_status(ou
     assert {"failed", "Plain", "MTM", "Offset field", "Generator loss"} <= set(texts)
     assert CREDIT in texts
     assert "Rows: 3 of 5 done, 1 failed, 1 partial." in " ".join(texts).replace("\n", " ")
-    assert texts.count("(nearly uniform)") == 1  # one trainer; the strips of the lab are grey
+    assert texts.count("(nearly uniform)") == 1  # one trainer only; the lab's strips are grey
     assert not any("Smoke test" in text for text in texts)
 
 
@@ -105,7 +105,7 @@ def test_the_heading_of_any_other_table_is_wrapped(out):
     heading = charts._heading(results, results.rows)
     assert all(len(line) <= 160 for text, *_ in heading for line in text.split("\n"))
     assert "(stand-in" not in heading[1][0]
-    assert heading[1][0].replace("\n", " ").count("FID") == 4  # FID and sFID of two rows
+    assert heading[1][0].replace("\n", " ").count("FID") == 4  # FID and sFID for two rows
 
 
 def test_text_is_wrapped_at_words_and_cut_with_an_ellipsis():

@@ -1,4 +1,4 @@
-"""experiments.trainers: what the adapters type, and what they read from the files of the trainers."""
+"""experiments.trainers: the command lines that the adapters write, and what they read from the trainers' files."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def make_run(folder: Path, trainer: str = "stylegan3", **options) -> Run:
 
 
 def make_part(run: Run, number: int, kimgs: list[float], *, resumed: Path | None = None, name: str = "x") -> Path:
-    """A start of train.py: options and a line of statistics for each kimg."""
+    """One start of train.py: its options, and a line of statistics for each kimg."""
     folder = run.train / f"{number:05d}-{name}"
     folder.mkdir(parents=True)
     (folder / "training_options.json").write_text(json.dumps({"resume_pkl": str(resumed)} if resumed else {}))
@@ -120,7 +120,7 @@ def test_a_training_that_began_anew_once_goes_on_exactly_to_what_is_left(tmp_pat
     second = make_part(run, 1, [0.004, 3], resumed=resumed)
     exact = snap(second, 3, sidecar=True)
     step = OFFICIAL.train_step(run)
-    assert (words(step)["resume"], words(step)["kimg"]) == (str(exact), "6")  # it counts on from 3, which are 7 of 10
+    assert (words(step)["resume"], words(step)["kimg"]) == (str(exact), "6")  # it counts from 3 kimg, which are 7 of 10
     assert "MTM_RESUME" not in step.env
     snap(make_part(run, 2, [3.004, 6], resumed=exact), 6)
     assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (10, True)
@@ -136,7 +136,7 @@ def test_data_of_another_name_does_not_count_a_training_that_went_on_exactly_twi
 
 def test_ticks_after_a_snapshot_of_the_same_kimg_are_not_added_when_it_goes_on_exactly(tmp_path):
     run = make_run(tmp_path, kimg=0.064)
-    exact = snap(make_part(run, 0, [0.004, 0.036]), 0, sidecar=True)  # of 0.004: it was killed before another one
+    exact = snap(make_part(run, 0, [0.004, 0.036]), 0, sidecar=True)  # from 0.004: killed before the next one
     make_part(run, 1, [0.036], resumed=exact)
     assert (OFFICIAL.progress(run).kimg, OFFICIAL.progress(run).finished) == (0.036, False)
 
@@ -162,7 +162,7 @@ def test_a_state_of_an_older_snapshot_of_the_same_name_is_not_gone_on_with(tmp_p
     run = make_run(tmp_path, kimg=0.064)
     path = snap(make_part(run, 0, [0.004, 0.032]), 0, sidecar=True)
     assert words(OFFICIAL.train_step(run))["resume"] == str(path)
-    path.write_bytes(pickle.dumps({"G": list(range(999, -1, -1))}))  # of the same size
+    path.write_bytes(pickle.dumps({"G": list(range(999, -1, -1))}))  # the same size
     assert "resume" not in words(OFFICIAL.train_step(run))
 
 
@@ -319,7 +319,7 @@ def test_a_host_that_is_not_there_is_refused_before_anything_is_written(tmp_path
 
 
 def test_a_host_without_the_mtm_patch_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(StyleGAN3, "cwd", str(tmp_path))  # absolute: a codebase that is there
+    monkeypatch.setattr(StyleGAN3, "cwd", str(tmp_path))  # an absolute path: this codebase exists
     (tmp_path / "train.py").touch()
     run = make_run(tmp_path)
     with pytest.raises(UserError, match=r"must be patched with mtm; got no patch applied whole. Run: make patch"):

@@ -1,4 +1,4 @@
-"""experiments.weights: the table of weights, and that nothing but the right bytes is ever handed on."""
+"""experiments.weights: the table of weights, and that only files with the right bytes are handed on."""
 
 import hashlib
 import importlib.util
@@ -37,7 +37,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with three right files: of one the whole hash is published, of one a prefix, of one nothing."""
+    """A folder with three correct files. For one the full hash is published, for one a prefix, for one nothing."""
     published = {"whole": {"sha256": sha256(RIGHT)}, "prefix": {"sha256_prefix": sha256(RIGHT)[:8]}, "bare": {}}
     table = {}
     for name in NAMES:
@@ -163,7 +163,7 @@ def test_stand_ins_are_accepted_by_their_hash_and_say_so(folder):
         (folder / f"{name}.pt").write_bytes(RANDOM)
         assert record_stand_in(name, folder).stand_in
     assert all(found.stand_in and found.sha256 == sha256(RANDOM) for found in locate(NAMES).values())
-    assert recorded(folder / PINNED) == {}  # or the right file would be refused later
+    assert recorded(folder / PINNED) == {}  # otherwise the right file would be refused later
     assert recorded(folder / STAND_INS) == {name: sha256(RANDOM) for name in NAMES}
     for name in NAMES:
         (folder / f"{name}.pt").write_bytes(RIGHT)
@@ -192,7 +192,7 @@ def test_official_is_the_verified_file_of_an_address(folder):
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are read whole for their hash."""
+    """The files that are read completely to compute their hash."""
     real, found = hashlib.file_digest, []
 
     def digest(file, kind):
@@ -205,7 +205,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def settled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder some time after its files were written."""
+    """The folder, some time after its files were written."""
     later = time.time_ns() + 10**10
     monkeypatch.setattr(time, "time_ns", lambda: later)
     return folder
@@ -267,7 +267,7 @@ def test_the_folder_is_the_repositorys_or_what_the_environment_names(monkeypatch
     assert weights_folder() == ROOT / "weights"
     monkeypatch.setenv("MTM_WEIGHTS", "/elsewhere")
     assert weights_folder() == Path("/elsewhere")
-    monkeypatch.setenv("MTM_WEIGHTS", "data/nets")  # the hosts are started in other folders
+    monkeypatch.setenv("MTM_WEIGHTS", "data/nets")  # the hosts start in other folders
     assert weights_folder() == ROOT / "data/nets"
 
 

@@ -1,4 +1,4 @@
-"""Every test here needs a GPU and is skipped without; `make test-gpu` fails instead."""
+"""Every test here needs a GPU. Without one, tests are skipped and `make test-gpu` fails."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ import torch
 
 from tools.gpu import why_no_gpu
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))  # op_cases
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic products
+sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))  # for op_cases
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch requires this for deterministic matmuls
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def float32_is_float32() -> Iterator[None]:
-    """No TF32, and back: torch's default for convolutions, which the op follows, is TF32."""
+    """Turn TF32 off, then restore it. TF32 is torch's default for convolutions, which the op follows."""
     conv = torch.backends.cudnn.conv
     before = conv.fp32_precision
     conv.fp32_precision = "ieee"
@@ -33,7 +33,7 @@ def float32_is_float32() -> Iterator[None]:
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    """torch.use_deterministic_algorithms(True), and back."""
+    """Turn torch.use_deterministic_algorithms on, then off."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

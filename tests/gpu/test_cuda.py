@@ -1,4 +1,4 @@
-"""The op on an NVIDIA GPU, held to the float64 reference on the CPU."""
+"""The op on an NVIDIA GPU against the float64 reference on the CPU."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def to_device(case: Case, device: str = "cuda") -> Case:
 
 
 def hold(case: Case, dtype: torch.dtype, factor: float = 4, device: str = "cuda") -> None:
-    """Result, first and second order of the case on the GPU, against float64 on the CPU, on a scale of 1 at least."""
+    """Compare result, first and second order on the GPU with float64 on the CPU, on a scale of at least 1."""
     exact = case.map(lambda _, t: t.double())
     for order in (first_order, second_order):
         got, want = order(to_device(case, device), "native"), order(exact, "reference")
@@ -57,7 +57,7 @@ def hostile(case: Case) -> Case:
 @DTYPES
 @pytest.mark.parametrize("weight_groups", [1, 2])
 def test_demodulation_in_every_dtype(weight_groups, dtype):
-    """More channels and samples than a warp has lanes, and than a block has warps."""
+    """More channels and samples than a warp has lanes and a block has warps."""
     hold(sample_inputs(B=11, C=80, O=6, weight_groups=weight_groups, dtype=dtype), dtype, 16)
 
 
@@ -71,7 +71,7 @@ def test_maps_whose_index_has_several_parts_and_passes(size, dtype):
 @pytest.mark.parametrize("style", [False, True], ids=["plain", "style"])
 @pytest.mark.parametrize("mask", [False, True], ids=["no-mask", "mask"])
 def test_every_dtype_to_the_second_order(mask, style, dtype):
-    # Second order multiplies more rounded factors: four times the first order's room for half types.
+    # Second order multiplies more rounded factors, so half types get four times the tolerance of first order.
     hold(sample_inputs(mask=mask, style=style, groups=2, dtype=dtype), dtype, 16)
 
 
@@ -123,7 +123,7 @@ def as_function(case: Case):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("mask", [False, True], ids=["no-mask", "mask"])
 def test_gradcheck_and_gradgradcheck(mask, groups):
-    """Without any tolerance for results that differ between runs."""
+    """With no tolerance for results that differ between runs."""
     case = sample_inputs(C=2, O=2, mask=mask, groups=groups)
     assert gradcheck(*as_function(case))
     assert gradgradcheck(*as_function(case))
@@ -140,7 +140,7 @@ def test_deterministic_mode_is_accepted_and_changes_nothing(request):
 
 @pytest.mark.parametrize("kind", ["one pixel", "outside", "NaN"])
 def test_offsets_that_crowd_are_right_and_cost_at_most_ten_times(kind):
-    """What the inverse index sorts is worst where every tap is at one pixel: one team adds all of it."""
+    """The inverse index is slowest if every tap is at one pixel, because one team then adds everything."""
     case = to_device(one_by_one(B=8, C=64, O=64, size=(32, 32), kernel=(3, 3), padding=(1, 1), dtype=torch.float32))
     crowded = replace(case, offset=torch.full_like(case.offset, {"outside": 1e9, "NaN": NAN}.get(kind, 0.0)))
     if kind == "one pixel":
@@ -205,7 +205,7 @@ def test_second_gpu_while_the_first_is_current():
 
 
 def test_current_stream_is_used():
-    """x is filled on the stream after a long wait: a kernel on any other stream would read what was there before."""
+    """x is filled on the stream after a long wait, so a kernel on any other stream would read the old values."""
     case = to_device(sample_inputs(C=8, dtype=torch.float32))
     want = first_order(case, "native")
     late = replace(case, x=torch.zeros_like(case.x))
@@ -232,7 +232,7 @@ def test_autocast(dtype):
         assert name == "y" or found[name].dtype == torch.float32
 
 
-@pytest.mark.filterwarnings("ignore")  # inductor's own
+@pytest.mark.filterwarnings("ignore")  # raised by inductor itself
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_torch_compile_without_a_graph_break(backend):
     case = to_device(sample_inputs(C=8, dtype=torch.float32)).leaves()
@@ -286,7 +286,7 @@ def test_the_same_bits_over_a_hundred_runs(dtype):
 
 
 def growth(run) -> tuple[int, int, object]:
-    """(bytes alive after the call, peak bytes during it), both above what was before; and the result."""
+    """(bytes still allocated after the call, peak bytes during it), both relative to before; and the result."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -305,11 +305,11 @@ def test_columns_are_neither_kept_nor_whole():
     def forward() -> Tensor:
         return modulated_deform_conv2d(x, weight, offset, padding=1, impl="native")
 
-    for _ in range(2):  # the first time, libraries allocate workspaces that stay
+    for _ in range(2):  # the first call allocates library workspaces that stay
         torch.autograd.grad(forward(), (x, weight, offset), torch.ones(shape, device="cuda"))
     alive, peak, y = growth(forward)
     assert alive <= size + weight.numel() * 4 + 2 * MIB, "more than y and the weight in the product's layout is kept"
-    assert peak < 0.6 * columns  # x and y by rows, y, and a chunk
+    assert peak < 0.6 * columns  # x and y as rows, y, and one chunk
     grad_y = torch.ones_like(y)
     _, peak, _ = growth(lambda: torch.autograd.grad(y, (x, weight, offset), grad_y))
     assert peak < columns, "the backward holds the columns whole"

@@ -1,4 +1,4 @@
-"""The module's own convolution on a GPU: half-precision values, float32 sums, whatever the switch for TF32 says."""
+"""The module's own convolution on a GPU: half-precision values with float32 sums, whatever the TF32 switch says."""
 
 import copy
 
@@ -10,7 +10,7 @@ from mtm_ops import ModulatedTransformation
 
 pytestmark = pytest.mark.gpu
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-# Relative to the largest value. Of factors that are truncated to 11 significant bits: docs/results-cuda.md.
+# Relative to the largest value. The factors are truncated to 11 significant bits; see docs/results-cuda.md.
 HALF, FLOAT = 4e-3, 1e-5
 
 
@@ -23,7 +23,7 @@ def inputs(dtype: torch.dtype) -> tuple[ModulatedTransformation, Tensor, Tensor]
 
 
 def found(head: ModulatedTransformation, x: Tensor, w: Tensor) -> dict[str, Tensor]:
-    """Offsets and masks, and the gradients of a gradient's norm, as path-length regularisation takes them."""
+    """Offsets, masks, and the gradients of a gradient's norm, as in path-length regularisation."""
     x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
     offset, mask = head(x, w)
     assert mask is not None
@@ -34,7 +34,7 @@ def found(head: ModulatedTransformation, x: Tensor, w: Tensor) -> dict[str, Tens
 
 
 def errors(dtype: torch.dtype) -> dict[str, float]:
-    """Of each result on the GPU, against float64 on the CPU from the same x, relative to its largest value."""
+    """Each result's error on the GPU against float64 on the CPU with the same x, relative to its largest value."""
     head, x, w = inputs(dtype)
     exact = found(copy.deepcopy(head).double(), x.double(), w.double())
     got = found(head.cuda(), x.cuda(), w.cuda())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # engine_lab
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overlay"))  # for engine_lab
 
 from eg3d_lab import make_posed_images
 from lab import make_checkouts, make_clips, make_images
@@ -12,7 +12,7 @@ from mtm_hosts.hosts import HOSTS
 
 
 def checkouts(host):
-    """A fixture: name -> clone of that host: pristine, base (compat and cpu), patched (all concerns)."""
+    """A fixture: name -> clone of the host. Names: pristine, base (concerns compat and cpu), patched (all concerns)."""
 
     @pytest.fixture(scope="session", name=host.replace("-", "_"))
     def made(tmp_path_factory):
@@ -31,7 +31,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def posed(tmp_path_factory):
-    """Images with a camera each."""
+    """Images, each with a camera."""
     return make_posed_images(tmp_path_factory.mktemp("data") / "posed")
 
 

@@ -1,4 +1,4 @@
-"""What a child process does inside a checkout of eg3d: see official_probe.py."""
+"""Probes that run in a child process inside a checkout of eg3d. See official_probe.py."""
 
 import functools
 
@@ -7,7 +7,7 @@ from eg3d_lab import camera
 from official_probe import Probe
 from probe_lab import grow
 
-FEW = {"depth_resolution": 4, "depth_resolution_importance": 4}  # samples per ray, of 48 each
+FEW = {"depth_resolution": 4, "depth_resolution_importance": 4}  # samples per ray; the default is 48 each
 RENDERING = {
     "superresolution_module": "training.superresolution.SuperresolutionHybrid2X",
     "sr_antialias": True,
@@ -23,11 +23,11 @@ RENDERING = {
     "avg_camera_pivot": [0, 0, 0.2],
     **FEW,
 }
-# The superresolution wants 512 numbers in w; the backbone is always 256 px, the image here 128.
+# The superresolution needs 512 numbers in w. The backbone always has 256 px; the image here has 128 px.
 TINY = {"z_dim": 16, "w_dim": 512, "c_dim": 25, "img_resolution": 128, "img_channels": 3, "channel_base": 256}
 TINY |= {"channel_max": 8, "mapping_kwargs": {"num_layers": 2}, "num_fp16_res": 0, "conv_clamp": None}
-NARROW = {128: 8, 64: 8}  # channels of the superresolution, in training
-RAYS = 8  # across the image that is rendered, of 64
+NARROW = {128: 8, 64: 8}  # channels of the superresolution in training
+RAYS = 8  # rays across the rendered image; the default is 64
 
 
 class EG3D(Probe):
@@ -45,25 +45,28 @@ class EG3D(Probe):
         return z, torch.tensor([camera(yaw) for yaw in (0.3, -0.2, 0.1, 0)[:batch]])
 
     def draw(self, G, z, c):
-        torch.manual_seed(7)  # where along its part of the ray a sample lies
+        torch.manual_seed(7)  # fixes the position of each sample within its part of the ray
         out = G(z, c, neural_rendering_resolution=RAYS, noise_mode="const")
         return torch.cat([out["image"].flatten(1), out["image_raw"].flatten(1), out["image_depth"].flatten(1)], 1)
 
     def shrink(self, c):
-        """Few samples per ray; a narrow superresolution, whose width is no option and most of the time; no workers,
-        which take seconds to start: StyleGAN3's tests have them."""
+        """Reduce the time of a training: few samples per ray, no data-loading workers, and a narrow superresolution.
+
+        The superresolution takes most of the time, but its width is not an option. Workers take seconds to start;
+        StyleGAN3's tests cover them.
+        """
         from training import superresolution as sr
 
         c["G_kwargs"].rendering_kwargs.update(FEW)
         c["data_loader_kwargs"] = {"num_workers": 0}
         if isinstance(sr.SynthesisBlock, type):
             sr.SynthesisBlock = functools.partial(_narrow, sr.SynthesisBlock)
-            # Unpickling looks this one up in its module, and wants a class.
+            # Unpickling looks this class up in its module and needs a class, so it cannot be a partial.
             sr.SynthesisBlockNoUp.__init__ = functools.partialmethod(_narrow_init, sr.SynthesisBlockNoUp.__init__)
         return c
 
     def regularise(self):
-        """Density regularisation's gradients, through the host's own loss."""
+        """Gradients of density regularisation, through the host's own loss."""
         from training.loss import StyleGAN2Loss
 
         G = grow(self.build("eg3d", mtm="low", mtm_head="offset+mask")).train()
@@ -74,7 +77,7 @@ class EG3D(Probe):
         return {n: p.grad for n, p in G.named_parameters() if ".mtm." in n}
 
     def second_order(self):
-        """What gradgradcheck says of the convolution that the host uses on a GPU, run here on the CPU."""
+        """gradgradcheck's results for the convolution that the host uses on a GPU, run here on the CPU."""
         from torch_utils.ops import conv2d_gradfix as fix
 
         fix._should_use_custom_op = lambda input: True

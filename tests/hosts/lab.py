@@ -1,4 +1,4 @@
-"""Checkouts of the official codebases to test on: clones in a temporary folder, never vendor/ itself."""
+"""Checkouts of the official codebases to test on: clones in a temporary folder. vendor/ is never written to."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mtm_hosts.hosts import HOSTS
 from overlay.catalog import Host, load_hosts
 from overlay.git import open_checkout
 
-PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"  # of a training of less than a kimg
+PKL, STATE = "network-snapshot-000000.pkl", "training-state-000000.pt"  # written by a training shorter than 1 kimg
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +24,7 @@ def host_of(name: str) -> Host:
 
 
 class Checkout:
-    """A clone of a host with some concerns applied, and a way to run its probe (<host>_probe.py) in it."""
+    """A clone of a host with some concerns applied. It can run the host's probe (<host>_probe.py)."""
 
     def __init__(self, root: Path, host: Host, concerns: tuple[str, ...]):
         self.lab, self.root, self.folder = Lab(root), root, root / "vendor" / host.name
@@ -40,13 +40,13 @@ class Checkout:
 
     def env(self, **more: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MTM_")}
-        # One thread: the suite runs as many processes as there are cores.
+        # One thread, because the suite runs as many processes as there are cores.
         return {
             **clean,
             "PYTHONPATH": str(ROOT),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
-            "THP_MEM_ALLOC_ENABLE": "1",  # as our concern cpu has it, which a pristine checkout lacks
+            "THP_MEM_ALLOC_ENABLE": "1",  # set by the concern cpu, which a pristine checkout lacks
             **more,
         }
 
@@ -59,14 +59,14 @@ class Checkout:
         return done
 
     def probe(self, name: str, **arguments):
-        """What the probe of that name returns, run in a process of its own in this checkout."""
+        """The result of the named probe, which runs in its own process in this checkout."""
         out = self.root / f"{name}-{len(list(self.root.glob('*.pt')))}.pt"
         self.run(*self.command(name, out, arguments))
         return torch.load(out, weights_only=False)
 
 
 def make_checkouts(folder: Path, name: str) -> dict[str, Checkout]:
-    """name -> clone of that host: pristine, base (compat and cpu), patched (all concerns)."""
+    """name -> clone of the host. Names: pristine, base (concerns compat and cpu), patched (all concerns)."""
     host = host_of(name)
     if open_checkout(host.folder) is None:
         pytest.skip(f"{host.vendor} is not fetched: git submodule update --init {host.vendor}")
@@ -86,7 +86,7 @@ def make_images(folder: Path, size: int = 32, count: int = 12) -> Path:
 
 
 def make_clips(folder: Path, size: int = 128, count: int = 6) -> Path:
-    """Folders of frames, 20 and more in each: what the video hosts train on."""
+    """Folders with at least 20 frames each, on which the video hosts train."""
     import numpy as np
     from PIL import Image
 
@@ -105,7 +105,7 @@ def assert_same(a, b):
 
 
 def assert_reached(grads, where=""):
-    """Both modules' parameters, four each, have gradients that say something."""
+    """Check that all parameters of both modules, four each, have finite, non-zero gradients."""
     assert len(grads) == 8, where
     for name, grad in grads.items():
         assert grad is not None, (where, name)
@@ -114,7 +114,7 @@ def assert_reached(grads, where=""):
 
 
 def _settled(state):
-    """A state without what a clock says."""
+    """The state without entries that depend on the clock or the machine's resources."""
     statistics = state["statistics"]
     collected = [named for seen in statistics["collectors"].values() for named in seen]
     for named in (statistics["counters"], statistics["cumulative"], *collected):

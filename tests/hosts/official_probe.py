@@ -1,6 +1,6 @@
-"""What the probes of hosts with the same train.py, calc_metrics.py and legacy.py do alike: see probe_lab.py.
+"""Probes shared by the hosts that have the same train.py, calc_metrics.py and legacy.py. See probe_lab.py.
 
-A host subclasses Probe, says how its networks are built, called and shrunk, and runs the result.
+A host subclasses Probe, defines how its networks are built, called and shrunk, and runs the result.
 """
 
 import contextlib
@@ -18,26 +18,26 @@ from probe_lab import Stopped, grow, main, metric, pickled, stub_pkg_resources, 
 
 
 class Probe:
-    """Public methods are probes. Hosts add their own."""
+    """Every public method is a probe. Hosts add more."""
 
     def build(self, kind, seed=3, **options):
-        """A tiny generator of that kind."""
+        """A tiny generator of the given kind."""
         raise NotImplementedError
 
     def inputs(self, G, batch=2):
-        """z, c."""
+        """(z, c)."""
         raise NotImplementedError
 
     def draw(self, G, z, c):
-        """Images [N, C, H, W], the same at every call."""
+        """Images [N, C, H, W], the same for every call."""
         return G(z, c, noise_mode="const")
 
     def discriminator(self, G):
-        """What stands for it in a snapshot: legacy.py builds each network anew in half precision."""
+        """The stand-in for the discriminator in a snapshot. legacy.py rebuilds each network in half precision."""
         return G
 
     def shrink(self, c):
-        """Make the options of a training smaller than the command line can; returns them."""
+        """Make a training's options smaller than the command line allows; returns them."""
         return c
 
     def run(self):
@@ -46,7 +46,7 @@ class Probe:
     metric = staticmethod(metric)
 
     def with_environment(self, env, of, **arguments):
-        """What the probe `of` returns in an environment with `env`."""
+        """The result of the probe `of`, with `env` added to the environment."""
         os.environ.update(env)
         return getattr(self, of)(**arguments)
 
@@ -54,7 +54,7 @@ class Probe:
         return [pickled(path) for path in paths]
 
     def networks(self, kinds, **options):
-        """Parameters, buffers, random stream after construction, images and gradients of fresh generators."""
+        """Fresh generators: parameters, buffers, random stream after construction, images and gradients."""
         stub_pkg_resources()
         out = {}
         for kind in kinds:
@@ -66,7 +66,7 @@ class Probe:
             names, params = zip(*G.named_parameters(), strict=True)
             grads = torch.autograd.grad(image.square().sum(), params, allow_unused=True)
             fresh = tensors(G)
-            empty = self.draw(G, torch.full_like(z, torch.nan), c)  # may reach a running mean of w
+            empty = self.draw(G, torch.full_like(z, torch.nan), c)  # NaN may reach a running mean of w
             out[kind] = {
                 "tensors": fresh, "stream": stream, "image": image.detach(), "nan_shape": list(empty.shape),
                 "grads": {n: g for n, g in zip(names, grads, strict=True) if g is not None},
@@ -76,9 +76,9 @@ class Probe:
         return {"kinds": out, "mtm_ops": "mtm_ops" in sys.modules}
 
     def _small_training(self, iterations, tick=None, stop=None, **options):
-        """Let train.py's own main train for a few iterations and draw four samples instead of a thousand.
+        """Make train.py's own main train for a few iterations and draw four samples instead of a thousand.
 
-        tick: iterations per tick; stop: end as if killed once so many are saved; options: of the training loop.
+        tick: iterations per tick. stop: end as if killed after saving this many iterations. options: for the loop.
         """
         import train
 
@@ -102,7 +102,7 @@ class Probe:
             return show(module, arguments)
 
         loop.training_loop, loop.setup_snapshot_image_grid, loop.misc.print_module_summary = few, small_grid, summary
-        # Data loaders fork: a worker that is spawned imports torch anew.
+        # Let data loaders fork: a spawned worker would import torch again.
         torch.multiprocessing.set_start_method = lambda method: None
         self._shrink_before_building(loop)
         if stop:
@@ -118,15 +118,15 @@ class Probe:
         return train, initial
 
     def _shrink_before_building(self, loop):
-        """The concern mtm builds the generator once, before the loop does."""
+        """Shrink the options earlier, because the concern mtm builds the generator once before the loop does."""
         if hasattr(getattr(loop.dnnlib, "mtm_hosts", None), "mtm"):
             mtm = loop.dnnlib.mtm_hosts.mtm
             built = mtm._built
             mtm._built = lambda c: built(self.shrink(c))
 
     def train_part(self, arguments, **part):
-        """A training that may stop in the middle: its folder."""
-        random.seed(0)  # the hosts leave Python's stream to chance, and its state is kept too
+        """Run a training that may stop in the middle; returns its folder."""
+        random.seed(0)  # the hosts do not seed Python's random stream, and its state is saved too
         with contextlib.suppress(Stopped):
             self._small_training(**part)[0].main(arguments, standalone_mode=False)
         return _newest_run(arguments)
@@ -146,7 +146,7 @@ class Probe:
         }  # fmt: skip
 
     def train_rank(self, arguments, iterations):
-        """One rank of a torchrun: a digest of what it ends with."""
+        """One rank of a torchrun: a digest of its final state."""
         import torch.distributed as dist
 
         train, _ = self._small_training(iterations)
@@ -167,7 +167,7 @@ class Probe:
         return {"digest": digest.getvalue(), "rank": rank, **seen}
 
     def snapshot(self, path, kind, head):
-        """Write a snapshot as the training loop does, of a generator with grown MTM; and what it draws."""
+        """Write a snapshot of a generator with grown MTM, as the training loop does; returns what it draws."""
         G = grow(self.build(kind, mtm="low", mtm_head=head)).eval().requires_grad_(False)
         image = self.draw(G, *self.inputs(G))
         with open(path, "wb") as f:
@@ -176,7 +176,7 @@ class Probe:
         return {"image": image}
 
     def load_elsewhere(self, path):
-        """legacy.py's reading of it in this checkout, with neither of our packages to be had."""
+        """Read a snapshot with this checkout's legacy.py while neither of our packages can be imported."""
         stub_pkg_resources()
         sys.modules["mtm_ops"] = sys.modules["mtm_hosts"] = None
         import legacy
@@ -197,7 +197,7 @@ class Probe:
         return {"image": image, "warnings": [str(w.message) for w in caught], **errors, "again": len(pickle.dumps(G))}
 
     def load_here(self, path):
-        """legacy.py in a patched checkout, and a rebuilt network with the parameters copied."""
+        """Read a snapshot with a patched checkout's legacy.py, and rebuild the network with the parameters copied."""
         import legacy
         from torch_utils import misc
 
@@ -222,7 +222,7 @@ class Probe:
         }
 
     def copies(self, kind, more="low"):
-        """Checkpoints among networks with and without MTM; `more` holds low and what is to be added to it."""
+        """Copy checkpoints between networks with and without MTM. `more` is low plus a resolution to add."""
         from torch_utils import misc
 
         def copy(source, target):
@@ -247,7 +247,7 @@ class Probe:
         return result
 
     def layers(self, requests):
-        """Which layers get the module, or the error, for (kind, options) pairs."""
+        """For each (kind, options): the layers that get the module, or the error."""
         out = []
         for kind, options in requests:
             try:
@@ -258,7 +258,7 @@ class Probe:
         return out
 
     def equivalence(self, kinds):
-        """Layers with offsets turned off against the host's own convolution, at grown parameters."""
+        """Layers with offsets turned off against the host's own convolution, with grown parameters."""
         from mtm_ops import offsets_disabled
 
         out = {}
@@ -272,7 +272,7 @@ class Probe:
         return out
 
     def options(self, argument_lists):
-        """train.py's dry runs: what it prints, or its complaint."""
+        """Dry runs of train.py: what each prints, or its error."""
         import click
         import train
 

@@ -1,6 +1,7 @@
-"""What the probes of all hosts share. A probe runs in a checkout, as a child process: <host>_probe.py NAME OUT.pt JSON.
+"""Helpers that the probes of all hosts share.
 
-Probes also run in checkouts without our patches, so they bring their own stand-ins for what newer libraries lack.
+A probe runs in a checkout, in a child process: <host>_probe.py NAME OUT.pt JSON. Some checkouts lack our patches, so
+probes bring their own stand-ins for what newer libraries no longer have.
 """
 
 import json
@@ -14,7 +15,7 @@ import torch
 
 
 def stub_pkg_resources():
-    """For a checkout without our concern compat; where it is applied, our own stand-in is what runs."""
+    """For checkouts without the concern compat. If it is applied, its own stand-in is used."""
     first = next(path for path in map(Path, ("dnnlib/__init__.py", "src/dnnlib/__init__.py")) if path.exists())
     if "mtm_hosts.compat" in first.read_text():
         return
@@ -29,7 +30,7 @@ def tensors(module):
 
 
 def grow(G, scale=0.3):
-    """Give every MTM parameter of G a value with effect, as training would."""
+    """Give every MTM parameter of G a value that has an effect, as training would."""
     generator = torch.Generator().manual_seed(9)
     for n, p in G.named_parameters():
         if ".mtm." in n:
@@ -38,18 +39,18 @@ def grow(G, scale=0.3):
 
 
 class Stopped(BaseException):
-    """Ends a training in the middle, as a kill does."""
+    """Ends a training in the middle, as if it were killed."""
 
 
 def pickled(path):
-    """The tensors of a snapshot's networks."""
+    """The tensors of the networks in a snapshot."""
     with open(path, "rb") as f:
         data = pickle.load(f)
     return {k: data[k].state_dict() for k in ("G", "D", "G_ema", "augment_pipe") if data[k] is not None}
 
 
 def metric(snapshot_path, data, folder):
-    """A small FID through calc_metrics.py's own main, with a metric and a detector of ours."""
+    """A small FID through calc_metrics.py's own main, with a test metric and a test detector."""
 
     class Mean(torch.nn.Module):
         def forward(self, x, return_features: bool = True):
@@ -70,7 +71,7 @@ def metric(snapshot_path, data, folder):
 
     seen = []
     whole = metric_utils.compute_feature_stats_for_dataset
-    here = {"data_loader_kwargs": {"num_workers": 0}}  # three processes take longer to start than a few images
+    here = {"data_loader_kwargs": {"num_workers": 0}}  # starting three workers takes longer than reading a few images
     metric_utils.compute_feature_stats_for_dataset = lambda **k: seen.append(s := whole(**k, **here)) or s
     words = ["--network", snapshot_path, "--data", data, "--metrics", "fid_tiny"]
     calc_metrics.calc_metrics(words, standalone_mode=False)
@@ -82,7 +83,7 @@ def metric(snapshot_path, data, folder):
 
 
 def main(probes):
-    """Run the probe that the command line names, in the working directory, and keep what it returns."""
+    """Run the probe that the command line names in the working directory, and save what it returns."""
     name, path, arguments = sys.argv[1:]
     sys.path.insert(0, os.getcwd())
     result = probes[name](**json.loads(arguments))

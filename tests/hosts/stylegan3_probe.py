@@ -1,4 +1,4 @@
-"""What a child process does inside a checkout of stylegan3: see official_probe.py.."""
+"""Probes that run in a child process inside a checkout of stylegan3. See official_probe.py."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from probe_lab import grow
 
 TINY = {"z_dim": 16, "w_dim": 16, "c_dim": 0, "img_resolution": 32, "img_channels": 3, "channel_base": 256}
 TINY |= {"channel_max": 8, "mapping_kwargs": {"num_layers": 2}}
-FEW = {"num_layers": 6}  # of stylegan3's 14: the reference filters are slow
+FEW = {"num_layers": 6}  # stylegan3 has 14, and the reference filters are slow
 KINDS = {
     "stylegan2": ("stylegan2", TINY),
     "stylegan3-t": ("stylegan3", {**TINY, **FEW}),
@@ -39,7 +39,7 @@ class StyleGAN3(Probe):
         return c
 
     def regularise(self, heads):
-        """Path-length regularisation's gradients, through the host's own loss."""
+        """Gradients of path-length regularisation, through the host's own loss."""
         from training.loss import StyleGAN2Loss
 
         out = {}
@@ -52,7 +52,7 @@ class StyleGAN3(Probe):
         return out
 
     def exported(self, path, kind, arguments, **options):
-        """A snapshot, exported by tools.export's own command; and what the network itself draws for random latents."""
+        """Export a snapshot with tools.export's own command; also returns what the network draws for random latents."""
         from click.testing import CliRunner
 
         from tools import export
@@ -73,9 +73,11 @@ class StyleGAN3(Probe):
                 "image": G(z, c, truncation_psi=0.7, noise_mode="const")}  # fmt: skip
 
     def our_metrics(self, data, calls, generated=8, missing=()):
-        """The host's calc_metric of a fresh generator for each (name, folder of weights), always with the same latents:
-        values or complaints, and the cached files after each; `missing`: packages that cannot be imported. Also as a
-        rank of a torchrun."""
+        """The host's calc_metric for each (name, folder of weights), on a fresh generator with the same latents.
+
+        Returns the values or error texts, and the cached files after each call. `missing` names packages that cannot be
+        imported. It also works as one rank of a torchrun.
+        """
         for package in missing:
             sys.modules[package] = None
         from metrics import metric_main, metric_utils
@@ -88,7 +90,7 @@ class StyleGAN3(Probe):
         options = {"G": self.build("stylegan2"), "dataset_kwargs": {**dataset, "use_labels": False}, "num_gpus": ranks}
         generate, out = metric_utils.compute_feature_stats_for_generator, {"values": [], "cached": []}
 
-        def same_latents(**how):  # reading the data draws a number, and reading the cache does not
+        def same_latents(**how):  # reading the data draws a random number, reading the cache does not
             torch.manual_seed(5)
             return generate(**how)
 
@@ -109,7 +111,7 @@ class StyleGAN3(Probe):
         return out
 
     def half(self, kinds):
-        """The module's layers in float16 against float32, through the host's layer where the CPU lets it."""
+        """The module's layers in float16 and in float32, through the host's layer if the CPU can run it."""
         out = {}
         for kind in kinds:
             G = grow(self.build(kind, mtm="low"), 0.1).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The official StyleGAN-V's configuration, at the size of the tests."""
+"""Configuration for training the official StyleGAN-V at test size."""
 
 WORDS = """
 dataset=sky_timelapse dataset.resolution=128 dataset.max_num_frames=64 num_gpus=1 training.kimg=1 training.snap=1
@@ -12,10 +12,10 @@ ADA = ("training.aug=ada", "training.target=0.6", "training.augpipe=bgc")
 
 
 def overrides(clips, *more):
-    """launch.py's, for networks that are far too small to learn anything."""
+    """Overrides for launch.py, for networks far too small to learn anything."""
     return [*WORDS.split(), f"dataset.path={clips}", *more]
 
 
 def arguments(clips, outdir, *more):
-    """For the probes of trainings."""
+    """Arguments for the training probes."""
     return ["--outdir", str(outdir), *overrides(clips, *more)]

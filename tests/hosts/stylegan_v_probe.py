@@ -1,10 +1,10 @@
-"""What a child process does inside a checkout of stylegan-v: see official_probe.py and video_probe.py."""
+"""Probes that run in a child process inside a checkout of stylegan-v. See official_probe.py and video_probe.py."""
 
 import torch
 from probe_lab import grow
 from video_probe import VideoProbe
 
-SIZE = 32  # the generator takes any power of two, training 128 and more
+SIZE = 32  # the generator takes any power of two; training needs at least 128
 MOTION = {"z_dim": 8, "v_dim": 8, "motion_z_distance": 16, "gen_strategy": "conv", "kernel_size": 11}
 MOTION |= {"use_fractional_t": True, "fourier": True}
 TIME = {"cond_type": "concat_const", "dim": 8, "min_period_len": 16, "max_period_len": 1024, "phase_dropout_std": 1.0}
@@ -13,7 +13,7 @@ CFG = {"w_dim": 16, "z_dim": 16, "c_dim": 0, "use_noise": False, "input": {"type
 CFG |= {"motion": MOTION, "time_enc": TIME, "sampling": SAMPLING}
 CONST = {"input": {"type": "const"}}
 KINDS = {
-    "motion": {},  # as upstream has it: the motion code goes into the 4x4 input
+    "motion": {},  # upstream's default: the motion code goes into the 4x4 input
     "concat_w": {**CONST, "time_enc": {**TIME, "cond_type": "concat_w"}},
     "sum_w": {**CONST, "time_enc": {**TIME, "cond_type": "sum_w"}},
     "still": {**CONST, "motion": {"v_dim": 0}},
@@ -22,7 +22,7 @@ KINDS = {
 
 class StyleGANV(VideoProbe):
     def build(self, kind="motion", seed=3, **options):
-        """A generator; options go to its synthesis network."""
+        """A generator. The options go to its synthesis network."""
         from omegaconf import OmegaConf
         from src import dnnlib
 
@@ -49,15 +49,15 @@ class StyleGANV(VideoProbe):
         return z, torch.zeros([batch, 0])
 
     def times(self, z):
-        """Three frames of each video."""
+        """The times of three frames for each video."""
         return torch.tensor([[0.0, 5.5, 20.0]]).repeat(len(z), 1)
 
     def draw(self, G, z, c):
-        torch.manual_seed(7)  # the motion's noise
+        torch.manual_seed(7)  # fixes the motion's noise
         return G(z, c, self.times(z), noise_mode="const")
 
     def offsets(self, **options):
-        """Offsets of grown modules where each sees one and the same x: (kind, what is held) -> of [video, frame]."""
+        """Offsets of grown modules that all see the same x: (kind, what is held) -> [video, frame, ...] per module."""
         out = {}
         for kind in ("motion", "still"):
             G = grow(self.build(kind, mtm="low", **options)).eval().requires_grad_(False)
@@ -81,11 +81,11 @@ class StyleGANV(VideoProbe):
         return out
 
     def widths(self, kinds):
-        """How many numbers drive the offsets of each module."""
+        """The number of values that drive each module's offsets."""
         return {k: {m.mtm.w_dim for m in self.build(k, mtm="low").modules() if hasattr(m, "mtm")} for k in kinds}
 
     def regularise(self, heads):
-        """Path-length regularisation's gradients, through the host's own loss, which has it for one frame a video."""
+        """Gradients of path-length regularisation by the host's own loss, which applies it to one frame per video."""
         self.build()
         from omegaconf import OmegaConf
         from src.training.loss import StyleGAN2Loss
@@ -102,7 +102,7 @@ class StyleGANV(VideoProbe):
         return out
 
     def half(self, kinds):
-        """A layer in float16 against float32."""
+        """A layer in float16 and in float32."""
         (kind,) = kinds
         G = grow(self.build(kind, mtm="low"), 0.1).eval().requires_grad_(False)
         layer, seen = G.synthesis.b16.conv1, []

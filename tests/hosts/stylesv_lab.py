@@ -1,6 +1,6 @@
-"""The official StyleSV's options, at the size of the tests."""
+"""Options for training the official StyleSV at test size."""
 
-STAGES = {  # as in the official scripts, but for sizes
+STAGES = {  # as in the official scripts, except for sizes
     1: {"sampling.num_frames_per_video": 1, "model.loss_kwargs.r1_gamma": 0.5},
     2: {
         "sampling.num_frames_per_video": 3,
@@ -12,7 +12,7 @@ STAGES = {  # as in the official scripts, but for sizes
 
 
 def options(stage, clips, folder, **more):
-    """What launch.py takes, for a network that is far too small to learn anything; double underscores are dots."""
+    """Arguments of launch.py, for a network far too small to learn anything. Double underscores stand for dots."""
     words = {
         "dataset": "sky_timelapse",
         "dataset.path": clips,
@@ -20,7 +20,7 @@ def options(stage, clips, folder, **more):
         "project_release_dir": folder,
         "num_gpus": 1,
         "model.generator.fmaps": 0.0625,
-        "model.discriminator.fmaps": 0.0078125,  # the generator needs 512 channels at the least
+        "model.discriminator.fmaps": 0.0078125,  # the generator needs at least 512 channels
         "model.generator.time_enc.min_period_len": 256,
         "model.discriminator.tmean": True,
         "training.mirror": False,

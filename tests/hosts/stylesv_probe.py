@@ -1,4 +1,4 @@
-"""What a child process does inside a checkout of StyleSV: see probe_lab.py. The tests compare what it returns."""
+"""Probes that run in a child process inside a checkout of StyleSV. See probe_lab.py. The tests compare the results."""
 
 import contextlib
 import hashlib
@@ -14,11 +14,11 @@ import probe_lab
 import torch
 from probe_lab import Stopped, grow, main, stub_pkg_resources, tensors
 
-sys.path.append("src")  # as train.py and the scripts have it
+sys.path.append("src")  # as train.py and the scripts do
 TINY = {"img_resolution": 32, "img_channels": 3, "c_dim": 0, "w_dim": 512}
-FEW = {"num_layers": 9, "margin_size": 2}  # of 14 and 10: the reference filters are slow
+FEW = {"num_layers": 9, "margin_size": 2}  # the defaults are 14 and 10, and the reference filters are slow
 SIZES = {"channel_base": 2048, "num_fp16_res": 4, "conv_clamp": 256}
-# Stage 1 has no motion; in stage 2 a mask that is learned from zeros lets it in; here it is in at once.
+# Stage 1 has no motion. Stage 2 lets it in through a mask, learned from zeros. In "moving" it is active at once.
 KINDS = {
     "stage-1": (),
     "stage-2": ("model.generator.learnable_motion_mask=true",),
@@ -33,7 +33,7 @@ def configured(words):
     from src.infra.utils import recursive_instantiate
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the host's old way to write configurations
+        warnings.simplefilter("ignore")  # about the host's outdated way to write configurations
         with initialize_config_dir(str(Path("configs").resolve()), version_base="1.1"):
             cfg = compose("config", [*words, f"env.project_path={Path.cwd()}"])
     recursive_instantiate(cfg)
@@ -52,7 +52,7 @@ def build(kind, seed=3, **options):
 
 
 def draw(G, batch=1, frames=2, **how):
-    """Images of latents that are the same at every call, and so is the motion."""
+    """Images with the same latents and the same motion for every call."""
     z = torch.randn([batch, G.z_dim], generator=torch.Generator().manual_seed(1))
     times = torch.arange(frames).float()[None].repeat(batch, 1) * 40
     torch.manual_seed(1)
@@ -60,7 +60,7 @@ def draw(G, batch=1, frames=2, **how):
 
 
 def networks(kinds, **options):
-    """Parameters, buffers, random stream after construction, images and gradients of fresh generators."""
+    """Fresh generators: parameters, buffers, random stream after construction, images and gradients."""
     stub_pkg_resources()
     out = {}
     for kind in kinds:
@@ -80,7 +80,7 @@ def networks(kinds, **options):
 
 
 def layers(requests):
-    """Which layers get the module, or the error, for sets of options."""
+    """For each set of options: the layers that get the module, or the error."""
     out = []
     for options in requests:
         try:
@@ -91,7 +91,7 @@ def layers(requests):
 
 
 def offsets(kinds):
-    """Offsets of one input x at each layer: of two latents with three frames each, by the w that the network makes."""
+    """Each layer's offsets for one input x and the network's own w, for two latents with three frames each."""
     out = {}
     for kind in kinds:
         G, seen = grow(build(kind, mtm="low")).eval().requires_grad_(False), {}
@@ -109,7 +109,7 @@ def offsets(kinds):
 
 
 def equivalence(kinds):
-    """Layers with offsets turned off against the host's own convolution, at grown parameters."""
+    """Layers with offsets turned off against the host's own convolution, with grown parameters."""
     from mtm_ops import offsets_disabled
 
     out = {}
@@ -122,7 +122,7 @@ def equivalence(kinds):
 
 
 def half(kinds):
-    """A layer in float16 against float32, and the types of what its module took and gave."""
+    """A layer in float16 and in float32, and the dtypes of its module's input and output."""
     (kind,) = kinds
     G = grow(build(kind, mtm="low"), 0.1).eval().requires_grad_(False)
     layer = next(m for m in G.synthesis.modules() if hasattr(m, "mtm"))
@@ -137,7 +137,7 @@ def half(kinds):
 
 
 def shrunk(train):
-    """train.py, with the small network in our checks, too, which come before the loop."""
+    """train.py with a small network, also in our checks, which run before the loop."""
     ours = getattr(train.dnnlib, "mtm_hosts", None)
     for module in filter(None, (getattr(ours, name, None) for name in ("mtm", "resume"))):
 
@@ -150,10 +150,10 @@ def shrunk(train):
 
 
 def small_training(words, iterations, tick=None, stop=None, previews=False, metrics=None):
-    """Let train.py's own main train for a few iterations. It saves best_fid.pkl at each snapshot: FID falls here.
+    """Make train.py's own main train for a few iterations. FID falls at each snapshot, so each saves best_fid.pkl.
 
-    tick: iterations per tick; stop: end as if killed once so many are saved; previews: draw images and videos;
-    metrics: to take in place of that FID.
+    tick: iterations per tick. stop: end as if killed after saving this many iterations. previews: draw images and
+    videos. metrics: use these instead of that FID.
     """
     cfg = configured([*words, f"training.metrics=[{'fid50k_full' if metrics is None else metrics}]"])
     import train
@@ -215,7 +215,7 @@ def train_few(words, iterations, **part):
 
 
 def train_part(words, **part):
-    """A training that may stop in the middle: its folder."""
+    """Run a training that may stop in the middle; returns its folder."""
     train, _ = small_training(words, **part)
     with contextlib.suppress(Stopped):
         train.main()
@@ -223,8 +223,8 @@ def train_part(words, **part):
 
 
 def clips_read(words, workers, skip, batches):
-    """Which frames of which clips the data loader reads: of `batches`, those from `skip` on; all of them, and by a
-    loader that continues there."""
+    """The frames and clips that the data loader reads: batches `skip` to `batches` of an uninterrupted loader, and the
+    same from a loader that continues at `skip`."""
     from src import dnnlib
     from src.torch_utils import misc
 
@@ -246,18 +246,18 @@ def clips_read(words, workers, skip, batches):
 
 
 def with_environment(env, of, **arguments):
-    """What the probe `of` returns in an environment with `env`."""
+    """The result of the probe `of`, with `env` added to the environment."""
     os.environ.update(env)
     return globals()[of](**arguments)
 
 
 def pickled(paths):
-    """The tensors of snapshots' networks."""
+    """The tensors of the networks in snapshots."""
     return [probe_lab.pickled(path) for path in paths]
 
 
 def train_rank(words, iterations):
-    """One rank of a torchrun: a digest of what it ends with."""
+    """One rank of a torchrun: a digest of its final state."""
     import torch.distributed as dist
 
     train, _ = small_training(words, iterations)
@@ -277,7 +277,7 @@ def train_rank(words, iterations):
 
 
 def refused(word_lists):
-    """What train.py's own checks print for each configuration, or complain of."""
+    """For each configuration: what train.py's own checks print, or their error."""
     out, configurations = [], [configured(words) for words in word_lists]
     import train
 
@@ -294,7 +294,7 @@ def refused(word_lists):
 
 
 def snapshot(path, kind, head, **options):
-    """Write a snapshot as the training loop does, of a generator with grown MTM; and what it draws."""
+    """Write a snapshot of a generator with grown MTM, as the training loop does; returns what it draws."""
     G = grow(build(kind, mtm="low", mtm_head=head, **options)).eval().requires_grad_(False)
     with open(path, "wb") as f:
         pickle.dump({"G": G, "D": G, "G_ema": G, "augment_pipe": None, "training_set_kwargs": {}}, f)
@@ -302,7 +302,7 @@ def snapshot(path, kind, head, **options):
 
 
 def load_elsewhere(path):
-    """legacy.py's reading of it in this checkout, with neither of our packages to be had."""
+    """Read a snapshot with this checkout's legacy.py while neither of our packages can be imported."""
     stub_pkg_resources()
     sys.modules["mtm_ops"] = sys.modules["mtm_hosts"] = None
     import legacy
@@ -324,7 +324,7 @@ def load_elsewhere(path):
 
 
 def load_here(path):
-    """legacy.py in a patched checkout, which builds G_ema anew; and with its offsets turned off."""
+    """Read a snapshot with a patched checkout's legacy.py, which rebuilds G_ema. Also draws with offsets turned off."""
     import legacy
 
     from mtm_ops import offsets_disabled
@@ -339,7 +339,7 @@ def load_here(path):
 
 
 def copies():
-    """Checkpoints among networks with and without MTM."""
+    """Copy checkpoints between networks with and without MTM."""
     from src.torch_utils import misc
 
     def copy(source, target):
@@ -367,7 +367,7 @@ BOTH = "offset+mask"
 
 
 def metric(words, folder):
-    """A small FVD through calc_metrics.py's own main, of a snapshot at 128 px, with a detector of ours."""
+    """A small FVD through calc_metrics.py's own main, for a snapshot at 128 px, with a test detector."""
     from omegaconf import OmegaConf
 
     class Moments(torch.nn.Module):

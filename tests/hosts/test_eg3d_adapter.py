@@ -1,4 +1,4 @@
-"""The runner's adapter for EG3D types a command line that trains, and reads what comes of it."""
+"""The runner's adapter for EG3D writes a command line that trains, and reads the results."""
 
 import re
 

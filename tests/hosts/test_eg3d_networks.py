@@ -1,4 +1,4 @@
-"""What EG3D's generator has of its own: layers by the planes' resolutions, density regularisation, conv2d_gradfix."""
+"""What is specific to EG3D's generator: layers by plane resolution, density regularisation, conv2d_gradfix."""
 
 from lab import assert_reached
 

@@ -1,4 +1,4 @@
-"""EG3D's --resume continues exactly where a training state lies beside the pickle, and as upstream elsewhere."""
+"""EG3D's --resume continues exactly if a training state lies next to the pickle, and otherwise acts as upstream's."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ import torch
 from eg3d_lab import arguments
 from lab import PKL, STATE, assert_same_training
 
-WHOLE = {"iterations": 4, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 4; ADA adjusts after 4
-ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
-# The rendering resolution becomes 9 at the third iteration; the blur and the swapping of poses change with every image.
+WHOLE = {"iterations": 4, "tick": 2}  # ticks, and therefore snapshots, after 1, 3 and 4; ADA adjusts after 4
+ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation has an effect and changes
+# The rendering resolution becomes 9 in the third iteration; blur and pose swapping change with every image.
 FADES = ("--aug", "ada", "--neural_rendering_resolution_final", "200", "--neural_rendering_resolution_fade_kimg", "1")
 
 
 @pytest.fixture(scope="module")
 def train(eg3d, posed, tmp_path_factory):
-    """(name, more options, how it ends) -> the folder of such a training with MTM."""
+    """(name, more options, how it ends) -> the folder of a training with MTM."""
     folder = tmp_path_factory.mktemp("runs")
 
     def train(name, *also, **part):

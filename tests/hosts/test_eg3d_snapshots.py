@@ -1,4 +1,4 @@
-"""EG3D's snapshots with MTM: drawn and filmed."""
+"""EG3D's snapshots with MTM: images and videos from them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def snapshot(eg3d, tmp_path_factory):
-    """A pickle in a run folder."""
+    """A pickle in a run's folder."""
     path = tmp_path_factory.mktemp("run") / PKL
     (path.parent / "training_options.json").write_text("{}")
     eg3d["patched"].probe("snapshot", path=str(path), kind="eg3d", head="offset+mask")

@@ -1,4 +1,8 @@
-"""train.py of the official EG3D checkout, a few iterations on the CPU: bit-identity, movement, torchrun, options."""
+"""train.py of the official EG3D checkout, for a few iterations on the CPU.
+
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: torchrun and options.
+"""
 
 import json
 import sys
@@ -9,13 +13,13 @@ import torch
 from eg3d_lab import arguments
 from lab import PKL, assert_same
 
-ITERATIONS = 3  # the first regularises generator and discriminator; the module's first layer moves from the second on
+ITERATIONS = 3  # the first regularises both networks; the module's first layer moves from the second on
 G, D = "TriPlaneGenerator", "DualDiscriminator"
 
 
 @pytest.fixture(scope="module")
 def trained(eg3d, posed, tmp_path_factory):
-    """(checkout, more options) -> the result of a short training, each run once."""
+    """(checkout, more options) -> the result of a short training; each runs once."""
     runs = {}
 
     def train(checkout, *more):
@@ -56,7 +60,7 @@ def test_every_mtm_parameter_moves_in_training(trained):
 def test_training_resumes_from_an_mtm_snapshot_and_from_a_plain_one(eg3d, trained, posed, tmp_path):
     for more in ((), ("--mtm", "none")):
         first = trained("patched", *more)
-        snapshot = tmp_path / PKL  # without the state beside it
+        snapshot = tmp_path / PKL  # without the state next to it
         snapshot.write_bytes(Path(first["run"], PKL).read_bytes())
         words = arguments(posed, tmp_path / str(len(more)), "--resume", str(snapshot))
         again = eg3d["patched"].probe("train_few", arguments=words, iterations=1)

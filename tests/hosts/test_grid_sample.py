@@ -1,4 +1,4 @@
-"""grid_sample for the video hosts' augmentation: torch's where torch differentiates it twice, else our own."""
+"""grid_sample for the video hosts' augmentation: torch's if torch can differentiate it twice, otherwise our own."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mtm_hosts import grid_sample as ours
 
 @pytest.fixture
 def old_torch(monkeypatch):
-    """A torch that does not differentiate grid_sample twice."""
+    """A torch that cannot differentiate grid_sample twice."""
     monkeypatch.setattr(ours, "_torch_differentiates_twice", lambda: False)
 
 

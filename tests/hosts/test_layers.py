@@ -1,4 +1,4 @@
-"""--mtm: which resolutions carry the module."""
+"""--mtm: which resolutions get the module."""
 
 import pytest
 

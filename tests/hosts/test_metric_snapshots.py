@@ -1,4 +1,4 @@
-"""python -m experiments.metrics on a snapshot of each official codebase, with MTM, and with stand-in weights."""
+"""python -m experiments.metrics on a snapshot with MTM of each official codebase, with stand-in weights."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""CLIP-FD, sFID and FD-DINOv2 in the hosts' own training and calc_metrics.py, with stand-in weights; random streams."""
+"""CLIP-FD, sFID and FD-DINOv2 in the hosts' own training and calc_metrics.py, with stand-in weights.
+
+The tests also check that metrics leave the training's random streams unchanged.
+"""
 
 import json
 import math
@@ -41,7 +44,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_weights(tmp_path_factory):
-    """CLIP's only, drawn from another seed."""
+    """CLIP's stand-in weights only, drawn with another seed."""
     folder = tmp_path_factory.mktemp("other-weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stand_ins, "SEED", 1)
@@ -51,14 +54,14 @@ def other_weights(tmp_path_factory):
 
 @pytest.fixture
 def env(weights, tmp_path):
-    """In which a host takes few images, and keeps statistics in the test's own folder."""
+    """Environment in which a host uses few images and keeps its statistics in the test's own folder."""
     paths = f"{ROOT}:{Path(__file__).parent}"
     kept = {"DNNLIB_CACHE_DIR": str(tmp_path / "cache"), "MTM_WEIGHTS": str(weights)}
     return {**kept, "MTM_METRICS": "lab_metrics", "PYTHONPATH": paths}
 
 
 def train(host, checkout, data, folder, names, env, iterations=1):
-    """The folder of a training, with the metrics `names` after each iteration."""
+    """The folder of a training that computes the metrics `names` after each iteration."""
     part = {"iterations": iterations, "tick": 1}
     if host == "stylesv":
         part |= {"words": stylesv_lab.options(1, data, folder), "metrics": names}
@@ -75,7 +78,7 @@ def train(host, checkout, data, folder, names, env, iterations=1):
 def calc_metrics(host, checkout, data, pkl, names, env):
     script = "src/scripts/calc_metrics.py" if HOSTS[host].package else "calc_metrics.py"
     done = checkout.run(script, "--network", str(pkl), "--data", str(data), "--metrics", names, **env)
-    return done.stdout + done.stderr  # the hosts' Logger writes both to one
+    return done.stdout + done.stderr  # the hosts' Logger writes both to one stream
 
 
 def lines(run, name):
@@ -125,7 +128,7 @@ def test_metrics_leave_the_random_streams_of_a_training_alone_where_asked_to(sty
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_host_looks_its_metric_code_up_at_each_call(host):
-    """So that what register replaces in the module is what the host calls."""
+    """This lets `register` replace the code in the module."""
     called = {
         path.name: set(re.findall(r"(\S*)(?:calc|report)_metric\(", path.read_text()))
         for path in (ROOT / "vendor" / host / HOSTS[host].code).rglob("*.py")
@@ -188,7 +191,7 @@ def test_missing_weights_are_named_in_one_line_of_what_to_do(tmp_path, monkeypat
 
 
 def taken(checkout, env, data, calls, **options):
-    """What the host's calc_metric gives for each (name, folder of weights), or its complaint; and cached statistics."""
+    """For each (name, folder of weights): the value from the host's calc_metric, or its error; cached statistics."""
     calls = [(name, str(folder)) for name, folder in calls]
     return checkout.probe("with_environment", env=env, of="our_metrics", data=str(data), calls=calls, **options)
 
@@ -219,7 +222,7 @@ def test_statistics_of_the_data_are_those_of_experiments_and_are_cached_for_the_
 
 @pytest.mark.slow
 def test_two_ranks_give_what_one_does(stylegan3, images, env, weights, tmp_path):
-    """Both ranks draw the same latents here, so that each generated image counts twice."""
+    """Both ranks draw the same latents here, so each generated image counts twice."""
     checkout, calls = stylegan3["patched"], [("clip_fd50k_full", str(weights))]
     one = taken(checkout, env, images, calls, generated=4)["values"][0]
     arguments = {"env": {}, "of": "our_metrics", "data": str(images), "calls": calls, "generated": 8}

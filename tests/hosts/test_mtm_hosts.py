@@ -1,4 +1,4 @@
-"""What the inserted lines call, alone: no official checkout is needed."""
+"""The functions that our inserted lines call, tested alone, without an official checkout."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def child(code: str, **env: str) -> str:
-    """What a process of its own prints: some of these modules change torch on import."""
+    """What a separate process prints. Some of these modules change torch on import."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}
     done = forked.run("-c", code, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_without_a_gpu_the_hosts_cuda_is_the_cpu_and_torchs_own_is_not_touched()
 
 
 def test_torch_still_writes_devices_into_the_code_of_graphs():
-    """What torch.export and torch.compile run is such code."""
+    """torch.export and torch.compile run such code."""
     child(
         "import torch, torch.fx, mtm_hosts.cpu\n"
         "graph = torch.fx.Graph()\n"
@@ -145,7 +145,7 @@ def test_detectors_of_ones_own_are_found_by_name_and_hashed(monkeypatch, tmp_pat
 
 @pytest.fixture
 def official(tmp_path, monkeypatch):
-    """The folder of `make weights`, with the official pickle of an address."""
+    """The file in the `make weights` folder that holds the official pickle for an address."""
     from experiments import weights
 
     pickled = pickle.dumps(nn.Identity())
@@ -163,7 +163,7 @@ def test_official_detectors_come_from_the_folder_of_make_weights(official, tmp_p
     url, device, cache = "https://example.org/net-1.0.pkl", torch.device("cpu"), {}
     metrics.provide(cache, url, device)
     assert isinstance(cache[url, device], nn.Identity)
-    assert metrics.cache_facts(url) == {}  # so that the host finds the statistics of its own download again
+    assert metrics.cache_facts(url) == {}  # so that the host finds the statistics from its own download again
     cache = {}
     metrics.provide(cache, "https://example.org/other.pkl", device)
     assert cache == {}
@@ -174,7 +174,7 @@ def test_official_detectors_come_from_the_folder_of_make_weights(official, tmp_p
 
 
 class Trap:
-    """Leaves a file where it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __reduce__(self):
         return (os.mkdir, (os.environ["TRAP"],))
@@ -244,7 +244,7 @@ def test_messages_name_options_as_the_video_hosts_read_them(monkeypatch):
     with pytest.raises(SystemExit, match="^Error: " + said):
         hosts.fail(said)
     monkeypatch.setitem(sys.modules, "src.dnnlib", types.ModuleType("src.dnnlib"))
-    # Hydra refuses mtm=8,16 as ambiguous.
+    # Hydra rejects mtm=8,16 as ambiguous.
     want = "training.resume: mtm must be low; pass 'mtm=[8,16]' mtm_head=offset, or num_gpus=2 with a training.batch"
     with pytest.raises(SystemExit, match="^Error: " + re.escape(want)):
         hosts.fail(said)
@@ -304,7 +304,7 @@ def check_previews():
 
 
 def test_previews_are_small_without_a_gpu_and_the_hosts_own_with_one():
-    """In a process of its own, for the module changes torch on import."""
+    """Runs in a separate process, because the module changes torch on import."""
     child(inspect.getsource(check_previews) + "check_previews()")
 
 
@@ -325,7 +325,7 @@ class Layer(nn.Module):
     def __init__(self, resolution):
         super().__init__()
         self.padding, self.resolution = 1, resolution
-        self.affine = nn.Linear(3, 4)  # from w to the input's channels
+        self.affine = nn.Linear(3, 4)  # from w to the channels of the input
         self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
 
 
@@ -375,7 +375,7 @@ def test_the_hosts_flag_for_weight_gradients_reaches_the_op(monkeypatch):
     gradfix.no_weight_gradients = functools.partial(flag, "theirs")
     monkeypatch.setitem(sys.modules, gradfix.__name__, gradfix)
     monkeypatch.setattr("mtm_ops.no_weight_gradients", functools.partial(flag, "ours"), raising=False)
-    for _ in range(2):  # a second network wraps nothing again
+    for _ in range(2):  # a second network must not wrap it again
         Network("low")
     with gradfix.no_weight_gradients(False), gradfix.no_weight_gradients():
         pass
@@ -469,7 +469,7 @@ def test_mtm_kimg_sets_length_and_ticks_and_nothing_else(monkeypatch, capsys):
     monkeypatch.setenv("MTM_KIMG", "0.032")
     assert configured(options) == {**options, "total_kimg": 0.032, "kimg_per_tick": 0.016}
     assert "0.032 kimg, as MTM_KIMG says" in capsys.readouterr().out
-    assert configured({"resume_pkl": None})["kimg_per_tick"] == 0.016  # the video hosts leave it to their loop
+    assert configured({"resume_pkl": None})["kimg_per_tick"] == 0.016  # the video hosts set it in their loop
     monkeypatch.setenv("MTM_KIMG", "100")
     assert configured(options) == {**options, "total_kimg": 100}
     for wrong in ("none", "0", "-1", "nan", "inf"):
@@ -500,12 +500,13 @@ def test_what_a_resume_without_a_state_begins_with_is_said(capsys, tmp_path):
     pkl = str(tmp_path / "network-snapshot-000001.pkl")
     configured({"resume_pkl": pkl})
     assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: the weights alone, from kimg 0\n"
-    configured({"resume_pkl": pkl, "resume_whole_state": True})  # StyleGAN-V's latest: optimisers and counters, too
+    # StyleGAN-V's "latest" restores optimisers and counters, too.
+    configured({"resume_pkl": pkl, "resume_whole_state": True})
     assert capsys.readouterr().out == f"Resume: {pkl} as upstream does: not to the bit\n"
 
 
 def test_without_a_gpu_few_images_show_progress():
-    """In a process of its own: the size is the module's."""
+    """Runs in a separate process and uses the module's own size."""
     child(
         "from mtm_hosts import cpu\n"
         "asked = []\n"

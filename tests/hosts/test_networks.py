@@ -1,18 +1,20 @@
-"""Every official generator with and without MTM, fresh: parameters, random stream, images, gradients, half precision.
-What only one codebase has is in test_<host>_networks.py."""
+"""Every official generator, fresh, with and without MTM: parameters, random stream, images, gradients, half precision.
+
+test_<host>_networks.py tests what only one codebase has.
+"""
 
 import pytest
 import torch
 from lab import assert_same
 
-KINDS = {  # codebase -> generator (its probe's build) -> the shape of what it draws for latents of NaN
+KINDS = {  # codebase -> generator (the probe's kind) -> shape of the output for NaN latents
     "stylegan3": {kind: [2, 3, 32, 32] for kind in ("stylegan2", "stylegan3-t", "stylegan3-r")},
     "eg3d": {"eg3d": [2, 3 * 128 * 128 + 4 * 8 * 8]},
     "stylegan-v": {kind: [6, 3, 32, 32] for kind in ("motion", "concat_w", "sum_w", "still")},
     "stylesv": {kind: [1, 3, 32, 32] for kind in ("stage-1", "moving")},
 }
 HALF = {**{host: list(kinds) for host, kinds in KINDS.items()}, "stylegan-v": ["motion"], "stylesv": ["stage-1"]}
-del HALF["eg3d"]  # its backbone is StyleGAN2's, and in float32 unless --g_num_fp16_res asks for more
+del HALF["eg3d"]  # its backbone is StyleGAN2's and stays in float32 unless --g_num_fp16_res asks for more
 CASES = [(host, kind) for host, kinds in KINDS.items() for kind in kinds]
 
 every_host = pytest.mark.parametrize("host", KINDS, indirect=True, scope="module")
@@ -27,7 +29,7 @@ def host(request):
 
 @pytest.fixture(scope="module")
 def made(host):
-    """Networks of the pristine checkout, and of the patched one without and with MTM."""
+    """Networks of the pristine checkout, and of the patched checkout without and with MTM."""
     name, checkouts = host
     kinds = list(KINDS[name])
     none, low = (checkouts["patched"].probe("networks", kinds=kinds, **mtm) for mtm in ({}, {"mtm": "low"}))
@@ -72,7 +74,7 @@ def test_untrained_mtm_passes_the_gradients_on(made, kind):
     plain, bent = made["none"]["kinds"][kind]["grads"], made["low"]["kinds"][kind]["grads"]
     largest = max(float(grad.abs().max()) for grad in plain.values())
     for name, grad in plain.items():
-        # The style of a layer with one channel has none but rounding: it is demodulated.
+        # Demodulation cancels the style of a layer with one channel, so its gradient is only rounding error.
         atol = 2e-4 * float(grad.abs().max()) + 1e-9 * largest
         torch.testing.assert_close(bent[name], grad, rtol=2e-3, atol=atol, msg=name)
 
@@ -103,6 +105,6 @@ def test_half_precision_layers_keep_offsets_in_float32(host):
     for kind, found in checkouts["patched"].probe("half", kinds=HALF[name]).items():
         full, half = found["runs"]
         assert found["offsets"] == [(torch.float32, torch.float32), (torch.float16, torch.float32)], kind
-        # A half has 11 bits; x, weight, product and output are rounded, and coordinates move by what x's rounding does.
+        # Half has 11 bits. x, weight, products and output are rounded, and positions shift with the rounding of x.
         assert (half - full).abs().max() <= 8 * 2**-11 * full.abs().max(), kind
         assert not torch.equal(half, full), kind

@@ -1,14 +1,17 @@
-"""Snapshots with MTM of every official codebase: read by its legacy.py, also unpatched and without our packages;
-guarded when copied. StyleSV's legacy.py works otherwise: test_stylesv_snapshots.py."""
+"""Snapshots with MTM of every official codebase: its legacy.py reads them, even unpatched and without our packages.
+
+Copying them between networks must not lose MTM silently. StyleSV's legacy.py works differently; see
+test_stylesv_snapshots.py.
+"""
 
 import pytest
 import torch
 
 UNPATCHED = "No module named 'mtm_hosts.layers'"
-WRITTEN = {  # codebase, generator, head -> what stops an unpatched checkout from building it anew
+WRITTEN = {  # (codebase, generator, head) -> the error when an unpatched checkout rebuilds it
     ("stylegan3", "stylegan2", "offset"): UNPATCHED,
     ("stylegan3", "stylegan3-t", "offset+mask"): UNPATCHED,
-    # The planes' network is built by the checkout's own file.
+    # The checkout's own file builds the network of the planes.
     ("eg3d", "eg3d", "offset+mask"): "got an unexpected keyword argument 'mtm'",
     ("stylegan-v", "motion", "offset+mask"): UNPATCHED,
 }
@@ -27,7 +30,7 @@ def checkouts_of(request, host):
 
 @pytest.fixture(scope="module", params=WRITTEN, ids=lambda case: case[1])
 def written(request, tmp_path_factory):
-    """Checkouts, a snapshot, what its network drew where it was made, and what stops an unpatched checkout."""
+    """Checkouts, a snapshot, what its network drew originally, and the error when an unpatched checkout rebuilds it."""
     host, kind, head = request.param
     checkouts, path = checkouts_of(request, host), tmp_path_factory.mktemp("snapshot") / "network.pkl"
     image = checkouts["patched"].probe("snapshot", path=str(path), kind=kind, head=head)["image"]

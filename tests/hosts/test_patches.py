@@ -1,4 +1,4 @@
-"""The patches of every host as they are: few lines, any subset, taken out without a trace."""
+"""The real patches of every host: they are small, work in any subset, and leave no trace when reverted."""
 
 import ast
 import os
@@ -40,7 +40,7 @@ def changed_files(checkout):
     return {name: (checkout.folder / name).read_bytes() for name in changed}
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore:.*is an invalid escape sequence")  # upstream's
+@pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore:.*is an invalid escape sequence")  # in upstream
 @pytest.mark.parametrize(("host", "concern"), CONCERNS)
 def test_a_concern_alone_is_python_equals_plain_git_apply_and_leaves_no_trace(host, concern, tmp_path):
     checkout = clone(host, tmp_path)
@@ -58,7 +58,7 @@ def test_a_concern_alone_is_python_equals_plain_git_apply_and_leaves_no_trace(ho
 
 @pytest.mark.parametrize(("host", "concern"), CONCERNS)
 def test_each_concern_begins_with_the_line_that_finds_the_repository(host, concern):
-    """So that any of them can be applied alone; the next test runs the line."""
+    """This allows each concern to be applied alone. The next test runs the line."""
     (file,) = [f for f in load_patches(host)[concern].files if f.path.endswith("dnnlib/__init__.py")]
     (line,) = [line.decode().strip() for insertion in file.insertions for line in insertion.lines]
     find, _, imported = line.rpartition("; import ")
@@ -68,7 +68,7 @@ def test_each_concern_begins_with_the_line_that_finds_the_repository(host, conce
 
 @pytest.mark.parametrize("host", PATCHED, ids=lambda host: host.name)
 def test_a_patched_tree_finds_the_repository_that_it_lies_in(host, tmp_path):
-    """From elsewhere, with no PYTHONPATH, and before a package of ours that is installed."""
+    """Run from another folder, without PYTHONPATH. It must also win over an installed copy of our packages."""
     checkout = clone(host, tmp_path)
     checkout.lab.ok("apply", "--concern", "compat")
     for package in ("mtm_hosts", "mtm_ops"):

@@ -1,4 +1,4 @@
-"""experiments.snapshots on the pickles of stylegan3, in patched and unpatched checkouts."""
+"""experiments.snapshots opens pickles of stylegan3 with patched and unpatched checkouts."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ from tools.images import main
 
 @pytest.fixture(scope="module", params=[("stylegan2", "offset+mask"), ("stylegan3-t", "offset")], ids=lambda p: p[0])
 def written(request, stylegan3, tmp_path_factory):
-    """Path of a snapshot, its kind, and what it drew where it was made."""
+    """A snapshot's path, its kind, and what its network drew originally."""
     kind, head = request.param
     path = tmp_path_factory.mktemp("snapshot") / "network-snapshot-000001.pkl"
     return path, kind, stylegan3["patched"].probe("snapshot", path=str(path), kind=kind, head=head)["image"]
 
 
 def latents() -> torch.Tensor:
-    """The first of the probe's: stylegan3's layers are slow on a CPU."""
+    """Only the first of the probe's latents, because stylegan3's layers are slow on a CPU."""
     return torch.randn([2, 16], generator=torch.Generator().manual_seed(1))[:1]
 
 
@@ -33,7 +33,7 @@ def opened(stylegan3, written):
 def assert_draws(snapshot, image):
     images = snapshot.generate(latents())
     expected = (image[:1] * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-    assert (images.int() - expected.int()).abs().max() <= 1  # rounding at another number of threads
+    assert (images.int() - expected.int()).abs().max() <= 1  # the number of threads changes rounding
     assert not torch.equal(snapshot.generate(latents(), strength=0.0), images)
 
 
@@ -58,7 +58,7 @@ def test_facts_and_offsets_of_the_deformable_layers(opened, written):
     assert [layer.resolution for layer in facts.layers] == ([8, 16] if kind == "stylegan2" else [16, 32])
     for layer, field in offsets.items():
         assert field.shape[:3] == (1, 9, 2)
-        assert min(field.shape[3:]) >= layer.resolution  # StyleGAN3's with their margins
+        assert min(field.shape[3:]) >= layer.resolution  # StyleGAN3's layers have margins
     assert offset_fields(images, offsets).axes
 
 
@@ -68,7 +68,7 @@ def test_the_global_stream_moves_on_as_if_the_network_were_here(opened, written)
     opened.generate(latents())
     assert torch.equal(torch.get_rng_state(), before)
     opened.generate(latents(), noise=True)
-    assert torch.equal(torch.get_rng_state(), before) == (written[1] != "stylegan2")  # StyleGAN3 has no noise
+    assert torch.equal(torch.get_rng_state(), before) == (written[1] != "stylegan2")  # StyleGAN3 draws no noise
 
 
 def test_the_tool_draws_a_hosts_images(written, tmp_path):
@@ -85,7 +85,7 @@ def test_the_tool_draws_a_hosts_images(written, tmp_path):
 
 
 def test_a_process_that_ends_is_reported_with_the_file(opened):
-    """The last of a kind's tests that uses the open snapshot."""
+    """Must be the last test of each kind that uses the open snapshot."""
     opened._process.kill()
     with pytest.raises(UserError, match=r"network-snapshot-000001\.pkl: the process that ran stylegan3's .* \(exit -9"):
         opened.generate(latents())

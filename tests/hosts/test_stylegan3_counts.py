@@ -1,4 +1,4 @@
-"""make count-params: what the module costs at 128 px, and where the paper's Table 4 disagrees."""
+"""make count-params: what the module costs at 128 px, and where the paper's Table 4 differs."""
 
 import forked
 import pytest

@@ -1,4 +1,4 @@
-"""Snapshots of patched hosts go to ONNX and torch.export, as far as the hosts' own code allows."""
+"""Export of patched hosts' snapshots to ONNX and torch.export, as far as the hosts' code allows."""
 
 import numpy as np
 import onnxruntime
@@ -25,7 +25,7 @@ def assert_same(found, image):
 
 
 def test_stylegan2_with_labels_and_noise_inputs_has_a_dynamic_batch(stylegan3, tmp_path):
-    """Given its own constants as noise, the file draws what the network draws with them."""
+    """With its own constants as noise, the exported file draws what the network draws with them."""
     path = tmp_path / "model.onnx"
     arguments = [str(path), "--noise", "input"]
     options = {"c_dim": 3, "img_resolution": 16}

@@ -1,4 +1,4 @@
-"""What StyleGAN3's generators have of their own: layers by resolution and by sampling rate, path length."""
+"""What is specific to StyleGAN3's generators: layers by resolution and by sampling rate, path length."""
 
 from lab import assert_reached
 

@@ -1,5 +1,7 @@
-"""--resume continues exactly where a training state lies beside the pickle, and does what upstream does elsewhere.
-tests/experiments/test_smoke.py kills one of two ranks."""
+"""--resume continues exactly if a training state lies next to the pickle, and otherwise acts as upstream's.
+
+tests/experiments/test_smoke.py kills one of two ranks.
+"""
 
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import torch
 from lab import PKL, STATE, assert_same_pickles, assert_same_training
 from stylegan3_lab import arguments
 
-WHOLE = {"iterations": 5, "tick": 2}  # ticks, and so snapshots, after 1, 3 and 5; ADA adjusts after 4
-ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
+WHOLE = {"iterations": 5, "tick": 2}  # ticks, and therefore snapshots, after 1, 3 and 5; ADA adjusts after 4
+ADA = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation has an effect and changes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""StyleGAN3's snapshots with MTM: measured."""
+"""Metrics of StyleGAN3's snapshots with MTM."""
 
 
 def test_calc_metrics_runs_with_a_metric_and_a_detector_of_ones_own(stylegan3, images, tmp_path):

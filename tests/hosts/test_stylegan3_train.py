@@ -1,4 +1,8 @@
-"""train.py of the official checkout, a few iterations on the CPU: bit-identity, movement, torchrun, options."""
+"""train.py of the official checkout, for a few iterations on the CPU.
+
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: torchrun and options.
+"""
 
 import json
 import sys
@@ -9,12 +13,12 @@ import torch
 from lab import assert_same
 from stylegan3_lab import arguments
 
-ITERATIONS = 6  # the fifth regularises the generator the second time; the discriminator the first only
+ITERATIONS = 6  # the first and the fifth regularise the generator; only the first regularises the discriminator
 
 
 @pytest.fixture(scope="module")
 def trained(stylegan3, images, tmp_path_factory):
-    """(checkout, cfg, more options) -> the result of a short training, each run once."""
+    """(checkout, cfg, more options) -> the result of a short training; each runs once."""
     runs = {}
 
     def train(checkout, cfg, *more):

@@ -1,14 +1,14 @@
-"""What StyleGAN-V's generator has of its own: what drives the offsets, layers by resolution, path length."""
+"""What is specific to StyleGAN-V's generator: what drives the offsets, layers by resolution, path length."""
 
 import pytest
 from lab import assert_reached
 
-KINDS = ["motion", "concat_w", "sum_w", "still"]  # how the motion reaches the generator; "still" has none
+KINDS = ["motion", "concat_w", "sum_w", "still"]  # how the motion enters the generator; "still" has none
 HEADS = ["offset", "offset+mask"]
 
 
 def test_content_and_motion_drive_the_offsets(stylegan_v):
-    """w has 16 numbers, the motion code 16 more; where it is in w already, or where there is none, only w drives."""
+    """w has 16 numbers and the motion code 16 more. If w already contains it, or there is none, only w drives."""
     found = stylegan_v["patched"].probe("widths", kinds=KINDS)
     assert found == {"motion": {16 + 16}, "concat_w": {16 + 16}, "sum_w": {16}, "still": {16}}
 
@@ -18,7 +18,7 @@ def test_for_one_x_offsets_differ_between_frames_and_between_latents(stylegan_v,
     found = stylegan_v["patched"].probe("offsets", mtm_head=head)
 
     def differ(kind, held, dim):
-        """Whether each layer's offsets differ between videos (0) or frames (1), with all else held."""
+        """Whether each layer's offsets differ between videos (dim 0) or frames (1), with `held` constant."""
         apart = [(o.select(dim, 0) - o.select(dim, 1)).abs().max() for o in found[kind, held]]
         assert len(apart) == 2
         return [bool(a > 1e-3) for a in apart]
@@ -26,8 +26,8 @@ def test_for_one_x_offsets_differ_between_frames_and_between_latents(stylegan_v,
     yes, no = [True, True], [False, False]
     assert differ("motion", "nothing", 1) == yes
     assert differ("motion", "nothing", 0) == yes
-    assert differ("motion", "motion", 0) == yes  # the latent alone
-    assert differ("motion", "content", 0) == yes  # the motion alone
+    assert differ("motion", "motion", 0) == yes  # the latent alone makes the difference
+    assert differ("motion", "content", 0) == yes  # the motion alone makes the difference
     assert differ("motion", "time", 1) == no
     assert differ("still", "nothing", 1) == no
     assert differ("still", "nothing", 0) == yes

@@ -1,4 +1,4 @@
-"""training.resume continues exactly where a training state lies beside the pickle, and as upstream elsewhere."""
+"""training.resume continues exactly if a training state lies next to the pickle; otherwise it acts as upstream's."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from lab import PKL, STATE, assert_equal, assert_same, assert_same_training
 from stylegan_v_lab import arguments
 
 ADA = ("training.aug=ada", "training.target=0.6", "training.augpipe=blit")
-ADAPTIVE = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation acts, and moves
+ADAPTIVE = {"augment_p": 0.5, "ada_kimg": 0.1}  # so that the augmentation has an effect and changes
 WORKERS = ("training.num_workers=2",)
 NO_IMAGES = {"image_snapshot_ticks": None}
 
 
 def train(checkout, calls):
-    """The folders of trainings: of (arguments, the rest of train_part's) each."""
+    """The folders of trainings, one for each (arguments, other arguments of train_part)."""
     calls = [{"arguments": words, **part} for words, part in calls]
     return checkout.probe("several", of="train_part", calls=calls)
 
 
 def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
-    """Also the frames, which the data loader's workers draw: other frames, other networks."""
+    """This includes the frames that the data loader's workers draw: other frames would give other networks."""
     whole = {"iterations": 5, "tick": 2, **ADAPTIVE, **NO_IMAGES}  # snapshots after 1, 3 and 5; ADA adjusts after 4
     resume = f"training.resume={tmp_path}/stopped/output/{PKL}"
     calls = [
@@ -34,7 +34,7 @@ def test_a_stopped_training_goes_on_to_the_bit(stylegan_v, clips, tmp_path):
 
 
 def test_resume_latest_goes_on_in_the_same_folder_to_the_bit(stylegan_v, clips, tmp_path):
-    """Of more frames than max_num_frames, so that the worker draws offsets too; without MTM."""
+    """Clips have more frames than max_num_frames, so the worker draws offsets too. Runs without MTM."""
     words = ("mtm=none", "dataset.max_num_frames=18")
     whole = {"iterations": 3, **NO_IMAGES}
     calls = [

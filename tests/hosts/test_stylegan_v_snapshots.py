@@ -1,4 +1,4 @@
-"""StyleGAN-V's snapshots with MTM: videos of them, and their metrics."""
+"""StyleGAN-V's snapshots with MTM: videos from them, and their metrics."""
 
 import json
 
@@ -12,7 +12,7 @@ from test_video import ENCODES, read_back
 
 @pytest.fixture(scope="module")
 def trained(stylegan_v, clips, tmp_path_factory):
-    """A run's newest snapshot, of a training that took FVD and FID itself, with stand-in detectors; and where."""
+    """A run's newest snapshot, and its environment. The training computed FVD and FID with stand-in detectors."""
     folder = tmp_path_factory.mktemp("metrics")
     env = stylegan_v["patched"].probe("stand_ins", folder=str(folder))
     words = arguments(clips, folder / "run", "training.metrics=[fvd_few,fid_few]")
@@ -23,7 +23,7 @@ def trained(stylegan_v, clips, tmp_path_factory):
 
 
 def values(pkl):
-    """What each metric was found to be for the snapshot, in order."""
+    """Each metric's values for the snapshot, in the order they were computed."""
     found = {}
     for name in ("fvd_few", "fid_few"):
         lines = [json.loads(line) for line in (pkl.parent / f"metric-{name}.jsonl").read_text().splitlines()]
@@ -42,7 +42,7 @@ def test_fvd_and_fid_run_in_training_and_in_calc_metrics_with_detectors_of_ones_
 
 
 def test_the_fvd_of_a_data_set_to_itself_is_zero(stylegan_v, clips, trained, tmp_path):
-    """Clips of 16 frames, so that there is one place only for the sixteen that are compared."""
+    """Clips have 16 frames, so only one position exists for the 16 frames that are compared."""
     for frame in clips.glob("*/*.jpg"):
         if int(frame.stem) < 16:
             target = tmp_path / "short" / frame.relative_to(clips)

@@ -1,4 +1,8 @@
-"""StyleGAN-V's training, a few iterations on the CPU: bit-identity, movement, the launcher, torchrun, options."""
+"""StyleGAN-V's training, for a few iterations on the CPU.
+
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: the launcher, torchrun and options.
+"""
 
 import json
 import os
@@ -11,7 +15,7 @@ from lab import PKL, assert_same
 from stylegan_v_lab import ADA, arguments, overrides
 
 ITERATIONS = 3
-# With ADA as upstream has it, whose geometry R1 differentiates twice.
+# With upstream's ADA, whose geometric transforms R1 differentiates twice.
 MASKS = ("mtm=[low,mid]", "mtm_head=offset+mask", *ADA)
 RUNS = {"upstream": ("base",), "none": ("patched", "mtm=none"), "low": ("patched",), "masks": ("patched", *MASKS)}
 
@@ -105,13 +109,13 @@ LAUNCH += " +ignore_uncommited_changes=true env=local"
 
 
 def launch(checkout, clips, outdir, *more, **how):
-    """launch.py as a user types it, in the checkout."""
+    """Run launch.py in the checkout, as a user would."""
     words = [*LAUNCH.split(), *overrides(clips, *more), f"project_release_dir={outdir}"]
     return checkout.run("src/infra/launch.py", *words, **how)
 
 
 def test_launch_py_makes_the_experiment_trains_in_it_and_ends_as_the_training(stylegan_v, clips, tmp_path):
-    """The code is not on PYTHONPATH; the folder of the experiment, a copy of it, lies elsewhere."""
+    """The code is not on PYTHONPATH; the experiment's folder, which holds a copy of it, lies elsewhere."""
     outdir = tmp_path / "experiment"
     done = launch(stylegan_v["patched"], clips, outdir, "training.dry_run=true")
     assert "MTM: low (resolutions 8, 16), head offset" in done.stdout

@@ -1,6 +1,7 @@
-"""What StyleSV's generator has of its own: layers by sampling rate, and what drives the offsets.
+"""What is specific to StyleSV's generator: layers by sampling rate, and what drives the offsets.
 
-Stage 1 has no motion; stage 2 learns a mask that lets it in, from zeros; "moving" has it in from the start.
+Stage 1 has no motion. Stage 2 learns a mask, starting from zeros, that lets motion in. In "moving" the motion is active
+from the start.
 """
 
 import pytest
@@ -33,7 +34,7 @@ def test_layers_go_by_sampling_rate(stylesv):
 
 @pytest.fixture(scope="module")
 def offsets(stylesv):
-    """kind -> layer -> offsets [latents, frames, ...] of one input."""
+    """kind -> layer -> offsets [latents, frames, ...] for one input."""
     return stylesv["patched"].probe("offsets", kinds=KINDS)
 
 

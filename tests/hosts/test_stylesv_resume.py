@@ -1,4 +1,4 @@
-"""StyleSV continues exactly where a training state lies beside the pickle; its data loaders too."""
+"""StyleSV continues exactly if a training state lies next to the pickle, including its data loaders."""
 
 from pathlib import Path
 

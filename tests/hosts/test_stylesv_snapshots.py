@@ -1,4 +1,4 @@
-"""StyleSV's snapshots with MTM: read by legacy.py, also unpatched and without our packages; drawn, measured."""
+"""StyleSV's snapshots with MTM: legacy.py reads them, even unpatched and without our packages; images and metrics."""
 
 import re
 
@@ -25,7 +25,8 @@ def test_legacy_builds_a_snapshot_anew_that_draws_the_same(stylesv, snapshot):
 
 
 def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(stylesv, snapshot):
-    """legacy.py would build it from a network file without MTM; it takes the snapshot's own, and others as before."""
+    """legacy.py would rebuild it from a network file without MTM. It uses the snapshot's own network instead; other
+    snapshots load as before."""
     path, image = snapshot
     loaded = stylesv["pristine"].probe("load_elsewhere", path=str(path))
     torch.testing.assert_close(loaded["image"], image, rtol=1e-3, atol=1e-4)
@@ -38,7 +39,7 @@ def test_an_unpatched_checkout_without_our_packages_loads_and_draws_it(stylesv, 
 
 @ENCODES
 def test_generate_writes_videos(stylesv, snapshot, tmp_path):
-    """The host's command, as a grid in one mp4 file and as frames."""
+    """The host's command writes a grid in one mp4 file, and frames."""
     words = f"src/scripts/generate.py --network_pkl {snapshot[0]} --video_len 3 --num_videos 4 --batch_size 4"
     more = "--as_grids true --save_as_mp4 true --moco_decomposition true"
     stylesv["patched"].run(*words.split(), *more.split(), "--outdir", str(tmp_path / "grid"))

@@ -1,4 +1,8 @@
-"""StyleSV's train.py, a few iterations on the CPU: bit-identity, movement, both stages, torchrun, options."""
+"""StyleSV's train.py, for a few iterations on the CPU.
+
+Without MTM it trains bit for bit as upstream does. With MTM every parameter of the module moves.
+Also covered: both stages, torchrun and options.
+"""
 
 import json
 import sys
@@ -9,12 +13,12 @@ import torch
 from lab import assert_same
 from stylesv_lab import options
 
-ITERATIONS = 2  # the first moves what makes the offsets, the second all of the module
+ITERATIONS = 2  # the first iteration moves the parameters that produce the offsets, the second the whole module
 
 
 @pytest.fixture(scope="module")
 def train(stylesv, clips, tmp_path_factory):
-    """The result of a short training; resumed: that it goes on from."""
+    """The result of a short training. resumed: the result that it continues from."""
 
     def train(checkout, stage, resumed=None, **more):
         if resumed:
@@ -77,13 +81,14 @@ def test_snapshots_are_written_also_without_metrics_that_improve(plain, low):
     ids=["mtm-mtm", "plain-mtm"],
 )
 def test_stage_2_goes_on_from_stage_1(train, plain, low, first, more):
-    """Every tensor of stage 1 arrives, the mask becomes a parameter, and what is new is trained."""
+    """Every tensor of stage 1 arrives, the mask becomes a parameter, and new parameters are trained."""
     resumed = low if first == "low" else plain
     second, source = train("patched", 2, resumed, **more), resumed["trained"]
     for network, name in (("Generator", "G"), ("Discriminator", "D")):
         begun = second["initial"][network]
         changed = [n for n, t in source[name].items() if not torch.equal(begun[n], t)]
-        # Its last layer has one row, and stage 2 one for each number of its embedding of times: each is that row.
+        # The discriminator's last layer has one row in stage 1. In stage 2 it has one row for each number of the time
+        # embedding, each a copy of that row.
         assert [n.rpartition(".")[0] for n in changed] == ([] if name == "G" else ["b4.out"] * 2)
         for n in changed:
             assert torch.equal(begun[n], source[name][n].expand_as(begun[n]))
@@ -91,7 +96,7 @@ def test_stage_2_goes_on_from_stage_1(train, plain, low, first, more):
     moving = [n for n in after if ".mtm." in n or n == "synthesis.motion_mask"]
     assert len(moving) == 9
     still = [n for n in moving if torch.equal(before[n], after[n])]
-    # Modules that start here move from the second iteration on, but for what makes the offsets.
+    # In modules that start here, the first iteration moves only the parameters that produce the offsets.
     assert still == ([] if first == "low" else [n for n in still if ".mtm." in n])
     assert all(t.isfinite().all() for t in after.values())
 

@@ -1,4 +1,4 @@
-"""Every row of the paper's tables, in every preset: the host's own command line takes its options."""
+"""Every row of the paper's tables, in every preset: the host's own command line accepts its options."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ from experiments.trainers.contract import Run
 pytestmark = pytest.mark.slow
 PRESETS = ("full", "small", "smoke")
 
-# train.py's command with --dry-run, once for each line of words on stdin: options are checked, the generator is built
-# (our line does that, to see whether it has the layers), and nothing is written.
+# Runs train.py's command with --dry-run for each line of words on stdin. The host checks the options, our inserted
+# line builds the generator to see whether it has the layers, and nothing is written.
 CLICK = """
 import contextlib, io, json, sys
 sys.path.insert(0, ".")
@@ -32,7 +32,7 @@ for line in sys.stdin:
     print(json.dumps(answer), flush=True)
 """
 
-# What launch.py does with its words: Hydra composes the configuration, which refuses a key that is not there.
+# Does what launch.py does with its words: Hydra composes the configuration and rejects unknown keys.
 HYDRA = """
 import sys, json, os
 from hydra import compose, initialize_config_dir
@@ -50,7 +50,7 @@ for line in sys.stdin:
 
 
 def rows_of(trainer: str, data: Path) -> dict[str, list[str]]:
-    """The words of every training command of that trainer, each once, by preset and row."""
+    """The words of every training command for that trainer, without repeats, by preset and row."""
     found: dict[str, list[str]] = {}
     for preset in PRESETS:
         table = load_paper(ALL, preset)
@@ -80,7 +80,7 @@ def rows_of(trainer: str, data: Path) -> dict[str, list[str]]:
 
 
 def ask(checkout: Checkout, script: str, asked: dict[str, list[str]], folder: Path) -> dict[str, object]:
-    """What the script answers to each list of words, in one process."""
+    """The script's answer to each list of words, all in one process."""
     file = folder / "ask.py"
     file.write_text(script)
     lines = "".join(json.dumps(words) + "\n" for words in asked.values())
@@ -92,7 +92,7 @@ def ask(checkout: Checkout, script: str, asked: dict[str, list[str]], folder: Pa
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """A folder of two images for each resolution, with a camera for each image."""
+    """A folder with two images for each resolution, and a camera for each image."""
     folder = tmp_path_factory.mktemp("images")
     for px in (64, 128, 256):
         (folder / str(px)).mkdir()

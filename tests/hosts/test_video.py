@@ -1,4 +1,4 @@
-"""The stand-ins for what the video hosts import: what they write is read back, and real libraries are left alone."""
+"""Our stand-ins for libraries that the video hosts import: what they write reads back; real libraries come first."""
 
 import sys
 
@@ -15,7 +15,7 @@ ENCODES = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # 
 
 
 def child(code, folder):
-    """What a process prints that finds the packages in `folder` first."""
+    """What a process prints that searches `folder` first for packages."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r})\n" + code
     done = forked.run("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -23,7 +23,7 @@ def child(code, folder):
 
 
 def ramp(frames, height, width):
-    """Frames of one colour each, so that compression hardly changes them."""
+    """Frames of one colour each, which compression hardly changes."""
     values = torch.arange(frames * 3).reshape(frames, 1, 1, 3) * 20 + 30
     return values.expand(frames, height, width, 3).to(torch.uint8)
 

@@ -1,6 +1,6 @@
-"""What the probes of the two video hosts do alike, beside official_probe.py: trainings whose options Hydra composes.
+"""Probes that the two video hosts share, in addition to official_probe.py. Hydra composes their training options.
 
-Their `arguments` are ["--outdir", FOLDER, Hydra overrides ...]; the run's folder is FOLDER/output.
+Their `arguments` are ["--outdir", FOLDER, Hydra overrides ...]. The run's folder is FOLDER/output.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ def fid_few(opts):
 
 
 class Clips(torch.nn.Module):
-    """Stands in for I3D: uint8 [N, C, T, H, W] to features."""
+    """A stand-in for I3D: uint8 [N, C, T, H, W] to features."""
 
     def forward(self, x, rescale: bool = True, resize: bool = True, return_features: bool = True):
         return torch.nn.functional.adaptive_avg_pool3d(x.float(), [2, 1, 1]).flatten(1)
 
 
 class Frames(torch.nn.Module):
-    """Stands in for Inception: uint8 [N, C, H, W] to features."""
+    """A stand-in for Inception: uint8 [N, C, H, W] to features."""
 
     def forward(self, x, return_features: bool = True):
         return torch.nn.functional.adaptive_avg_pool2d(x.float(), 1).flatten(1)
@@ -59,7 +59,10 @@ class VideoProbe(Probe):
         super().run()
 
     def _config(self, arguments):
-        """The configuration that launch.py would make of the overrides, saved where train.py looks for it: here."""
+        """Save the configuration that launch.py would make of the overrides in `outdir`, and change to that folder.
+
+        train.py looks for it in the working directory.
+        """
         from hydra import compose, initialize_config_dir
         from omegaconf import OmegaConf
 
@@ -72,12 +75,12 @@ class VideoProbe(Probe):
         partial = Path(outdir, f"rank{os.environ.get('RANK', '')}.yaml")
         OmegaConf.save(cfg, partial)
         os.chdir(outdir)
-        partial.replace("experiment_config.yaml")  # every rank writes the same
+        partial.replace("experiment_config.yaml")  # every rank writes the same file
 
     def _small_training(self, iterations, tick=None, stop=None, **options):
-        """As official_probe's, with previews as small as the concern cpu makes them; iterations are of videos.
+        """As in official_probe, but the concern cpu makes the previews small, and iterations count videos.
 
-        Data loaders fork: a worker that is spawned imports torch anew.
+        Data loaders fork, because a spawned worker would import torch again.
         """
         probe, initial = self, {}
 
@@ -98,7 +101,7 @@ class VideoProbe(Probe):
 
                 def summary(module, arguments):
                     initial.setdefault(type(module).__name__, tensors(module))
-                    # Upstream's uninitialised latents reach the running mean of w, which is then never the same.
+                    # Upstream passes uninitialised latents, so the running mean of w would differ in every run.
                     return show(module, [torch.zeros_like(arguments[0]), *arguments[1:]])
 
                 with contextlib.ExitStack() as patches:
@@ -112,8 +115,10 @@ class VideoProbe(Probe):
         return Trainer(), initial
 
     def several(self, of, calls):
-        """What the probe `of` returns for each of `calls`, one after the other. Each runs in a fork, with
-        nothing of the one before but what was imported, which is most of the time of a short training."""
+        """The results of the probe `of` for each of `calls`, one after the other. Each call runs in a fork.
+
+        A call inherits the imports, which take most of the time of a short training, but nothing from earlier calls.
+        """
         import torch._dynamo
         import train  # noqa: F401
 
@@ -156,7 +161,7 @@ class VideoProbe(Probe):
         }  # fmt: skip
 
     def stand_ins(self, folder):
-        """Tiny detectors, and the host's own metrics of few videos: the environment in which they are used."""
+        """Tiny detectors, and the host's own metrics on few videos; returns the environment that selects them."""
         torch.jit.script(Clips()).save(os.path.join(folder, "i3d_torchscript.pt"))
         torch.jit.script(Frames()).save(os.path.join(folder, "inception-2015-12-05.pt"))
         Path(folder, "few_metrics.py").write_text(METRICS)
@@ -165,7 +170,7 @@ class VideoProbe(Probe):
         return {**env, "DNNLIB_CACHE_DIR": os.path.join(folder, "cache")}
 
     def options(self, argument_lists):
-        """train.py's dry runs: what it prints, or its complaint."""
+        """Dry runs of train.py: what each prints, or its error."""
         out, here = [], os.getcwd()
         for arguments in argument_lists:
             os.chdir(here)
@@ -184,7 +189,7 @@ class VideoProbe(Probe):
 
 
 def _stopping(resume, stop):
-    """Ends the training as if killed once it has saved `stop` iterations."""
+    """End the training, as if killed, once it has saved `stop` iterations."""
     save = resume.save
 
     def save_and_stop(names):

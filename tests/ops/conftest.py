@@ -1,4 +1,4 @@
-"""Fixtures of the op's tests."""
+"""Shared fixtures for the op tests: single-threaded torch, and the CUDA kernels compiled for the CPU."""
 
 import ctypes
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from cuda_host import build_host, use_cuda_kernels
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """One thread: these inputs are tiny, and on a busy machine threads wait for each other. Restored afterwards."""
+    """Run torch on one thread, then restore the old count. The inputs are tiny, and on a busy machine threads stall."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -19,13 +19,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory) -> ctypes.CDLL:
-    """The CUDA kernels, to be run on the CPU."""
+    """The CUDA kernels, compiled to run on the CPU."""
     return build_host(tmp_path_factory.mktemp("host") / "host.so")
 
 
 @pytest.fixture
 def on_host(host, monkeypatch) -> Iterator[None]:
-    """The op's calls on CPU tensors go to the CUDA kernels, in chunks as on CUDA."""
+    """Route the op's calls on CPU tensors to the CUDA kernels, in the chunks that CUDA uses."""
     with monkeypatch.context() as patch:
         use_cuda_kernels(patch, host)
         yield

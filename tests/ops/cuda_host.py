@@ -1,4 +1,4 @@
-"""cuda.cu built for the CPU with cuda_on_host.h, and the op's calls sent to it. conftest.py has the fixtures."""
+"""Builds cuda.cu for the CPU with cuda_on_host.h and routes the op's calls to it. The fixtures are in conftest.py."""
 
 import ctypes
 import shutil

@@ -1,8 +1,8 @@
-// Runs mtm_ops/csrc/cuda.cu on the CPU, so that its indices, weights, reductions and launch shapes are tested where there
-// is no GPU: all types but half. Each thread of a block is a fiber with a stack of its own, all in one thread of the
-// CPU; blocks run one after the other. A fiber runs until it has to wait for others, at __syncthreads or at an operation
-// of a warp, and a warp until all of it waits for other warps. Blocks, warps and lanes go in an order that is shuffled
-// (`seed`) time and again, so that nothing can rely on one.
+// Runs mtm_ops/csrc/cuda.cu on the CPU, so that indices, weights, reductions and launch shapes can be tested without
+// a GPU, for every type except half. Each thread of a block is a fiber with its own stack; all fibers share one CPU
+// thread, and blocks run one after the other. A fiber runs until it has to wait for others, at __syncthreads or at a
+// warp operation; a warp runs until all its fibers wait for other warps. Blocks, warps and lanes run in an order that
+// `seed` determines and that is shuffled again and again, so that no kernel can rely on one order.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static  // blocks run one after the other
+#define __shared__ static  // one copy is enough because blocks run one after the other
 
 struct Index3 {
     int x;
@@ -36,7 +36,7 @@ struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
 
-// Rounds to nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even. NaN stays NaN.
 struct __nv_bfloat16 {
     uint16_t bits;
     __nv_bfloat16() = default;
@@ -62,7 +62,7 @@ struct Fiber {
     bool started, done;
 };
 
-// Those that wait for one another: `arrived` of them so far, `round` counts how often all have.
+// A barrier: `arrived` counts the fibers that wait now, `round` how often all of them have met.
 struct Meeting {
     int arrived = 0;
     int64_t round = 0;
@@ -70,15 +70,15 @@ struct Meeting {
 
 struct Block {
     std::vector<Fiber> fibers;
-    std::map<std::pair<int, unsigned>, Meeting> meetings;  // by warp (-1: the whole block) and mask
-    std::vector<double> slot;                              // what each thread shows to its warp
+    std::map<std::pair<int, unsigned>, Meeting> meetings;  // key: (warp, or -1 for the whole block; mask)
+    std::vector<double> slot;                              // the value that each thread shows to its warp
     std::function<void()> kernel;
     ucontext_t scheduler_start;
     jmp_buf scheduler;
 };
 inline Block block;
 
-inline int64_t progress = 0;  // meetings held and threads done: a round without any is a deadlock
+inline int64_t progress = 0;  // meetings held plus threads done; a scheduling round that adds none is a deadlock
 
 inline void run_fiber() {
     block.kernel();
@@ -107,7 +107,8 @@ inline void meet(int warp, unsigned mask, int count) {
 inline void __syncthreads() { meet(-1, 0, blockDim.x); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) { meet(threadIdx.x / 32, mask, __builtin_popcount(mask)); }
 
-// value(lane) of another lane of `mask`, which is read between two meetings.
+// Exchanges values within `mask`: each lane stores its own, meets the others, and reads another lane's before the next
+// meeting.
 template <class T, class Read>
 T exchange(unsigned mask, T v, const Read& read) {
     block.slot[threadIdx.x] = double(v);
@@ -137,7 +138,7 @@ inline unsigned __match_any_sync(unsigned mask, uint32_t v) {
 
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 
-inline int64_t atomics = 0;  // how many there were
+inline int64_t atomics = 0;  // number of atomicAdd calls
 template <class T>
 T atomicAdd(T* to, T v) {
     atomics++;
@@ -151,10 +152,10 @@ constexpr cudaError_t cudaSuccess = 0;
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 
-inline int64_t launches = 0;  // how many there were
-inline unsigned seed = 1;     // of the order in which blocks and threads run
+inline int64_t launches = 0;  // number of kernel launches
+inline unsigned seed = 1;     // for the order in which blocks and threads run
 
-// Runs a thread until it waits or is done; returns whether it is done.
+// Runs a thread until it waits or finishes; returns whether it has finished.
 inline bool run_fiber_on(int i) {
     Fiber& fiber = block.fibers[i];
     threadIdx.x = i;
@@ -166,7 +167,7 @@ inline bool run_fiber_on(int i) {
     return block.fibers[threadIdx.x].done;
 }
 
-// One block, warp after warp in a shuffled order, each as far as it gets without the others, until all are done.
+// Runs one block until all threads have finished: warps in shuffled order, each as far as it gets without the others.
 inline void run_block(std::mt19937& random) {
     std::vector<int> warps(blockDim.x / 32), lanes(32);
     for (size_t i = 0; i < warps.size(); i++) warps[i] = int(i);

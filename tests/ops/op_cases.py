@@ -1,7 +1,7 @@
-"""Inputs, oracle and comparisons that the op's tests share. Nothing here calls the code under test but `Case.run`.
+"""Inputs, an independent oracle and comparisons that the op tests share. Only `Case.run` calls the code under test.
 
-Sizes are unequal wherever they can be, so that a swapped axis breaks a test: input 5x4, kernel 3x2, stride 2x1,
-padding 1x0, dilation 2x1, hence output 2x3.
+Sizes differ wherever possible, so that a swapped axis fails a test: input 5x4, kernel 3x2, stride 2x1, padding 1x0,
+dilation 2x1, hence output 2x3.
 """
 
 import itertools
@@ -18,10 +18,11 @@ from mtm_ops import modulated_deform_conv2d
 
 NAMES = ("x", "weight", "offset", "style", "mask")
 GEOMETRY: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
-DEMODULATION_EPS = 1e-8  # StyleGAN2's
+DEMODULATION_EPS = 1e-8  # StyleGAN2's value
 
-# Largest error allowed, relative to the largest value. float64 and float32: 64 roundings of sums over at most a few
-# thousand terms. Half types round four times (modulated x, columns, weight, y) and sum in float32: 4 of their steps.
+# Largest error allowed, relative to the largest value. float64 and float32: 64 rounding steps, for sums of at most a
+# few thousand terms. Half types: 4 rounding steps, because they round four times (modulated x, columns, weight, y) and
+# sum in float32.
 TOLERANCE = {
     torch.float64: 64 * 2.0**-52,
     torch.float32: 64 * 2.0**-23,
@@ -32,7 +33,7 @@ TOLERANCE = {
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one call, as `modulated_deform_conv2d` takes them."""
+    """The arguments of one `modulated_deform_conv2d` call."""
 
     x: Tensor
     weight: Tensor
@@ -50,23 +51,23 @@ class Case:
         )
 
     def leaves(self, needs: set[str] | None = None) -> "Case":
-        """A copy whose tensors (those in `needs`, all by default) are leaves that require a gradient."""
+        """A copy whose tensors in `needs` (by default all) are leaves that require a gradient."""
         return self.map(lambda name, t: t.detach().requires_grad_(needs is None or name in needs))
 
     def to(self, dtype: torch.dtype) -> "Case":
-        """x, weight and style in `dtype`; offset and mask in what they are used in."""
+        """x, weight and style in `dtype`; offset and mask in the dtype that the op uses for them."""
         steering = torch.float64 if dtype == torch.float64 else torch.float32
         kinds = {"offset": steering, "mask": steering}
         return self.map(lambda name, t: t.to(kinds.get(name, dtype)))
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "Case":
-        """A copy with every tensor replaced by change(name, tensor)."""
+        """A copy in which change(name, tensor) replaces every tensor."""
         changed: dict[str, Any] = {n: change(n, t) for n, t in self.tensors().items()}
         return replace(self, **changed)
 
 
 def offset_between_pixels(shape: tuple[int, ...], generator: torch.Generator, reach: int = 2) -> Tensor:
-    """float64 offsets up to `reach` + 1 px with fractional parts in [0.15, 0.85]: nothing here has a kink."""
+    """float64 offsets up to `reach` + 1 px, fractional parts in [0.15, 0.85]: away from the kinks at whole pixels."""
     whole = torch.randint(-reach, reach + 1, shape, generator=generator)
     return whole + 0.15 + 0.7 * torch.rand(shape, generator=generator, dtype=torch.float64)
 
@@ -85,7 +86,7 @@ def sample_inputs(
     seed: int = 0,
     **options: Any,
 ) -> Case:
-    """The one source of inputs: values of order 1, offsets away from whole pixels."""
+    """The inputs that all op tests start from: values of order 1, offsets away from whole pixels."""
     options = {**GEOMETRY, **options}
     g = torch.Generator().manual_seed(seed)
 
@@ -109,12 +110,12 @@ def sample_inputs(
 
 
 def one_by_one(**given: Any) -> Case:
-    """sample_inputs with stride, padding and dilation 1, 0, 1 unless given."""
+    """sample_inputs whose stride, padding and dilation default to 1, 0 and 1."""
     return sample_inputs(**{"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), **given})
 
 
 def bilinear(image: np.ndarray, y: float, x: float) -> float:
-    """image [H, W] at (y, x) in px; corners outside are 0, and so is everything at a non-finite place."""
+    """Sample image [H, W] at (y, x) in px. Corners outside count as 0; a non-finite position gives 0."""
     if not (math.isfinite(y) and math.isfinite(x)):
         return 0.0
     H, W = image.shape
@@ -128,7 +129,7 @@ def bilinear(image: np.ndarray, y: float, x: float) -> float:
 
 
 def oracle(case: Case) -> np.ndarray:
-    """The op in seven plain loops and float64, with the textbook's modulated weight per sample."""
+    """The op as seven plain loops in float64, with the textbook's modulated weight for each sample."""
     x, weight, offset = (t.detach().double().numpy() for t in (case.x, case.weight, case.offset))
     style = None if case.style is None else case.style.detach().double().numpy()
     mask = None if case.mask is None else case.mask.detach().double().numpy()
@@ -137,7 +138,7 @@ def oracle(case: Case) -> np.ndarray:
     )
     (B, C, _, _), (O, _, kh, kw), (_, channels, Ho, Wo) = x.shape, weight.shape, offset.shape
     per_group = C // (channels // (2 * kh * kw))
-    C_w, O_w = weight.shape[1], O // (C // weight.shape[1])  # channels of a weight group
+    C_w, O_w = weight.shape[1], O // (C // weight.shape[1])  # channels per weight group
     y = np.zeros((B, O, Ho, Wo))
     for b in range(B):
         w = textbook_weight(weight, None if style is None else style[b], case.options.get("demodulate", True))
@@ -164,7 +165,7 @@ def textbook_weight(weight: np.ndarray, style: np.ndarray | None, demodulate: bo
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
-    """Largest difference over the largest wanted value (or over 1e-30 where all are 0)."""
+    """The largest difference divided by the largest expected value (by 1e-30 if all are 0)."""
     assert got.shape == want.shape, f"{tuple(got.shape)} is not {tuple(want.shape)}"
     if want.numel() == 0:
         return 0.0
@@ -173,19 +174,19 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def assert_close(got: Tensor, want: Tensor, dtype: torch.dtype, what: str = "result", factor: float = 1) -> None:
-    """Within `factor` times the TOLERANCE of `dtype`."""
+    """Check that the error is within `factor` times the TOLERANCE of `dtype`."""
     error, limit = relative_error(got, want), factor * TOLERANCE[dtype]
     assert error <= limit, f"{what}: relative error {error:.3g} is above {limit:.3g}"
 
 
 def cotangent(like: Tensor, seed: int = 1) -> Tensor:
-    """Deterministic normal values of the shape, dtype and device of `like`."""
+    """Reproducible normal values with the shape, dtype and device of `like`."""
     g = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=g, dtype=torch.float64).to(like)
 
 
 def first_order(case: Case, impl: str, needs: set[str] | None = None) -> dict[str, Tensor]:
-    """y, and the gradient of a fixed random sum of it for every tensor (of `needs`)."""
+    """y, and the gradients of a fixed random weighted sum of y by every tensor (or by those in `needs`)."""
     case = case.leaves(needs)
     wanted = {n: t for n, t in case.tensors().items() if t.requires_grad}
     y = case.run(impl)
@@ -198,7 +199,7 @@ def first_order(case: Case, impl: str, needs: set[str] | None = None) -> dict[st
 def second_order(
     case: Case, impl: str, needs: set[str] | None = None, through: set[str] | None = None
 ) -> dict[str, Tensor | None]:
-    """Gradients of a fixed random sum of the first-order gradients of `through`, for every tensor and for grad_y."""
+    """Gradients by every tensor and by grad_y of a fixed random weighted sum of the `through` first-order gradients."""
     case = case.leaves(needs)
     wanted = {n: t for n, t in case.tensors().items() if t.requires_grad}
     y = case.run(impl)

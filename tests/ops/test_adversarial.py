@@ -1,4 +1,8 @@
-"""Offsets that no sane network gives: defined results, no crash, at every order, equal to the reference."""
+"""Hostile offsets: NaN, infinities, huge values, and positions on or next to a border.
+
+Hypothesis picks the offsets. For forward, first and second derivatives, the native op must give finite results that
+equal the reference. Separate tests check that arbitrary bits do not crash it and that a bad pixel does not spread.
+"""
 
 from dataclasses import replace
 
@@ -12,7 +16,7 @@ from mtm_ops import modulated_deform_conv2d
 
 INF, NAN = float("inf"), float("nan")
 HOSTILE = [1e9, -1e9, INF, -INF, NAN, 3.4e38, -3.4e38, 2.0**31, -(2.0**31), 2.0**63, -(2.0**63), 1e-45, -1e-45]
-# Places relative to the borders, -1 standing for "one pixel before the first" and H for "one after the last".
+# borders() places taps on and next to each border: -1 is one pixel before the first, H one pixel after the last.
 EPS = 1e-3
 KERNEL, SIZE, OUT = (3, 2), (5, 4), (2, 3)
 quiet = settings(
@@ -26,7 +30,7 @@ def borders(n: int) -> list[float]:
 
 
 def tap_places() -> torch.Tensor:
-    """Where the taps of the cases' geometry sample at offset 0: [2*kh*kw, Ho, Wo], y and x alternating, in px."""
+    """Sampling positions of the taps at offset 0, in px: [2*kh*kw, Ho, Wo] with y and x alternating."""
     oy, ox = torch.arange(OUT[0]).view(-1, 1) * 2.0 - 1, torch.arange(OUT[1]).view(1, -1) * 1.0
     zero = torch.zeros(OUT)
     rows = []
@@ -37,7 +41,7 @@ def tap_places() -> torch.Tensor:
 
 
 def hostile_offsets(dtype: torch.dtype) -> st.SearchStrategy[torch.Tensor]:
-    """[1, 12, 2, 3]: each value hostile by itself, or one that puts its tap on or beside a border."""
+    """[1, 12, 2, 3]: each value is either hostile itself or moves its tap onto or next to a border."""
     places = tap_places()
     count = places.numel()
     numbers = st.lists(st.integers(0, 2**16), min_size=count, max_size=count)
@@ -66,7 +70,7 @@ def hold_everywhere(case: Case, dtype: torch.dtype) -> None:
             assert found is not None, name
             assert value.isfinite().all(), f"the reference's {name} is not finite"
             assert found.isfinite().all(), f"{name} is not finite"
-            # Nearly everything is cut off, so sums are small beside their terms: compare on a scale of 1 at least.
+            # Nearly everything is cut off, so sums are small compared with their terms: use a scale of at least 1.
             scale = max(1.0, float(value.abs().max()))
             assert_close(found / scale + 1, value / scale + 1, dtype, f"{order.__name__} {name}", 4)
 
@@ -109,7 +113,7 @@ def test_all_offsets_bad_give_zero_and_no_gradient_to_what_is_sampled(bad):
 
 @pytest.mark.parametrize("impl", ["native", "reference"])
 def test_uninitialised_memory_as_latents_never_crashes(impl):
-    """Hosts run their generator once on torch.empty: any bits may come as offsets, styles and masks."""
+    """Hosts run their generator once on torch.empty, so offsets, styles and masks can hold any bits."""
     g = torch.Generator().manual_seed(0)
     case = sample_inputs(B=1, dtype=torch.float32)
     for _ in range(50):
@@ -132,12 +136,12 @@ def test_a_bad_pixel_that_no_tap_touches_does_not_spread(bad, impl):
     x[0, 1, 4, 3] = bad
     spoiled = first_order(replace(case, x=x), impl)
     touched = torch.zeros(6, 5, dtype=torch.bool)
-    # Rows 3.5 and 4.5 see pixel row 4. At whole columns the right-hand corner counts with weight 0, and 0 * NaN is NaN.
+    # Rows 3.5 and 4.5 read pixel row 4. At whole columns the right-hand corner has weight 0, but 0 * NaN is NaN.
     touched[3:5, 2:4] = True
     assert torch.equal(spoiled["y"][1], clean["y"][1])
     assert torch.equal(spoiled["y"][0][:, ~touched], clean["y"][0][:, ~touched])
     assert not spoiled["y"][0][:, 3:5, 3].isfinite().any()
-    assert torch.equal(spoiled["x"], clean["x"])  # linear in x: its gradient does not read x
+    assert torch.equal(spoiled["x"], clean["x"])  # y is linear in x, so this gradient does not read x
     assert torch.equal(spoiled["offset"][0][:, ~touched], clean["offset"][0][:, ~touched])
 
 

@@ -1,7 +1,7 @@
-"""The JIT build: what may go wrong with compilers, caches, locks and killed processes, and that nothing stays broken.
+"""The JIT build: faulty compilers, full or read-only caches, locks and killed processes must not leave it broken.
 
-Most tests use a stand-in compiler, a script that copies the library which this machine has built already, so that
-they take no time and can count its calls.
+Most tests use a stand-in compiler: a script that copies the library this machine has already built. It takes almost no
+time, and the tests can count its calls.
 """
 
 import concurrent.futures
@@ -37,7 +37,7 @@ print("sum", y.sum().item())
 
 
 class StandIn:
-    """A compiler script with a log of its calls; `refuse` names flags that it rejects."""
+    """A compiler script that logs its calls and rejects the flags named in `refuse`."""
 
     def __init__(self, folder: Path, refuse: str = "", body: str = "", version: str = "stand-in 1.0") -> None:
         folder.mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def works(library: ctypes.CDLL) -> bool:
 
 @pytest.fixture
 def no_orphans() -> Iterator[list[int]]:
-    """Process ids to be ended after the test, each one that the test itself started."""
+    """A list for the ids of processes that the test starts; they are killed after the test."""
     pids: list[int] = []
     yield pids
     for pid in pids:
@@ -246,7 +246,7 @@ def test_failing_compiler_falls_back_with_one_warning_and_is_not_called_again(ca
     assert all(e.startswith("RuntimeError modulated_deform_conv2d: impl='native' cannot run on cpu") for e in errors)
     assert "reference" in warning
     assert log.read_text().count("out of coffee") == len(_build._CPU_CHOICES)
-    assert len(compiler.calls()) == len(_build._CPU_CHOICES)  # one attempt with each choice, not per call of the op
+    assert len(compiler.calls()) == len(_build._CPU_CHOICES)  # one attempt for each choice, not for each call of the op
 
 
 def test_missing_compiler_is_named_and_the_reference_used(cache):
@@ -303,7 +303,7 @@ def test_compiler_that_hangs_is_given_up(cache, stand_in, monkeypatch):
 
 
 def test_cxx_may_name_a_launcher_before_the_compiler(cache, tmp_path, stand_in, monkeypatch):
-    """CXX="ccache g++" is how such variables are commonly set."""
+    """CXX="ccache g++" is a common setting."""
     launcher = tmp_path / "launcher"
     launcher.write_text('#!/bin/sh\nexec "$@"\n')
     launcher.chmod(0o755)
@@ -328,12 +328,12 @@ def test_importing_runs_no_compiler_needs_none_and_writes_nothing(cache, stand_i
     assert list(cache.iterdir()) == []
 
 
-# Part of a file may look like a library to the loader, and crash the process that maps it.
+# The loader may accept a truncated file as a library, which then crashes the process that maps it.
 @pytest.mark.parametrize("kept", [0, 0.02, 0.5])
 def test_truncated_library_in_the_cache_is_rebuilt(kept, cache, stand_in):
     library = Path(_build._load(_build.cpu_recipe(), cache)._name)
     whole = library.read_bytes()
-    library.unlink()  # this process has it mapped
+    library.unlink()  # this process has the library mapped, so the file must be replaced, not overwritten
     library.write_bytes(whole[: int(kept * len(whole))])
     out, _ = finish(start(RUN_ONCE, cache))
     assert out == "sum 4.0\n"
@@ -412,7 +412,7 @@ def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder that cannot be made, not even by root: below a regular file. Temporary files go to tmp_path."""
+    """A cache folder that not even root can create, because it lies below a regular file. Temporary files: tmp_path."""
     (tmp_path / "file").touch()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("MTM_CACHE_DIR", str(tmp_path / "file" / "cache"))
@@ -465,7 +465,7 @@ def test_disk_that_fills_during_the_build_is_told(cache, stand_in, monkeypatch):
 
 
 def reason_of(impl_auto: forked.Forked) -> str:
-    """The one warning of FALL_BACK's process, whose results are the reference's."""
+    """The only warning of the FALL_BACK process, which must return the reference's results."""
     count, warning, *errors = finish(impl_auto)[0].splitlines()
     assert count == "1 RuntimeWarning"
     assert len(errors) == 2
@@ -474,7 +474,7 @@ def reason_of(impl_auto: forked.Forked) -> str:
 
 
 def test_a_lock_that_cannot_be_opened_falls_back_with_its_name(cache):
-    """Another user's in a shared cache; a folder in its place is as closed to root."""
+    """In a shared cache the lock may be another user's. Root could open that, so a folder takes the lock's place."""
     lock = cache / f"cpu-{_build._cache_key(_build.cpu_recipe())}.lock"
     lock.mkdir()
     warning = reason_of(start(FALL_BACK, cache))
@@ -561,7 +561,7 @@ def test_fake_cuda_tensors_without_a_gpu_give_shapes(style):
 
 @pytest.fixture
 def two_gpus(monkeypatch) -> Iterator[list[torch.device]]:
-    """torch says that there are two GPUs, of which the first is current; yields the devices that are asked about."""
+    """Pretend that there are two GPUs, the first of them current; yields the devices whose capability is queried."""
     asked: list[torch.device] = []
 
     def capability(device: torch.device) -> tuple[int, int]:
@@ -587,7 +587,7 @@ def test_a_driver_too_old_for_the_linked_runtime_is_found_by_a_launch_and_falls_
     assert reason == "mtm_ops: gather did not start on cuda:1: CUDA driver version is insufficient."
     with pytest.warns(RuntimeWarning, match=r"reference .* on cuda.*driver version is insufficient"):
         assert not functional._use_native("auto", torch.device("cuda", 1))
-    assert not functional._use_native("auto", torch.device("cuda", 1))  # a second warning would be an error
+    assert not functional._use_native("auto", torch.device("cuda", 1))  # a second warning would fail the test
     with pytest.raises(RuntimeError, match=r"impl='native' cannot run on cuda:1: .*driver version is insufficient"):
         functional._use_native("native", torch.device("cuda", 1))
 

@@ -1,4 +1,7 @@
-"""How CUDA's calls are cut, and what the columns and the inverse index take."""
+"""How the rows of a CUDA call are cut into chunks, and how much memory the columns and the inverse index take.
+
+`hold` checks the limits for the layers that matter and for calls that hypothesis makes up.
+"""
 
 import itertools
 
@@ -10,7 +13,7 @@ from mtm_ops._chunks import CHUNK_BYTES, INDEX_BYTES, LEAST_ROWS, SHARED_INDEX_B
 
 
 def hold(rows: Rows) -> None:
-    """Chunks cover the rows in order, whole images or parts of one; ranges of the index are whole chunks."""
+    """Chunks cover the rows in order and hold whole images or parts of one; index ranges consist of whole chunks."""
     ends = [0]
     for begin, end in rows.chunks:
         assert begin == ends[-1] < end
@@ -46,7 +49,7 @@ def test_layers_this_exists_for(B, itemsize):
 
 
 def test_the_layer_of_the_targets():
-    """fp16: four equal chunks of eight images, and one index for all. fp32: eight of four."""
+    """The layer of the performance targets. fp16: four chunks of eight images, one index. fp32: eight of four."""
     half, full = (Rows(32, 1024, 9, 512, 1, itemsize, "cuda") for itemsize in (2, 4))
     assert half.chunks == [(8192 * i, 8192 * (i + 1)) for i in range(4)]
     assert full.chunks == [(4096 * i, 4096 * (i + 1)) for i in range(8)]

@@ -1,4 +1,8 @@
-"""The CUDA build without a GPU: for every architecture, without a spill, and by the right call of nvcc."""
+"""The CUDA build, tested without a GPU.
+
+The slow tests need nvcc: they compile for every architecture and read the register report and the machine code (no
+spills, 16-byte loads, no atomics). The others use a stand-in nvcc and check how it is called.
+"""
 
 import dataclasses
 import os
@@ -13,8 +17,9 @@ from mtm_ops import _build
 from tools import cuda_report, cuda_sass
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_120"]
-# gather, and two kernels in both orders, in 4 dtypes with 3 teams with vectors and 2 without; the index by the offset's
-# dtype; demodulation forward and backward in 4 dtypes; transpositions of 2 bytes, by one and two, of 4 and of 8.
+# Sampling: 5 kernels (gather, and two kernels for each of two orders) in 4 dtypes, for 3 teams with vectors and 2
+# without. The index: one kernel for each of 2 offset dtypes. Demodulation: forward and backward in 4 dtypes.
+# Transposition: 4 kernels (2 bytes one and two at a time, 4 bytes, 8 bytes).
 KERNELS = 5 * 4 * 5 + 2 + 2 * 4 + 4
 needs_nvcc = pytest.mark.skipif(_build.find_nvcc() is None, reason="nvcc is not installed")
 
@@ -43,7 +48,7 @@ def test_no_kernel_spills(built):
 @pytest.mark.slow
 @needs_nvcc
 def test_registers_leave_room_for_two_blocks_in_the_kernels_of_training(built):
-    """float32 and half types: at least 16 warps on a multiprocessor, so that loads overlap."""
+    """float32 and half types: at least 16 warps per multiprocessor, so that loads overlap."""
     for k in built.kernels:
         assert k.storage == "float64" or k.registers <= 128, k
 
@@ -57,7 +62,7 @@ def test_vectors_are_moved_16_bytes_at_a_time_and_nothing_is_added_atomically(bu
     assert len(codes) == KERNELS
     for symbol, code in codes.items():
         assert code.count("RED.") + code.count("ATOMG") + code.count("ATOM.") == 0, symbol
-        narrow = not re.search(r"Li[248]ELi\d+E", symbol)  # of the sampling's kernels, with vectors
+        narrow = not re.search(r"Li[248]ELi\d+E", symbol)  # matches the sampling kernels with vectors
         assert narrow or code.count("STG.E.128") > 0, symbol
         assert narrow or code.loop("LDG.E.128") is not None, symbol
 
@@ -127,7 +132,7 @@ def test_arch_list_that_cannot_be_read_is_named(listed):
 
 
 class Nvcc:
-    """A stand-in nvcc in a CUDA_HOME, which copies this machine's CPU library and notes its calls."""
+    """A stand-in nvcc in its own CUDA_HOME. It copies this machine's CPU library and logs its calls."""
 
     def __init__(self, home: Path) -> None:
         self.path, self.log = home / "bin" / "nvcc", home / "calls.txt"
@@ -176,7 +181,7 @@ def test_no_nvcc_says_where_it_was_looked_for(tmp_path, monkeypatch):
 
 
 def test_build_is_one_call_for_the_gpu_at_hand_and_is_remembered(nvcc, capfd):
-    library = _build.load_cuda((99, 1))  # no such GPU: loaded libraries stay in the process
+    library = _build.load_cuda((99, 1))  # loaded libraries stay in the process, so use a number that no GPU has
     assert _build.load_cuda((99, 1)) is library
     (call,) = nvcc.calls()
     arch_list, words = call.split("|", 1)

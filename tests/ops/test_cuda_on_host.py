@@ -1,7 +1,7 @@
-"""csrc/cuda.cu without a GPU: its kernels, run on the CPU lane by lane, give what the CPU kernels give.
+"""The kernels of csrc/cuda.cu, run on the CPU lane by lane, give the same results as the CPU kernels.
 
-cuda_on_host.h stands for CUDA. So indices, weights, reductions and launch shapes are tested here; float16's
-conversions, the memory model and speed need a GPU: tests/gpu.
+cuda_on_host.h takes the place of CUDA. That covers indices, weights, reductions and launch shapes. float16 conversions,
+the memory model and speed need a GPU; see tests/gpu.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ extern "C" void shape_of(int64_t C, int64_t width, int64_t bytes, int64_t addres
     out[0] = s.vector, out[1] = s.team, out[2] = s.tile, out[3] = s.threads, out[4] = s.blocks;
 }
 """
-# (channels, groups). Widths of up to 4, 8, 16 and more vectors: every team; with and without vectors.
+# (channels, groups). Widths of up to 4, 8, 16 and more vectors reach every team size, with and without vectors.
 CHANNELS = [
     (1, 1),
     (3, 1),
@@ -43,18 +43,18 @@ CHANNELS = [
     (132, 1),
 ]
 FLOATS = [torch.float32, torch.float64]
-MAX_BLOCKS = 2**31 - 1  # of a CUDA grid
+MAX_BLOCKS = 2**31 - 1  # the limit of a CUDA grid
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch) -> None:
-    """The index in several parts also for small maps."""
+    """Split the index into several parts even for small maps."""
     monkeypatch.setattr(_chunks, "PART_ROWS", 64)
 
 
 @pytest.fixture(scope="session")
 def choose(tmp_path_factory):
-    """(C, width, bytes, address, rows, taps) -> (vector, team, tile, threads, blocks); taps of 0: rows are pixels."""
+    """(C, width, bytes, address, rows, taps) -> (vector, team, tile, threads, blocks). taps = 0: rows are pixels."""
     library = build(DRIVER, tmp_path_factory.mktemp("driver") / "driver.so")
 
     def call(*numbers: int) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ def choose(tmp_path_factory):
 
 
 def hostile(case: Case) -> Case:
-    """The case with NaN, infinity and a billion among its offsets."""
+    """The case with NaN, infinities and +-1e9 among its offsets."""
     offset = case.offset.clone()
     flat = offset.view(-1)
     for i, bad in enumerate((float("nan"), float("inf"), -float("inf"), 1e9, -1e9)):
@@ -75,7 +75,7 @@ def hostile(case: Case) -> Case:
 
 
 def misaligned(t: torch.Tensor) -> torch.Tensor:
-    """Equal to t, one element off the allocator's alignment, so that vectors cannot be used."""
+    """A copy shifted by one element from the allocator's alignment, so that the kernels cannot use vectors."""
     room = t.new_empty(t.numel() + 1)
     return room[1:].view(t.shape).copy_(t)
 
@@ -91,8 +91,8 @@ def sampling(case: Case, aligned: bool = True) -> _native.Sampling:
 
 
 def all_kernels(case: Case, rows: tuple[int, int], aligned: bool = True, calls: int = 1) -> dict[str, torch.Tensor]:
-    """What gather, backward and double_backward write for a range of rows, by the kernels that launch() goes to; the
-    gradients `calls` times over."""
+    """What gather, backward and double_backward write for a range of rows, through the kernels that launch() selects.
+    Gradients are accumulated `calls` times."""
     g = torch.Generator().manual_seed(5)
 
     def like(t: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def all_kernels(case: Case, rows: tuple[int, int], aligned: bool = True, calls: 
         s.bind_gradients(calls=calls)
         gradients = {t: s.tensors[t] for t in ("grad_x", "grad_offset", "grad_mask") if t in s.tensors}
         for t in gradients.values():
-            t.zero_()  # of rows outside the range, CUDA's kernels do not write them
+            t.zero_()  # the CUDA kernels do not write rows outside the range
         for _ in range(calls):
             found[name] = getattr(s, name)(*rows, place(out.clone()))
         found |= {f"{name} {t}": value for t, value in gradients.items()}
@@ -129,7 +129,7 @@ def compare(host, monkeypatch, case: Case, rows: tuple[int, int], aligned: bool 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("channels", "groups"), CHANNELS)
 def test_kernels_give_what_the_cpus_give(channels, groups, dtype, host, monkeypatch):
-    """Three images of six rows each, from inside the first to inside the last; hostile offsets."""
+    """Three images of six rows. The range starts inside the first and ends inside the last; offsets are hostile."""
     case = hostile(sample_inputs(B=3, C=channels, O=2, groups=groups, mask=channels % 2 == 0, dtype=dtype))
     compare(host, monkeypatch, case, (4, 14))
 
@@ -137,7 +137,7 @@ def test_kernels_give_what_the_cpus_give(channels, groups, dtype, host, monkeypa
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize(("channels", "groups"), [(3, 1), (8, 1), (16, 2), (130, 1), (136, 1), (264, 1)])
 def test_kernels_in_bfloat16_give_what_the_cpus_give_in_float32(channels, groups, calls, host, monkeypatch):
-    """x's gradient in bfloat16 if it is written once (calls 1), else in float32; vectors of eight."""
+    """x's gradient is bfloat16 if it is written once (calls = 1), else float32. Vectors have eight elements."""
     case = hostile(sample_inputs(B=3, C=channels, O=2, groups=groups, dtype=torch.bfloat16))
     for rows in ((0, 18), (4, 14)):
         compare(host, monkeypatch, case, rows, calls=calls)
@@ -152,7 +152,7 @@ def test_misaligned_tensors_go_without_vectors_and_agree(dtype, host, monkeypatc
 
 @pytest.mark.parametrize("rows", [(0, 1), (5, 7), (6, 12), (17, 18)], ids=str)
 def test_any_range_of_rows(rows, host, monkeypatch):
-    """One row, the seam of two images, a whole image, the last row."""
+    """One row, rows across two images, a whole image, the last row."""
     compare(host, monkeypatch, sample_inputs(B=3, C=5, O=2), rows)
 
 
@@ -167,12 +167,12 @@ def test_no_rows_write_nothing(on_host):
 
 
 def big(H: int = 17, W: int = 16, dtype: torch.dtype = torch.float32) -> Case:
-    """Maps of more pixels than the sort has digits, in several parts."""
+    """Maps with more pixels than the sort has digits, so that the index has several parts."""
     return one_by_one(B=2, C=4, O=2, size=(H, W), kernel=(3, 3), padding=(1, 1), style=False, dtype=dtype)
 
 
 def with_offsets(case: Case, kind: str) -> Case:
-    """The case with offsets that bring every tap to one pixel, to one column, or out of the image."""
+    """The case with offsets that move every tap to one pixel, to one column, or out of the image."""
     offset = case.offset.clone()
     B, _, Ho, Wo = offset.shape
     pairs = offset.view(B, 9, 2, Ho, Wo)
@@ -218,7 +218,7 @@ def test_the_index_lists_each_corner_once_by_pixel_in_a_stable_order(size, kind,
 
 
 def wanted_entries(case: Case, b: int, first: int, rows: int) -> list[tuple[int, int]]:
-    """(pixel, entry) of every corner inside the image of rows [first, first + rows), in the order of the index."""
+    """(pixel, entry) of every corner inside the image for rows [first, first + rows), in the order of the index."""
     H, W = case.x.shape[2:]
     found = []
     for k, r in itertools.product(range(9), range(rows)):
@@ -235,7 +235,7 @@ def wanted_entries(case: Case, b: int, first: int, rows: int) -> list[tuple[int,
 
 
 def test_the_sort_takes_no_longer_for_offsets_that_crowd(host, on_host):
-    """Counted in meetings of threads: a step of the sort is a fixed number of them."""
+    """Time is counted in meetings of threads, because each step of the sort takes a fixed number of them."""
 
     def meetings(case: Case) -> int:
         s = sampling(case)
@@ -245,7 +245,7 @@ def test_the_sort_takes_no_longer_for_offsets_that_crowd(host, on_host):
         return host.count_meetings() - before
 
     spread = meetings(big())
-    # Where all is outside there is nothing to add; with one pixel the addends, which are the same, fall on few teams.
+    # With all taps outside there is nothing to add. With one pixel, all addends go to the same few teams.
     assert meetings(with_offsets(big(), "outside")) < spread
     assert meetings(with_offsets(big(), "one pixel")) < 1.2 * spread
 
@@ -262,7 +262,7 @@ def test_bits_do_not_depend_on_the_order_in_which_threads_run(host, on_host):
 
 
 def test_atomics_count_the_corners_of_the_index_and_nothing_else(host, on_host):
-    """Two orders of gradients, each with an index of one pass."""
+    """Two orders of gradients; each builds the index in one pass."""
     case = sample_inputs(B=2, C=3, O=2)
     inside = sum(len(wanted(case, b)) for b in range(2))
     before = host.count_atomics()
@@ -271,7 +271,7 @@ def test_atomics_count_the_corners_of_the_index_and_nothing_else(host, on_host):
 
 
 def wanted(case: Case, b: int) -> list[int]:
-    """Corners inside image b, of the geometry that sample_inputs has."""
+    """One entry for each corner inside image b, for the geometry of sample_inputs."""
     H, W = case.x.shape[2:]
     found = []
     for k, oy, ox in itertools.product(range(6), range(2), range(3)):
@@ -286,7 +286,7 @@ def wanted(case: Case, b: int) -> list[int]:
 @pytest.mark.parametrize("pass_", ["backward", "double_backward"])
 @pytest.mark.parametrize("needs", list(itertools.product((False, True), repeat=3)), ids=str)
 def test_gradients_that_are_not_wanted_are_not_formed(needs, pass_, keep, host, on_host):
-    """x's gradient costs two launches, the index and the gather; the columns and the taps' gradients share one."""
+    """x's gradient takes two launches (index and gather); the columns and the taps' gradients share one."""
     case = sample_inputs(B=2, C=3, O=2)
     everything, s = sampling(case), sampling(case)
     g = torch.randn(12, everything.taps * 3, dtype=torch.float64)
@@ -347,7 +347,7 @@ def test_the_cases_above_reach_every_launch_variant(choose):
 
 
 def hold(choose, C: int, G: int, bytes_: int, address: int, rows: int, taps: int) -> None:
-    """What the kernels take for granted of a launch shape."""
+    """Check what the kernels assume about a launch shape."""
     width = C // G
     vector, team, tile, threads, blocks = choose(C, width, bytes_, address, rows, taps)
     assert vector in (1, 16 // bytes_)
@@ -355,7 +355,7 @@ def hold(choose, C: int, G: int, bytes_: int, address: int, rows: int, taps: int
     assert tile % (32 // team) == 0
     assert 32 // team <= tile <= 32
     assert threads == 256
-    if vector > 1:  # every thread's address is a multiple of 16 bytes, and no vector crosses a group
+    if vector > 1:  # every thread's address is a multiple of 16 bytes, and no vector spans two groups
         assert address % 16 == 0
         assert all(n * bytes_ % 16 == 0 for n in (C, width))
     assert 1 <= blocks <= MAX_BLOCKS
@@ -401,7 +401,7 @@ def test_launch_shapes_at_the_grids_limits(rows, choose):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 1, 7), (3, 5, 31), (1, 64, 66), (2, 70, 130), (1, 33, 32)], ids=str)
 def test_transposition_between_layouts(shape, dtype, on_host):
-    """Tiles that are full, that are not, and of two elements of 16 bits at a time or of one."""
+    """Full and partial tiles, with 16-bit elements moved two or one at a time."""
     t = torch.arange(math.prod(shape), dtype=torch.int16).view(torch.float16).view(shape)
     t = t if dtype == torch.float16 else torch.arange(math.prod(shape), dtype=dtype).view(shape)
     bits = {torch.float16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}[dtype]

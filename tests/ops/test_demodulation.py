@@ -1,4 +1,4 @@
-"""Demodulation in one kernel (csrc/cuda_demodulate.h, run on the CPU) against plain torch, to the second order."""
+"""Demodulation in one kernel (csrc/cuda_demodulate.h, run on the CPU) against plain torch, up to second order."""
 
 import warnings
 from dataclasses import replace
@@ -14,7 +14,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 
 
 def inputs(B: int = 3, O: int = 6, width: int = 5, n: int = 1, dtype: torch.dtype = torch.float64, **like):
-    """weight [O, width, 3, 2] and style [B, n*width] of n weight groups, as leaves."""
+    """weight [O, width, 3, 2] and style [B, n*width] for n weight groups, as leaves."""
     g = torch.Generator().manual_seed(3)
     weight, style = (
         torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((O, width, 3, 2), (B, n * width))
@@ -23,7 +23,7 @@ def inputs(B: int = 3, O: int = 6, width: int = 5, n: int = 1, dtype: torch.dtyp
 
 
 def results(run, weight, style, rescale: bool, through=(0, 1, 2)) -> dict[str, torch.Tensor]:
-    """Outputs, gradients and gradients of gradients."""
+    """Outputs, gradients and second-order gradients."""
     outputs = run(weight, style, weight.dtype, rescale)
     found = dict(zip(("weight", "style", "gain"), (t.detach() for t in outputs), strict=True))
     cotangents = [cotangent(outputs[i], 7 + i).requires_grad_() for i in through]
@@ -69,7 +69,7 @@ def test_of_a_bfloat16_weight_style_and_gain_are_bfloat16_and_the_sums_float32(r
 @pytest.mark.parametrize("through", [(0,), (1,), (2,), (0, 2), (1, 2)], ids=str)
 def test_results_that_are_not_used_have_no_gradient(through, on_host):
     weight, style = inputs()
-    if through in ((0,), (1,)):  # then one input has no gradient in plain torch, and zeros from the kernel
+    if through in ((0,), (1,)):  # plain torch has no gradient for the other input; the kernel gives zeros
         outputs = _demodulation.native(weight, style, weight.dtype, True)
         grads = torch.autograd.grad(outputs[through[0]].sum(), (weight, style))
         assert not grads[1 - through[0]].any()
@@ -126,7 +126,7 @@ def test_the_modulated_convolution_uses_it_on_cuda(dtype, host, on_host):
 
 
 def test_launches(host, on_host):
-    """One forward, one backward."""
+    """One launch forward, one backward."""
     weight, style = inputs()
     before = host.count_launches()
     gain = _demodulation.native(weight, style, weight.dtype, True)[2]
@@ -150,7 +150,7 @@ def test_torch_compile_without_a_graph_break(rescale, on_host):
 
 
 def test_a_third_derivative_is_right(on_host):
-    """It goes through the reference, which has all of them."""
+    """It uses the reference, which is differentiable to any order."""
     weight, style = inputs(B=2, O=2, width=2)
 
     def third(run) -> torch.Tensor:
@@ -176,7 +176,7 @@ def test_second_derivatives_have_a_graph_only_where_a_third_is_to_come(further, 
 @pytest.mark.parametrize("name", ["weight", "style"])
 @pytest.mark.parametrize("view", ["every other", "transposed", "expanded"])
 def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, view, host, on_host):
-    """A dense copy must outlive the kernel's launch."""
+    """Strided inputs are copied to dense ones, and the copy must outlive the kernel's launch."""
     case = sample_inputs(O=6, dtype=torch.float32)
     t = getattr(case, name)
     views = {
@@ -192,7 +192,7 @@ def test_the_modulated_convolution_takes_weight_and_style_in_any_strides(name, v
 
 
 def test_gradients_of_several_cotangents_at_once(on_host):
-    """autograd.grad's is_grads_batched, which vectorised Jacobians use."""
+    """The is_grads_batched option of autograd.grad, which vectorised Jacobians use."""
     case = sample_inputs(O=6).leaves()
     y, ends = case.run("native"), list(case.tensors().values())
     cotangents = torch.stack([cotangent(y, seed) for seed in range(3)])

@@ -1,4 +1,4 @@
-"""The same bits on every call, and for the sampling also on any number of threads."""
+"""Every call returns the same bits; sampling does so on any number of threads."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ GEOMETRY = ((3, 3), (1, 1), (1, 1), (1, 1))
 
 
 def crowded(dtype: torch.dtype = torch.float32, C: int = 257, groups: int = 1) -> Case:
-    """Taps that all fall on few pixels, so that the order of sums shows in the bits."""
+    """Taps that all fall on few pixels, so that a change in summation order changes the bits."""
     return one_by_one(B=3, C=C, size=(9, 8), kernel=(3, 3), padding=(1, 1), groups=groups, style=False, dtype=dtype)
 
 
 def sample(case: Case, threads: int) -> dict[str, torch.Tensor]:
-    """Columns and every gradient of the sampling, chunk by chunk, straight from the kernels."""
+    """The columns and every gradient of the sampling, chunk by chunk, directly from the kernels."""
     torch.set_num_threads(threads)
     s = _native.Sampling(case.x, case.offset, case.mask, *GEOMETRY)
     found: dict[str, torch.Tensor] = {}
@@ -46,7 +46,7 @@ def test_sampling_and_its_gradients_have_the_same_bits_on_any_number_of_threads(
 
 
 def test_a_large_map_of_few_channels_has_the_same_bits_on_any_number_of_threads():
-    """One image of 64x64, which is cut by blocks of pixels alone."""
+    """One 64x64 image, which is split only by blocks of pixels."""
     case = one_by_one(B=1, C=16, size=(64, 64), kernel=(3, 3), padding=(1, 1), style=False, dtype=torch.float32)
     one = sample(case, 1)
     for threads in (2, 7):
@@ -55,7 +55,7 @@ def test_a_large_map_of_few_channels_has_the_same_bits_on_any_number_of_threads(
 
 
 def test_the_order_of_sums_would_show():
-    """The case above can fail: its gradient has other bits when the rows come in another order."""
+    """Checks that the case above can fail: with the rows in another order, its gradient has other bits."""
     case = crowded()
     s = _native.Sampling(case.x, case.offset, case.mask, *GEOMETRY)
     results = []
@@ -86,7 +86,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in Linux's /proc")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_kernels_run_on_as_many_threads_as_torch_is_told(threads):
-    """Else the comparison over threads would compare one thread with one thread."""
+    """Otherwise the comparison across thread counts would compare one thread with one thread."""
     if not _build.load_cpu().threads_built_in():
         pytest.skip("this compiler has no OpenMP")
     done = subprocess.run([sys.executable, "-c", COUNT_THREADS, str(threads)], capture_output=True, text=True)
@@ -110,7 +110,7 @@ def test_the_whole_op_has_the_same_bits_on_every_call(order, dtype):
 
 
 def test_results_do_not_depend_on_what_was_computed_before():
-    """Scratch memory comes from torch.empty: nothing of it may be read before it is written."""
+    """Scratch memory comes from torch.empty, so no part of it may be read before it is written."""
     case = sample_inputs(B=2, C=17)
     first = second_order(case, "native")
     for fill in (float("nan"), 1e30):

@@ -1,4 +1,4 @@
-"""The examples of the documentation run."""
+"""The examples in the documentation run."""
 
 import doctest
 import importlib

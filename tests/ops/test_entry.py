@@ -1,5 +1,8 @@
-"""The registered ops, which a traced or exported graph calls without the public function: what they refuse, and that
-their fake kernels promise what the real ones give."""
+"""The registered ops, which traced and exported graphs call without the public function.
+
+They must refuse wrong arguments themselves, and their fake kernels must promise the shapes and dtypes that the real
+kernels return.
+"""
 
 import itertools
 import re
@@ -39,7 +42,7 @@ def tensors_of(case: Case) -> list[Tensor | None]:
 
 
 def all_results(x, weight, offset, mask, grad_y, geometry) -> list[Tensor]:
-    """What the three ops return, for all gradients and for some."""
+    """What the three ops return if all gradients are needed, and if only some are."""
     inputs = (x, weight, offset, mask)
     results = [OPS.deform_conv2d(*inputs, *geometry)]
     for needs in ([True] * 4, [False, True, False, True], [True, False, True, False]):
@@ -127,10 +130,10 @@ def test_the_call_that_the_cases_start_from_is_right(op, device):
 @pytest.mark.parametrize("dim", range(4))
 @pytest.mark.parametrize(("op", "name"), EVERY_ARGUMENT)
 def test_a_tensor_of_another_size_is_refused_by_real_and_fake_kernels(op, name, dim, device):
-    """Every argument, one larger in every dimension: the kernels would read or write out of bounds."""
+    """Each argument is one too large in each dimension in turn; the kernels would read or write out of bounds."""
     shape = [n + (i == dim) for i, n in enumerate(RIGHT[name])]
     if (name, dim) == ("weight", 0) and op == "deform_conv2d":
-        shape[0] += 1  # one more output channel is right
+        shape[0] += 1  # a weight with one more output channel is valid
         assert call(op, device, weight=ones(*shape, device=device)).shape[1] == 5
         return
     with pytest.raises(ValueError, match=rf"^mtm_ops::{op}: \w+ must .*; got"):
@@ -143,7 +146,7 @@ def test_another_dtype_or_rank_is_refused(op, name, device):
     for t in (ones(*RIGHT[name], dtype=torch.int32, device=device), ones(*RIGHT[name], device=device).to(torch.cfloat)):
         with pytest.raises(TypeError, match=rf"^mtm_ops::{op}: \w+ must .*; got"):
             call(op, device, **{name: t})
-    if name not in ("offset", "mask", "gg_offset", "gg_mask"):  # those are used in float32, whatever they are
+    if name not in ("offset", "mask", "gg_offset", "gg_mask"):  # used in float32, whatever their dtype
         with pytest.raises(TypeError, match=rf"^mtm_ops::{op}: \w+ must have .*dtype.*; got"):
             call(op, device, **{name: ones(*RIGHT[name], dtype=torch.float16, device=device)})
     with pytest.raises(ValueError, match=rf"^mtm_ops::{op}: \w+ must .*; got"):

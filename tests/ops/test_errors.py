@@ -1,4 +1,4 @@
-"""Every error of the public function: the rule, what was expected, what came."""
+"""Every error of the public function names the rule, the expected value and the value it got."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ ones = torch.ones
 
 
 def call(impl: str = "reference", **given: Any) -> torch.Tensor:
-    """A call that is right but for what is given."""
+    """A call that is valid except for the arguments given."""
     arguments: dict[str, Any] = {
         "x": ones(2, 6, 5, 4),
         "weight": ones(3, 6, 3, 3),
@@ -161,7 +161,7 @@ def test_auto_without_kernel_warns_once_at_the_callers_line():
         y = call("auto")
     assert [w.filename for w in caught] == [__file__]
     assert torch.equal(y, call("reference"))
-    assert torch.equal(call("auto"), y)  # a second warning would be an error
+    assert torch.equal(call("auto"), y)  # a second warning would fail the test
 
 
 def test_errors_come_before_any_work_on_the_arguments():

@@ -1,4 +1,4 @@
-"""First and second derivatives, native and reference, against finite differences and against each other."""
+"""First and second derivatives of both implementations against finite differences and against each other."""
 
 import itertools
 from dataclasses import replace
@@ -26,12 +26,12 @@ SUBSETS = [set(s) for n in range(1, 6) for s in itertools.combinations(NAMES, n)
 
 
 def small(**given) -> Case:
-    """Few enough values for finite differences in every one of them."""
+    """A case with few values, so that finite differences can cover every one of them."""
     return sample_inputs(**{"B": 2, "C": 2, "O": 2, **given})
 
 
 def as_function(case: Case, impl: str):
-    """(function of the tensors alone, the tensors as leaves)."""
+    """(a function of the tensors alone, those tensors as leaves)."""
     leaves = case.leaves().tensors()
 
     def run(*tensors: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def test_second_order_with_more_channels_than_a_slice():
 
 @pytest.mark.parametrize("end", ["x", "style", "offset", "weight", "mask"])
 def test_second_order_of_a_gradient_norm_by_one_input_alone(end):
-    """As path-length regularisation does it: |d y / d end| differentiated, everything trainable."""
+    """As in path-length regularisation: differentiate |d y / d end| while everything is trainable."""
 
     def norm_gradients(impl: str) -> dict[str, Tensor]:
         case = small().leaves()
@@ -162,7 +162,7 @@ def test_second_order_of_a_gradient_norm_by_one_input_alone(end):
 
 
 def test_a_gradient_that_is_not_used_costs_no_weight_product(monkeypatch):
-    """Second order through x alone: no cotangent for the weight's gradient reaches the op."""
+    """Second order through x alone: the op gets no cotangent for the weight's gradient."""
     asked = []
     inner = _native.weight_matrix
 
@@ -211,7 +211,8 @@ def test_third_order_raises_and_names_the_way_out():
     [(0.0, 2.0), (1.0, 4.0), (2.0, -7.0), (-1.0, 0.0), (3.0, 0.0), (-0.5, 1.0)],
 )
 def test_at_whole_pixels_the_derivative_is_that_of_the_larger_side(place, slope_px, impl):
-    # The profile 0 | 1 3 7 | 0: slopes 1, 2, 4 and -7 to the right of -1, 0, 1 and 2. At -1, a pixel outside, none.
+    # The profile 0 | 1 3 7 | 0 has slopes 1, 2, 4 and -7 to the right of -1, 0, 1 and 2. Position -1 is outside the
+    # image, where the derivative is 0.
     x = torch.tensor([1.0, 3.0, 7.0], dtype=torch.float64)
     weight = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     for axis in (0, 1):
@@ -225,7 +226,7 @@ def test_at_whole_pixels_the_derivative_is_that_of_the_larger_side(place, slope_
 
 
 def test_offsets_of_exactly_zero_give_the_gradients_of_the_reference_to_second_order():
-    """A fresh module starts there, on the kinks, so both must take the same side."""
+    """A fresh module has zero offsets, exactly on the kinks, so both implementations must use the same side."""
     case = one_by_one(size=(6, 5), kernel=(3, 3), padding=(1, 1))
     case = replace(case, offset=torch.zeros_like(case.offset))
     for order in (first_order, second_order):
@@ -246,7 +247,7 @@ def test_gradient_of_the_offset_points_downhill():
 
 
 class TwoLayers(torch.nn.Module):
-    """A latent-steered pair of layers: enough of a generator for path-length regularisation."""
+    """Two layers steered by latents: enough of a generator for path-length regularisation."""
 
     def __init__(self, impl: str) -> None:
         super().__init__()
@@ -273,7 +274,7 @@ class TwoLayers(torch.nn.Module):
 
 
 def path_length_penalty(net: TwoLayers, w: Tensor) -> Tensor:
-    """Karras et al. 2020, section 3.2, with a fixed target of 1."""
+    """Karras et al. 2020, section 3.2, with the target fixed at 1."""
     y = net(w)
     noise = cotangent(y) / (y.shape[2] * y.shape[3]) ** 0.5
     (by_w,) = torch.autograd.grad((y * noise).sum(), w, create_graph=True)
@@ -292,7 +293,7 @@ def test_path_length_regularisation_end_to_end():
         assert want is not None, f"{name} has no gradient"
         assert want.any(), f"{name} has no gradient"
         assert got is not None
-        assert_close(got, want, torch.float64, name, 64)  # two layers deep, so rounding is amplified
+        assert_close(got, want, torch.float64, name, 64)  # rounding errors add up over two layers
 
 
 def test_path_length_regularisation_lowers_the_penalty():

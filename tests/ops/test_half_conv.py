@@ -1,4 +1,4 @@
-"""The convolution of half-precision values with float32 sums. On the CPU nothing is rounded: tests/gpu has the rest."""
+"""Convolution of half-precision values with float32 sums. The CPU does not round here; tests/gpu covers rounding."""
 
 import itertools
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ def test_a_third_order():
 
 @pytest.mark.parametrize("through", [(0,), (1,), (0, 1)], ids=str)
 def test_a_second_order_through_several_gradients_at_once(through):
-    """gradgradcheck has one cotangent at a time."""
+    """gradgradcheck uses one cotangent at a time, so this test uses two."""
 
     def found(run) -> list[Tensor]:
         tensors = inputs()
@@ -71,7 +71,7 @@ def test_a_second_order_through_one_gradient_has_no_product_for_the_other(throug
     tensors = inputs()
     y = half_conv2d(*tensors, 1)
     grad_y = cotangent(y).requires_grad_()
-    g = torch.autograd.grad(y, tensors, grad_y, create_graph=True)[through]  # of the other no use is made
+    g = torch.autograd.grad(y, tensors, grad_y, create_graph=True)[through]  # the other gradient is not used
     seen = []
 
     class Look(TorchDispatchMode):
@@ -95,7 +95,7 @@ def test_opcheck():
 
 
 class Noted(TorchDispatchMode):
-    """The convolutions that run, and whether TF32 is on then."""
+    """Records the convolutions that run and whether TF32 was on for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def trained(head: str = "offset+mask") -> ModulatedTransformation:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_module_with_it_gives_what_it_gives_without(dtype, monkeypatch):
-    """As on CUDA, but for the rounding: offsets, masks and gradients to the second order."""
+    """Apart from rounding, as on CUDA: offsets, masks and gradients up to second order."""
 
     def found() -> list[Tensor]:
         head, x = trained(), inputs()[0].detach().to(dtype).requires_grad_()

@@ -1,4 +1,4 @@
-"""How a CUDA kernel is started, with stand-ins for torch's CUDA and for the library."""
+"""How a CUDA kernel is launched: device, stream and errors. Stand-ins replace torch.cuda and the library."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ from mtm_ops import _build, _launch, _native
 
 
 class Entry:
-    """A kernel's entry: notes its calls, and answers with an error or None."""
+    """A kernel's entry point that records its calls and returns an error message or None."""
 
     def __init__(self, calls: list, current: list[int], error: bytes | None) -> None:
         self.calls, self.current, self.error = calls, current, error
@@ -25,7 +25,7 @@ class Entry:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Two GPUs, of which number 0 is current: (calls, loads, function to make launches fail)."""
+    """Two GPUs, number 0 current: (calls, loads, a list whose only item is the error that launches return)."""
     calls, loads, current, error = [], [], [0], [None]
 
     @contextlib.contextmanager

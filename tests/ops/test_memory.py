@@ -1,4 +1,4 @@
-"""What autograd keeps, and the peak memory of a forward and backward pass (Linux)."""
+"""What autograd keeps alive, and the peak memory of a forward and backward pass (Linux only)."""
 
 import json
 import os
@@ -33,15 +33,15 @@ def test_autograd_keeps_the_inputs_and_no_columns(mask, style):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         y = case.run("native")
     inputs = sum(t.nbytes for t in case.tensors().values())
-    # With a style also the modulated x, y before demodulation, the weight in the product's layout and its squares, and
-    # vectors of C and O values.
+    # With a style, autograd also keeps the modulated x, y before demodulation, the weight in the matmul's layout, its
+    # squares, and vectors of C and O values.
     extra = case.x.nbytes + y.nbytes + 2 * case.weight.nbytes + 4096 if style else 0
     assert sum(kept.values()) <= inputs + extra
     assert sum(kept.values()) < 0.7 * 9 * case.x.nbytes
 
 
 def test_the_reference_keeps_the_columns():
-    """So the test above can fail."""
+    """Shows that the test above can fail."""
     case = one_by_one(C=32, size=(16, 15), kernel=(3, 3), padding=(1, 1), dtype=torch.float32).leaves()
     kept = []
 
@@ -97,10 +97,10 @@ print(json.dumps({**first, "ours_double": peak_mib(ours, True)}))
 
 
 def measure(batch: int, channels: int, size: int) -> dict[str, float]:
-    """Peak MiB above the inputs of forward + backward, by implementation."""
+    """Peak MiB above the inputs for forward + backward, by implementation."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak is read from Linux's /proc/self")
-    # Freed memory goes back at once, so that the peak is that of what is alive.
+    # Make malloc return freed memory at once, so that the peak counts only live memory.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", PEAK, *map(str, (batch, channels, size))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -113,18 +113,18 @@ def measure(batch: int, channels: int, size: int) -> dict[str, float]:
 def test_peak_stays_near_plain_convolution_and_far_below_kept_columns():
     peaks = measure(B, C, SIZE)
     chunk = min(_chunks.CHUNK_ROWS["cpu"] * 9 * C * 4, _chunks.CHUNK_BYTES["cpu"]) / MIB
-    # Above plain convolution: x and its gradient as rows, y's gradient as rows, the offset's
-    # gradients twice, and at most two buffers of a chunk (columns in their gradient's place, a product's copy).
+    # Allowed on top of plain convolution: x, its gradient and y's gradient as rows, the offset's gradients twice, and
+    # at most two chunk buffers (the columns, which their gradient overwrites, and the copy that a matmul makes).
     assert peaks["ours"] <= peaks["plain"] + 3 * X_MIB + 2 * OFFSETS_MIB + 2 * chunk, peaks
-    assert peaks["keeping"] > 2 * COLUMNS_MIB, peaks  # the comparison does hold columns, and their gradient
+    assert peaks["keeping"] > 2 * COLUMNS_MIB, peaks  # the comparison does hold the columns and their gradient
     assert peaks["ours"] < 0.7 * peaks["keeping"], peaks
-    # The second order may hold two more of x, y and their rows, and no columns either.
+    # The second order may hold two more copies of x, of y and of their rows, but no columns.
     assert peaks["ours_double"] <= peaks["ours"] + 8 * X_MIB + 4 * OFFSETS_MIB + chunk, peaks
 
 
 def test_peak_does_not_grow_with_the_columns():
     few, many = measure(2, 32, SIZE), measure(8, 32, SIZE)
-    x_mib = 6 * 32 * SIZE * SIZE * 4 / MIB  # of the six further images
+    x_mib = 6 * 32 * SIZE * SIZE * 4 / MIB  # the six additional images
     growth = {name: many[name] - few[name] for name in few}
     assert growth["keeping"] > 18 * x_mib, growth
     assert growth["ours"] < 9 * x_mib, growth

@@ -1,4 +1,4 @@
-"""ModulatedTransformation, offsets_scaled and offsets_disabled."""
+"""ModulatedTransformation, offsets_scaled and offsets_disabled: values, initialisation, precision and errors."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from mtm_ops import ModulatedTransformation, modulated_deform_conv2d, offsets_di
 
 
 def trained(head: str = "offset+mask", **given) -> ModulatedTransformation:
-    """A module with weights as after some training: nothing is zero."""
+    """A module whose weights are all non-zero, as after some training."""
     module = ModulatedTransformation(**{"in_channels": 6, "w_dim": 4, "head": head, **given})
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_a_fresh_module_leaves_the_hosts_convolution_as_it_is(head, impl):
 
 
 def test_a_fresh_module_can_learn():
-    """Its weight gets a gradient at once, though it is zero; its affine as soon as the weight has moved."""
+    """The weight, though zero, gets a gradient in the first step; the affine gets one once the weight has moved."""
     module = ModulatedTransformation(6, 4)
     x, w = inputs()
     modulated_deform_conv2d(x, torch.randn(3, 6, 3, 3), module(x, w)[0], padding=1).square().sum().backward()
@@ -68,7 +68,7 @@ def test_a_fresh_module_can_learn():
 
 @pytest.mark.parametrize("head", ["offset", "offset+mask"])
 def test_equals_modulated_convolution_with_a_weight_per_sample(head):
-    """Eq. (4): the style scales the weight's input channels, a convolution per sample, no demodulation."""
+    """Eq. (4): the style scales the weight's input channels, one convolution per sample, without demodulation."""
     module = trained(head).double()
     x, w = inputs(torch.float64)
     offset, mask = module(x, w)
@@ -122,7 +122,7 @@ def test_modules_of_one_network_start_with_affines_of_their_own():
     made = []
     for _ in range(2):
         made.append(ModulatedTransformation(6, 4).affine_weight)
-        nn.Linear(3, 3)  # a host draws between two modules
+        nn.Linear(3, 3)  # hosts draw random numbers between two modules
     assert not torch.equal(*made)
 
 
@@ -139,7 +139,7 @@ def test_parameters_are_made_on_the_default_device(device):
 
 @pytest.mark.parametrize(("head", "outputs", "total"), [("offset", 18, 345_618), ("offset+mask", 27, 387_099)])
 def test_parameter_counts_are_the_papers(head, outputs, total):
-    """512 channels and a latent of 512: the paper's Table 4 adds 0.39 M per layer, the text's head 0.35 M."""
+    """512 channels and a latent of 512: 0.39 M per layer in the paper's Table 4, 0.35 M for the head of its text."""
     affine = 512 * 512 + 512
     convolution = outputs * 512 * 9 + outputs
     assert affine + convolution == total
@@ -167,7 +167,7 @@ def test_offsets_are_float32_at_least_whatever_x_is(autocast, dtype, wanted):
     assert mask is not None
     assert offset.dtype == mask.dtype == wanted
     want = copy.deepcopy(module).double()(x.double(), w.double())
-    assert_close(offset, want[0], torch.float32)  # computed in float32 too, not only returned so
+    assert_close(offset, want[0], torch.float32)  # computed in float32, not merely returned in it
     assert_close(mask, want[1], torch.float32)
 
 
@@ -198,7 +198,7 @@ def test_gradients_reach_x_w_and_every_parameter_to_the_second_order():
 
 
 class Network(nn.Module):
-    """Two modules, one of them deep inside."""
+    """Two modules, one of them nested deeply."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ def test_a_compiled_network_follows_the_factor_without_compiling_for_each():
             expected, got = module(x, w), compiled(x, w)
         assert_close(got[0], expected[0], torch.float32)
         assert (got[1] is None) == (expected[1] is None)
-    assert counter.frame_count <= 4  # 0, 1, the first other factor, and all the rest
+    assert counter.frame_count <= 4  # 0, 1, the first other factor, then one graph for all the rest
 
 
 def same_outputs(a: ModulatedTransformation, b: ModulatedTransformation) -> bool:

@@ -1,4 +1,4 @@
-"""The compiled kernels against the reference: over dtype, layout, batch, groups, heads, channel counts and chunks."""
+"""The compiled kernels against the reference, across dtypes, layouts, batches, groups, heads, channels and chunks."""
 
 import ctypes
 from collections.abc import Callable
@@ -25,7 +25,7 @@ FULL = [torch.float64, torch.float32]
 
 
 def hold_equal(case: Case, dtype: torch.dtype, factor: float = 1, order: int = 1) -> None:
-    """Native in `dtype` against the reference in float64 on the same (rounded) values: y and all gradients."""
+    """Compare native in `dtype` with the reference in float64 on the same rounded values: y and all gradients."""
     rounded = case.to(dtype)
     got, want = first_order(rounded, "native"), first_order(rounded.to(torch.float64), "reference")
     for name, value in want.items():
@@ -46,7 +46,8 @@ def hold_equal(case: Case, dtype: torch.dtype, factor: float = 1, order: int = 1
 def test_equals_reference_over_dtype_head_and_groups(groups, mask, modulation, dtype):
     case = sample_inputs(groups=groups, mask=mask, style=modulation != "plain", demodulate=modulation == "demod")
     half = dtype in (torch.float16, torch.bfloat16)
-    # Half: a gradient through demodulation is a difference of rounded terms of similar size; second order not at all.
+    # Half types: a gradient through demodulation is a difference of rounded terms of similar size, so the tolerance is
+    # doubled and the second order is not compared.
     hold_equal(case, dtype, factor=2 if half else 1, order=1 if half else 2)
 
 
@@ -60,7 +61,7 @@ def channels_last(t: torch.Tensor) -> torch.Tensor:
 
 
 def strided(t: torch.Tensor) -> torch.Tensor:
-    """Same values, every dimension of a view with steps and an offset."""
+    """The same values in a view that has strides and a storage offset in every dimension."""
     big = torch.full([2 * n + 1 for n in t.shape], float("nan"), dtype=t.dtype)
     view = big[tuple(slice(1, None, 2) for _ in t.shape)]
     view.copy_(t)
@@ -151,7 +152,7 @@ def test_batch_sizes(B, dtype):
 @pytest.mark.parametrize("C", [1, 3, 17, 130, 257])
 @pytest.mark.parametrize("dtype", FULL, ids=str)
 def test_odd_channel_counts(C, dtype):
-    # One channel's style cancels under demodulation; its gradient would be nothing but rounding.
+    # Demodulation cancels the style of a single channel, so its gradient would be pure rounding error.
     hold_equal(sample_inputs(C=C, O=5, demodulate=C > 1), dtype, order=2)
 
 
@@ -204,7 +205,7 @@ def test_few_rows_without_gradients_leave_the_weight_as_it_lies(groups, dtype, m
 
 
 def test_images_of_more_than_1024_blocks_of_pixels():
-    """The scatter's blocks grow with the image: 16 pixels each up to 128x128."""
+    """The scatter's blocks grow with the image: they have 16 pixels each up to 128x128."""
     hold_equal(one_by_one(B=1, C=2, O=1, size=(131, 129), kernel=(1, 2), padding=(0, 1)), torch.float64, order=2)
 
 
@@ -231,7 +232,7 @@ def test_chunks_may_cut_images_anywhere(rows, dtype, monkeypatch):
     sizes = [end - begin for begin, end in s.chunks()]
     assert sum(sizes) == 18
     assert len(sizes) == -(-18 // rows)
-    assert len({*sizes[:-1]}) <= 1  # equal ones; the last may be shorter
+    assert len({*sizes[:-1]}) <= 1  # equal sizes; the last chunk may be shorter
     assert sizes[-1] <= sizes[0] <= rows
     half = dtype == torch.bfloat16
     hold_equal(case, dtype, factor=2 if half else 1, order=1 if half else 2)
@@ -241,14 +242,14 @@ def test_chunks_cut_by_bytes(monkeypatch):
     case = one_by_one(B=2, size=(9, 11), kernel=(3, 3), padding=(1, 1))  # 198 rows
     monkeypatch.setitem(_chunks.CHUNK_BYTES, "cpu", 1)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 3), (1, 1), (1, 1), (1, 1))
-    assert list(s.chunks()) == [(0, 50), (50, 100), (100, 150), (150, 198)]  # 64 rows at least, then cut evenly
+    assert list(s.chunks()) == [(0, 50), (50, 100), (100, 150), (150, 198)]  # at least 64 rows, then cut evenly
     hold_equal(case, torch.float64, order=2)
 
 
 def test_gather_gives_the_columns_of_the_reference():
     case = sample_inputs(groups=2)
     s = _native.Sampling(case.x, case.offset, case.mask, (3, 2), (2, 1), (1, 0), (2, 1))
-    columns = s.gather(0, s.rows, s.new_columns()).view(2, 6, 6, 4)  # image, place, tap, channel
+    columns = s.gather(0, s.rows, s.new_columns()).view(2, 6, 6, 4)  # image, position, tap, channel
     want = sample_columns(case.x, case.offset, case.mask, (3, 2), (2, 1), (1, 0), (2, 1))
     assert_close(columns.permute(0, 3, 2, 1), want, torch.float64)
 
@@ -283,7 +284,7 @@ def test_float32_offsets_keep_their_fractions_for_half_x(impl):
     x = torch.zeros(1, 1, 1, 64, dtype=torch.float16)
     x[..., 41] = 1
     offset = torch.zeros(1, 2, 1, 64)
-    offset[0, 1, 0, 20] = 20.0078125  # in half, 20.0; and the place, 40.0078, would be 40
+    offset[0, 1, 0, 20] = 20.0078125  # half would round it to 20.0, and the position 40.0078 to 40
     y = modulated_deform_conv2d(x, torch.ones(1, 1, 1, 1, dtype=torch.float16), offset, impl=impl)
     assert y[0, 0, 0, 20].item() == 0.0078125
 

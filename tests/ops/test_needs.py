@@ -1,4 +1,4 @@
-"""The registered ops asked for any part of their results: the same as if asked for all of them."""
+"""The registered ops, asked for any subset of their results, return the same values as when asked for all."""
 
 import itertools
 
@@ -12,13 +12,13 @@ GEOMETRY = ([2, 1], [1, 0], [2, 1])
 
 @pytest.fixture(params=["cpu", "cuda"])
 def kernels(request) -> None:
-    """The CPU's kernels, and CUDA's, run on the CPU."""
+    """Once the CPU kernels, once the CUDA kernels run on the CPU."""
     if request.param == "cuda":
         request.getfixturevalue("on_host")
 
 
 def check(run, count: int) -> None:
-    """run(needs) for every needs of so many entries."""
+    """Call run(needs) for every combination of `count` flags and compare with all results."""
     whole = run([True] * count)
     for needs in itertools.product((False, True), repeat=count):
         for i, (got, want) in enumerate(zip(run(list(needs)), whole, strict=True)):

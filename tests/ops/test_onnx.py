@@ -1,4 +1,4 @@
-"""Export: torch.export records the op, and ONNX's DeformConv computes what it does, run by onnxruntime."""
+"""Export: torch.export records the op, and ONNX's DeformConv, run by onnxruntime, gives the same results."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ def kinds(model: onnx.ModelProto) -> Counter:
 
 
 class Calls(nn.Module):
-    """Several calls of the op in one network, for one export: an input per tensor, an output per call."""
+    """Several calls of the op in one network, for a single export: one input per tensor, one output per call."""
 
     def __init__(self, *cases: Case):
         super().__init__()
@@ -90,11 +90,11 @@ def test_a_modulated_layer_is_mul_deform_conv_mul():
     deform = next(producers[i] for i in last.input if i in producers and producers[i].op_type == "DeformConv")
     assert last.op_type == "Mul"
     assert producers[deform.input[0]].op_type == "Mul"
-    assert deform.input[1] in {w.name for w in model.graph.initializer}  # nothing is done to the weight
+    assert deform.input[1] in {w.name for w in model.graph.initializer}  # the weight is used unchanged
 
 
 def test_weight_groups_follow_from_the_shapes():
-    """The op by its schema, whose kernel for grouped weights is its own tests' matter."""
+    """Calls the registered op directly; other tests cover its kernel for grouped weights."""
 
     class Layer(nn.Module):
         def forward(self, x, weight, offset):

@@ -1,4 +1,4 @@
-"""float32 products on CUDA follow the convolutions' TF32 switch, and leave torch's switches as they were."""
+"""float32 matmuls on CUDA follow the convolutions' TF32 switch, and leave torch's own switches unchanged."""
 
 import json
 import os
@@ -37,7 +37,7 @@ STATES = {
 }
 
 
-# In processes of their own: the switches are global, and some states cannot be left through torch's functions.
+# Each runs in its own process: the switches are global, and torch has no function to leave some of their states.
 LOOK = """
 import json, os, sys, warnings
 import torch

@@ -1,4 +1,4 @@
-"""The reference is the specification, so it is held against formulas that share no line with it."""
+"""The reference is the specification, so it is tested against formulas that share no code with it."""
 
 from dataclasses import replace
 
@@ -126,7 +126,7 @@ def test_offset_groups_steer_their_own_channels():
     assert_close(case.run("reference"), torch.stack(parts).sum(0), torch.float64)
 
 
-# One tap on the image 1 2 / 3 4, weight 1: (dy, dx) and what it sees, worked by hand.
+# One tap with weight 1 on the image 1 2 / 3 4: (dy, dx) and the sampled value, worked out by hand.
 GOLDEN = [
     ((0.0, 0.0), 1.0),
     ((0.5, 0.5), 2.5),  # (1 + 2 + 3 + 4) / 4

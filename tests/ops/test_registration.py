@@ -1,4 +1,4 @@
-"""What torch is told about the op: schema, fake kernels, autograd, autocast, torch.compile."""
+"""What the op registers with torch: schema, fake kernels, autograd, autocast and torch.compile."""
 
 import os
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_opcheck_backward(mask, needs):
 @MASKS
 @pytest.mark.parametrize("missing", ["none", "weight", "all but x"])
 def test_opcheck_double_backward(mask, layout, missing):
-    tensors = arguments(mask, layout, grad=False)  # a third derivative is not there to be checked
+    tensors = arguments(mask, layout, grad=False)  # there is no third derivative for opcheck to test
     cotangents = [None if t is None else cotangent(t) for t in tensors]
     if missing == "weight":
         cotangents[1] = None
@@ -112,7 +112,7 @@ def test_compile_keeps_channels_last():
 
 
 def test_a_compiled_network_forms_the_weight_gradient_whatever_the_switch_was_when_it_was_traced():
-    """A training step that begins with path-length regularisation traces its graph within no_weight_gradients."""
+    """A training step that starts with path-length regularisation traces its graph inside no_weight_gradients."""
     case = sample_inputs(style=False, mask=False, dtype=torch.float32).leaves()
     torch._dynamo.reset()
     compiled = torch.compile(lambda: case.run("native"), backend="aot_eager")
@@ -124,7 +124,7 @@ def test_a_compiled_network_forms_the_weight_gradient_whatever_the_switch_was_wh
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by inductor itself
 def test_compile_with_inductor():
     hold_compiled_equals_eager("inductor", sample_inputs(dtype=torch.float32))
 
@@ -140,7 +140,7 @@ assert torch.allclose(compiled(*arguments), modulated_deform_conv2d(*arguments, 
 
 
 def test_compile_does_not_break_the_graph_where_there_is_no_kernel(tmp_path):
-    """The warning that says so must not be what breaks it."""
+    """The warning about the missing kernel must not break the graph either."""
     environment = {**os.environ, "CXX": "/nonexistent", "MTM_CACHE_DIR": str(tmp_path)}
     done = forked.run("-c", FALLS_BACK, env=environment)
     assert done.returncode == 0, done.stderr
@@ -178,7 +178,7 @@ def test_autocast_keeps_offsets_in_float32(impl):
     x = torch.zeros(1, 1, 1, 64)
     x[..., 41] = 1
     offset = torch.zeros(1, 2, 1, 64)
-    offset[0, 1, 0, 20] = 20.0078125  # bfloat16 knows 20 and 20.125
+    offset[0, 1, 0, 20] = 20.0078125  # the nearest bfloat16 values are 20 and 20.125
     with torch.autocast("cpu", BF16):
         y = modulated_deform_conv2d(x, torch.ones(1, 1, 1, 1), offset, impl=impl)
     assert y.dtype == BF16
@@ -188,7 +188,7 @@ def test_autocast_keeps_offsets_in_float32(impl):
 @pytest.mark.parametrize("impl", ["native", "reference"])
 @pytest.mark.parametrize("style", [False, True], ids=["plain", "demod"])
 def test_autocast_leaves_float64_alone(style, impl):
-    """As torch's own convolution does."""
+    """torch's own convolution does the same."""
     case = sample_inputs(style=style)
     with torch.autocast("cpu", BF16):
         assert torch.nn.functional.conv2d(case.x, case.weight).dtype == torch.float64
@@ -222,7 +222,7 @@ def test_second_order_under_autocast():
     assert all(f.dtype == torch.float32 and f.isfinite().all() and f.any() for f in found)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on the first use of forward mode
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by torch itself on the first use of forward mode
 @pytest.mark.parametrize("name", ["x", "offset"])
 def test_forward_mode_is_right_or_refused_but_never_silently_zero(name):
     case = sample_inputs(style=False)

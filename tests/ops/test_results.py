@@ -1,4 +1,7 @@
-"""What is done with the op's results: changed in place, and only formed where somebody asks for them."""
+"""How callers use the op's results: they may change them in place, and unused ones are not computed.
+
+Also covered: no_weight_gradients, FLOP counts, the refused third order, and backward passes inside autocast.
+"""
 
 import contextlib
 import threading
@@ -50,7 +53,8 @@ def test_gradients_and_second_gradients_may_be_changed_in_place(weight_groups, l
     inputs = list(case.tensors().values())
     y = case.run("native")
     grad_y = cotangent(y).requires_grad_()
-    for twice in (False, True):  # autograd allows it where the changed value is not needed: so for the first gradient
+    # autograd allows the change if it no longer needs the old value, as with first-order gradients.
+    for twice in (False, True):
         grads = torch.autograd.grad(y, inputs, grad_y, create_graph=True)
         before = [g.detach().clone() for g in grads]
         for g, old in zip(grads, before, strict=True):
@@ -77,7 +81,7 @@ def test_results_share_no_memory_with_each_other_or_with_the_inputs():
 
 @pytest.fixture
 def products(monkeypatch) -> list[str]:
-    """The names of the weight-gradient products that are made."""
+    """The names of the weight-gradient matmuls that run."""
     made: list[str] = []
     inner = _matrix.add_weight_gradient
 
@@ -92,7 +96,7 @@ def products(monkeypatch) -> list[str]:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_a_gradient_that_autograd_is_not_asked_for_is_not_formed(create_graph, style, products):
-    """As path-length regularisation asks: for the latents' alone, with everything trainable."""
+    """As in path-length regularisation: only the latents' gradient is requested, while everything is trainable."""
     case = one_by_one(size=(6, 5), **STYLES[style]).leaves()
     y = case.run("native")
     asked = [t for name, t in case.tensors().items() if name != "weight"]
@@ -123,8 +127,8 @@ def test_the_weights_gradient_of_a_path_length_is_formed_once_and_right(products
 
 
 def test_a_path_length_step_of_a_patched_layer_forms_each_weight_gradient_once(products):
-    """As StyleGAN2's loss takes it: the layer's convolution is the module's, everything is trainable, and the
-    gradient by the latents is asked for first. The host's own flag, no_weight_gradients, need not reach us for that."""
+    """As in StyleGAN2's loss: the module runs the layer's convolution, everything is trainable, and the gradient by
+    the latents is computed first. The op needs no help from the host's own flag, no_weight_gradients."""
     g = torch.Generator().manual_seed(0)
     x, latents = torch.randn(2, 6, 5, 5, generator=g), torch.randn(2, 4, generator=g, requires_grad=True)
     module, affine = ModulatedTransformation(6, 4), torch.nn.Linear(4, 6)
@@ -133,7 +137,7 @@ def test_a_path_length_step_of_a_patched_layer_forms_each_weight_gradient_once(p
     (by_latents,) = torch.autograd.grad((y * cotangent(y)).sum(), latents, create_graph=True)
     assert products == []
     by_latents.square().sum().backward()
-    assert products == ["weight", "weight"]  # of the first order, through the second term of the norm, and the second
+    assert products == ["weight", "weight"]  # first order (through the second term of the norm), then second
     assert all(p.grad is not None for p in (weight, affine.weight, module.affine_weight, module.weight))
 
 
@@ -169,14 +173,14 @@ def test_no_weight_gradients_counts_when_the_backward_runs_and_ends_with_the_con
         raise KeyError
     y.sum().backward()
     assert case.weight.grad is not None
-    with no_weight_gradients(), no_weight_gradients(False):  # an inner False does not switch it on again, as upstream
+    with no_weight_gradients(), no_weight_gradients(False):  # as upstream: an inner False does not turn it on again
         case.weight.grad = None
         case.run("native").sum().backward()
     assert case.weight.grad is None
 
 
 def test_no_weight_gradients_reaches_a_backward_on_another_thread():
-    """As autograd's own threads for a GPU are."""
+    """autograd runs a GPU's backward on its own threads."""
     case = one_by_one(size=(6, 5), style=False).leaves()
     y = case.run("native").sum()
     with no_weight_gradients():
@@ -214,7 +218,7 @@ def test_flop_counts_are_those_of_the_reference(style, weight_groups):
         grads = torch.autograd.grad(y, inputs, grad_y, create_graph=True)
         torch.autograd.grad(grads, [leaves.x, leaves.weight, grad_y], [cotangent(g) for g in grads])
 
-    # Forward, then y's gradient by the columns, then three products of the second order.
+    # Forward, then one matmul for the columns' gradient, then three of the second order.
     assert counted(lambda: second("native", False)) == (1 + 1 + 3) * product
     assert counted(lambda: second("native", True)) == (1 + 2 + 5) * product
 
@@ -238,7 +242,7 @@ def test_hessian_products_by_vhp_work_and_by_hvp_are_the_third_order_that_is_ref
 @pytest.mark.parametrize("inner", ["oneDNN", "products"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_a_backward_within_autocast_is_not_cast_down(dtype, inner, monkeypatch):
-    """Whose forward ran outside. "products" takes torch's matmul in place of oneDNN's, as on CUDA."""
+    """The forward ran outside autocast. "products" uses torch's matmul instead of oneDNN's, as on CUDA."""
     if inner == "products":
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
     case = sample_inputs(C=6, O=4, style=False, dtype=dtype).leaves()

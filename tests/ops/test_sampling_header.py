@@ -1,4 +1,4 @@
-"""csrc/sampling.h by itself: compiles for CPU and GPU, and its arithmetic is the reference's, without UB."""
+"""csrc/sampling.h alone: it compiles for CPU and GPU, matches the reference, and has no undefined behaviour."""
 
 import ctypes
 import itertools
@@ -69,7 +69,7 @@ extern "C" void one_tap(int64_t H, int64_t W, const double* in, const double* x,
     out[7] = in[2] * weighted_sum(tap.value, gg_seen) + weighted_sum(weight, seen);
 }
 """
-# Every kernel on every hostile offset, all arrays exactly as large as they must be, run by the sanitisers.
+# Runs every kernel on every hostile offset under the sanitisers. Arrays have exactly the size they need.
 SANITISED = """
 #include "cpu.cpp"
 #include <cstdio>
@@ -192,12 +192,12 @@ def one_tap(compiler, tmp_path_factory):
 
 
 def by_autograd(values: torch.Tensor, x: torch.Tensor, gg_x: torch.Tensor) -> torch.Tensor:
-    """What one_tap computes, from the reference's sampling and autograd's two derivatives."""
+    """What one_tap must compute, from the reference's sampling and two autograd derivatives."""
     offset = values[:2].clone().view(1, 2, 1, 1).requires_grad_()
     mask = values[2:3].clone().view(1, 1, 1, 1).requires_grad_()
     g = values[3:4].clone().view(1, 1, 1, 1).requires_grad_()
     image = x.clone().view(1, 1, *x.shape).requires_grad_()
-    # The kernel has one output pixel: of a larger image, the first row and column of a convolution's.
+    # The kernel computes one output pixel; with this stride, the convolution's output on a larger image is one pixel.
     stride = (x.shape[0], x.shape[1])
     column = sample_columns(image, offset, mask, (1, 1), stride, (0, 0), (1, 1))
     to_x, to_offset, to_mask = torch.autograd.grad(column, (image, offset, mask), g, create_graph=True)

@@ -1,4 +1,4 @@
-"""Grouped convolution: weight groups (n), with and without offset groups (G), style, demodulation and mask."""
+"""Grouped convolution: weight groups (n) with and without offset groups (G), style, demodulation and mask."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from mtm_ops import _chunks, modulated_deform_conv2d
 
 STYLES = {"plain": {"style": False}, "mod": {"demodulate": False}, "demod": {}}
-# (C, O, weight groups, offset groups): nested either way, crossing, and depthwise.
+# (C, O, weight groups, offset groups): one nested in the other either way, overlapping, and depthwise.
 GROUPS = [(4, 6, 2, 1), (12, 6, 2, 6), (12, 6, 6, 2), (12, 4, 4, 3), (6, 6, 6, 1), (6, 12, 6, 6)]
 IMPLS = pytest.mark.parametrize("impl", ["native", "reference"])
 
@@ -61,7 +61,7 @@ def test_gradcheck_and_gradgradcheck(style):
 @IMPLS
 @pytest.mark.parametrize("style", STYLES)
 def test_equals_one_call_per_group(style, impl):
-    """What a group is: channels that see each other alone. So also the norm of demodulation."""
+    """Defines a group: its channels see only each other. That includes the norm in demodulation."""
     case = grouped(12, 6, 3, 6, **STYLES[style])
     y = case.run(impl)
     for i in range(3):
@@ -90,7 +90,7 @@ def test_offsets_of_zero_give_torchs_grouped_convolution(impl):
 @IMPLS
 @pytest.mark.parametrize("demodulate", [False, True])
 def test_stylegans_batch_folded_into_groups_is_the_modulated_call(demodulate, impl):
-    """x [1, B*C, H, W] and a modulated weight per sample, [B*O, C, kh, kw]: n = G = B, without a style."""
+    """x [1, B*C, H, W] with a modulated weight per sample [B*O, C, kh, kw]: n = G = B, without a style."""
     case = one_by_one(B=3, C=4, O=5, size=(6, 5), kernel=(3, 3), padding=(1, 1), demodulate=demodulate)
     assert case.style is not None
     assert case.mask is not None

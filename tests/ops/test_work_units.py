@@ -1,4 +1,7 @@
-"""How the CPU's scatter is cut: enough even work for 64 threads, from shapes alone."""
+"""How the CPU's scatter is divided into units of work: evenly enough for 64 threads, judging by shapes alone.
+
+The tests read the sizes of the units and simulate how busy the threads would be. They measure no time.
+"""
 
 import ctypes
 import heapq
@@ -13,7 +16,7 @@ OFFSET_STD_PX = 2.0
 
 
 def chunks_of_units(B: int, C: int, H: int, W: int) -> list[list[int]]:
-    """For each chunk of a layer's backward pass, the size of every unit of work, in the order they are taken."""
+    """For each chunk of a layer's backward pass, the sizes of its units of work in the order they are taken."""
     torch.manual_seed(0)
     s = _native.Sampling(torch.zeros(B, C, H, W), torch.randn(B, 18, H, W) * OFFSET_STD_PX, None, *GEOMETRY)
     units_of = _build.load_cpu().scatter_units_f32
@@ -28,7 +31,7 @@ def chunks_of_units(B: int, C: int, H: int, W: int) -> list[list[int]]:
 
 
 def threads_busy(chunks: list[list[int]], threads: int) -> float:
-    """Work over the time that `threads` need; each takes the next unit when it is free, all wait at a chunk's end."""
+    """Total work over the time that `threads` need. A free thread takes the next unit; all wait at a chunk's end."""
     taken = 0
     for units in chunks:
         free_at = [0] * threads
@@ -63,5 +66,5 @@ def test_units_hold_every_corner_inside_the_image_once():
         for y in range(-1, H - 1) for x in range(-1, W - 1) for ky in range(3) for kx in range(3)
         for i in range(2) for j in range(2)
     )  # fmt: skip
-    # Two corners side by side in one block are one share; those that two blocks or the border part are one share each.
+    # Two adjacent corners in one block count as one share. Corners that a border or two blocks separate count singly.
     assert C * inside / 2 <= sum(sizes) <= C * inside

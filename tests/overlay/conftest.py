@@ -11,6 +11,6 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def lab(template, tmp_path):
-    """A repository of ours with two small patched hosts, alpha and beta, as the tests like to have it."""
+    """Our repository in small: two patched hosts, alpha and beta."""
     shutil.copytree(template, tmp_path / "lab", symlinks=True)
     return Lab(tmp_path / "lab")

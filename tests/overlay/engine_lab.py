@@ -1,4 +1,4 @@
-"""A small repository with two hosts under vendor/ and patches for them: what the engine's tests play with."""
+"""A small repository with two hosts under vendor/ and patches for them, on which the engine's tests run."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ FILES = {
     "alpha": {"train.py": TRAIN, "net/layer.py": LAYER, "bom.py": b"\xef\xbb\xbfone\ntwo\n", "bare.py": b"one\ntwo"},
     "beta": {"train.py": TRAIN},
 }
-# (after line, lines) per file. cpu and mtm both insert after train.py:7; mtm opens layer.py.
+# Per file: (after line, lines). cpu and mtm both insert after train.py:7; mtm also inserts at the top of layer.py.
 CONCERNS = {
     "alpha": {
         "compat": {"train.py": [(3, [b"compat A\n", b"compat B\n"])], "net/layer.py": [(10, [b"compat last\n"])]},
@@ -58,7 +58,7 @@ def file_patch(path, pristine, places):
 
 
 def expected(host, path, concerns):
-    """What the file must be with these concerns, put together here and not by the engine."""
+    """The file's contents with these concerns, assembled here without the engine."""
     lines = FILES[host][path].splitlines(keepends=True)
     places = [(after, n, new) for n, c in enumerate(CONCERNS[host]) if c in concerns
               for after, new in CONCERNS[host][c].get(path, [])]  # fmt: skip
@@ -93,7 +93,7 @@ class Lab:
         return done
 
     def contents(self):
-        """Every file of the hosts' work trees: path -> bytes. A stray temporary file would show."""
+        """Every file in the hosts' work trees, including stray temporary files: path -> bytes."""
         vendor = self.root / "vendor"
         return {
             str(p.relative_to(vendor)): p.read_bytes()
@@ -102,7 +102,7 @@ class Lab:
         }
 
     def want(self, concerns=("compat", "cpu", "mtm")):
-        """contents() as they must be with these concerns applied in every host."""
+        """The expected contents() with these concerns applied in every host."""
         return {f"{h}/{p}": expected(h, p, concerns) for h in FILES for p in sorted(FILES[h])}
 
     def write_patch(self, host, concern, files, why="Why: a test needs it."):
@@ -122,7 +122,7 @@ class Lab:
         (self.root / "patches" / "upstreams.toml").write_text(text)
 
     def forget(self, host="alpha"):
-        """Lose the record, so that only the files' bytes can tell."""
+        """Delete the record, so that only the files' bytes show what is applied."""
         (self.folder(host) / ".git" / "mtm-overlay.json").unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""apply and revert: what is written, what is refused, and that a refusal changes nothing."""
+"""apply and revert: what they write, what they refuse, and that a refusal changes nothing."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def test_a_file_edited_where_our_lines_go_stops_every_host_and_is_kept(lab):
     assert done.code == 6
     assert "vendor/alpha/train.py" in done.err
     assert "refresh --host alpha" in done.err
-    assert lab.contents() == before  # beta, which was fine, is not patched either
+    assert lab.contents() == before  # beta alone was fine, but is not patched either
 
 
 @pytest.mark.parametrize("verb", ["apply", "revert"])
@@ -194,11 +194,11 @@ def test_an_unfetched_submodule_gives_one_message_that_says_how_to_fetch(lab, st
     assert done.err.count("must be fetched") == 1
     assert "insteadOf https://example.org/alpha" in done.err
     assert done.err.count("vendor/alpha is ") == 1
-    lab.ok("revert")  # nothing is applied where nothing is
+    lab.ok("revert")  # no host is applied, so revert succeeds
 
 
 def test_an_empty_submodule_folder_never_touches_the_parent_repository(lab):
-    """In an empty folder git answers for the parent; here the parent even has the file that the patch wants."""
+    """In an empty folder git answers for the parent repository, which here even has the file that the patch changes."""
     shutil.rmtree(lab.folder())
     lab.folder().mkdir()
     (lab.root / "train.py").write_bytes(FILES["alpha"]["train.py"])

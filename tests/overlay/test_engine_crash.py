@@ -1,4 +1,8 @@
-"""A run that dies, or that the disk fails, at every single file operation there is."""
+"""A run that is killed, interrupted or hit by a disk error, at every single file operation.
+
+Every operation goes through fs.step, which the tests replace. After each failure all files must be whole, and the next
+run must finish or undo the work.
+"""
 
 import errno
 import os
@@ -13,11 +17,11 @@ ALL = ("compat", "cpu", "mtm")
 
 
 class Killed(BaseException):
-    """What no handler of ours may survive: see Dying."""
+    """An exception that none of our handlers may catch. See Dying."""
 
 
 class Dying:
-    """Stands in for fs.step: lets `alive` operations through, then is dead, so that no clean-up can run either."""
+    """Stands in for fs.step: allows `alive` operations, then raises Killed at each one, so that no clean-up can run."""
 
     def __init__(self, alive, tear=False):
         self.alive, self.tear, self.calls = alive, tear, 0
@@ -32,7 +36,7 @@ class Dying:
 
 
 class Failing:
-    """Stands in for fs.step: the operation number `at` fails with `code`, and from then on so does every write."""
+    """Stands in for fs.step: operation number `at` fails with `code`; with `forever`, so does every later write."""
 
     def __init__(self, at, code, forever):
         self.at, self.code, self.forever, self.calls, self.failed = at, code, forever, 0, False
@@ -61,7 +65,7 @@ def die(lab, monkeypatch, at, tear, *arguments):
 
 
 def every_file_is_whole(lab, *sets):
-    """Each file is one of its known versions; the only strangers are our own temporary files."""
+    """Each file is one of its known versions; the only other files are our own temporary ones."""
     for name, data in lab.contents().items():
         host, path = name.split("/", 1)
         if not path.endswith(".mtm-overlay-new"):
@@ -73,18 +77,18 @@ def every_file_is_whole(lab, *sets):
 def test_killed_between_any_two_operations_the_next_run_finishes_or_undoes(lab, monkeypatch, verb, start, then):
     lab.ok("apply" if start else "revert")
     total = operations(lab, monkeypatch, verb)
-    assert total > 20  # a seam that nothing goes through would make this test hold nothing
+    assert total > 20  # if no operation went through the seam, this test would check nothing
     for at in range(total):
         lab.ok("apply" if start else "revert")
         die(lab, monkeypatch, at, at % 2 == 0, verb)
         every_file_is_whole(lab, (), ALL)
-        assert lab.run("status").code in (0, 3), at  # recognised: neither stale nor modified
+        assert lab.run("status").code in (0, 3), at  # 0 or 3: recognised, neither stale nor modified
         lab.ok(then)
         assert lab.contents() == lab.want(ALL if then == "apply" else ()), at
 
 
 def test_killed_the_next_run_for_one_concern_finishes_the_rest_too(lab, monkeypatch):
-    """Half of mtm's files with mtm, half without, is not a state to stay in."""
+    """A state in which only some of mtm's files are patched must not remain."""
     total = operations(lab, monkeypatch, "apply", "--host", "alpha", "--concern", "mtm")
     mixed = 0
     for at in range(total):
@@ -142,7 +146,7 @@ def test_a_failing_disk_changes_nothing_or_leaves_what_the_next_run_mends(lab, m
             patched.setattr(fs, "step", Failing(at, code, forever))
             done = lab.run(verb)
         if done.code == 0:
-            continue  # the operation that failed was one whose failing does not matter
+            continue  # the failure of this operation does not matter
         assert (done.code, os.strerror(code) in done.err) == (1, True), (at, done)
         if "Every file is as it was" in done.err:
             undone += 1

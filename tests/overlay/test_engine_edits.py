@@ -1,4 +1,4 @@
-"""A user's lines in patched files: shown alone, kept by apply and revert, never taken for ours."""
+"""A user's lines in patched files: shown separately, kept by apply and revert, never mistaken for ours."""
 
 import pytest
 from engine_lab import LAYER, TRAIN, expected, git
@@ -65,7 +65,7 @@ def test_our_lines_are_found_whatever_is_edited_around_them(lab, old, new, recor
 
 
 def insert_after(pristine, old, new):
-    """The user's part of `new`, where our line `old` stood."""
+    """The user's part of `new`, at the position of our line `old`."""
     theirs = new.replace(old, b"")
     number = {b"cpu\n": 7, b"mtm\n": 7, b"compat A\n": 3, b"cpu last\n": 20}[old]
     lines = split_lines(pristine)
@@ -122,7 +122,7 @@ def test_lines_of_ours_that_were_edited_are_refused_with_what_was_edited(lab, ve
     assert (done.code, "vendor/alpha/train.py must contain the lines of" in done.err) == (6, True), done
     assert "edits --host alpha > mine.diff && git apply -R mine.diff" in done.err
     assert lab.contents() == before
-    diff = lab.ok("edits", "--host", "alpha").out  # the advice, as it stands
+    diff = lab.ok("edits", "--host", "alpha").out  # exactly what the error advises
     git(lab.root, "apply", "-R", "-", data=diff.encode())
     assert lab.contents() == lab.want()
     lab.ok(verb)
@@ -236,7 +236,7 @@ NAMES = ("compat", "cpu", "mtm")
 
 @st.composite
 def concerns(draw, count):
-    """Insertions of three concerns, every line of which is its concern's alone."""
+    """Insertions of three concerns. No two concerns share a line."""
     found = {}
     for name in NAMES:
         places = draw(st.lists(st.integers(0, count), unique=True, min_size=1, max_size=3).map(sorted))
@@ -249,7 +249,7 @@ def concerns(draw, count):
 
 @st.composite
 def edited(draw, lines):
-    """Lines with some removed, changed or added."""
+    """The lines with some of them removed, changed, copied or added."""
     out = list(lines)
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(out)))
@@ -277,18 +277,18 @@ def test_exchanging_concerns_in_an_edited_file_moves_nothing_of_the_users(data, 
     lines = data.draw(edited(split_lines(insert(pristine, had))))
     found = locate(b"".join(lines), pristine, had)
     if any(found.state(c) != "whole" for c in had):
-        return  # refused, which other tests hold
+        return  # refused; other tests check that
     want = {c: i for c, i in known.items() if c in data.draw(st.sets(st.sampled_from(NAMES)))}
     try:
         after = split_lines(exchange(found, pristine, want))
     except NoPlaceError:
-        assert set(want) - set(had)  # taking out needs no place
+        assert set(want) - set(had)  # only an insertion needs a place
         assert None in align(split_lines(pristine), without(lines, NAMES)) or found.strangers
         return
     ours = sorted(line for i in want.values() for n in i for line in n.lines)
     copies = sorted(line for line in lines if line in set(without(lines, ())) - set(without(lines, NAMES)))
     for line in (line for _, piece in compose(pristine, had) for line in piece if line in copies):
-        copies.remove(line)  # a copy that the user made of a line of ours is the user's
+        copies.remove(line)  # if the user copied one of our lines, the copy is the user's
     assert sorted(line for line in after if line not in without(after, NAMES)) == sorted([*ours, *copies])
     assert without(after, NAMES) == without(lines, NAMES)
 

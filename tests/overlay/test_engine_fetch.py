@@ -1,4 +1,4 @@
-"""What `make patch` does in a clone whose submodules were not fetched."""
+"""What `make patch` does in a clone whose submodules are not fetched yet."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ ALL = ("compat", "cpu", "mtm")
 
 @pytest.fixture
 def clone(lab, tmp_path, monkeypatch):
-    """A fresh clone of a repository whose hosts are submodules with file:// addresses; nothing is fetched."""
+    """A fresh clone of a repository whose hosts are submodules with file:// addresses. Nothing is fetched yet."""
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.file.allow")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
@@ -34,7 +34,7 @@ def clone(lab, tmp_path, monkeypatch):
 
 
 def commits_behind_the_pin(tmp_path, count=3):
-    """Let upstream go on after the pinned commit, so that its branch is another."""
+    """Add commits upstream after the pinned one, so that the tip of its branch differs from the pin."""
     work = tmp_path / "work"
     git(tmp_path, "clone", "-q", str(tmp_path / "alpha.git"), str(work))
     for number in range(count):
@@ -48,7 +48,7 @@ def test_apply_fetches_every_host_that_has_patches_and_patches_it(clone, tmp_pat
     assert {k: v for k, v in clone.contents().items() if k.endswith(".py")} == clone.want()
     assert "* alpha: fetching https://example.org/alpha into vendor/alpha" in done.err
     assert git(clone.folder(), "rev-list", "--count", "HEAD").stdout == b"1\n"  # shallow
-    assert git(clone.root, "submodule", "status").stdout.count(b"\n ") == 1  # at the recorded commits, both
+    assert git(clone.root, "submodule", "status").stdout.count(b"\n ") == 1  # both are at the recorded commits
     assert "nothing to do" in clone.ok("apply").out
 
 
@@ -69,11 +69,11 @@ def test_where_fetching_fails_the_advice_names_mirrors_and_nothing_is_written(cl
     done = clone.run("apply")
     assert done.code == 4
     assert "insteadOf https://example.org/alpha" in done.err
-    assert "alpha.git" in capfd.readouterr().err  # git's own words
+    assert "alpha.git" in capfd.readouterr().err  # git's own message
     assert clone.file(host="beta").read_bytes() == expected("beta", "train.py", ())
     mirror = tmp_path / "mirror"
     git(tmp_path, "clone", "-q", "--bare", str(tmp_path / "lab" / "vendor" / "alpha"), str(mirror))
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")  # as git config --global would
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")  # as git config --global would do
     monkeypatch.setenv("GIT_CONFIG_KEY_1", f"url.{mirror}.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_1", f"file://{tmp_path}/alpha.git")
     clone.ok("apply")
@@ -123,7 +123,7 @@ def test_a_half_fetched_submodule_is_completed(clone, tmp_path, state):
         (clone.folder() / ".git").mkdir()
         parent = git(clone.root, "rev-parse", "HEAD").stdout, sorted(os.listdir(clone.root))
         done = clone.run("apply")
-        assert done.code in (0, 4)  # which it is depends on git; the parent repository is never taken for it
+        assert done.code in (0, 4)  # which one depends on git; it must never act on the parent repository
         assert (git(clone.root, "rev-parse", "HEAD").stdout, sorted(os.listdir(clone.root))) == parent
         return
     git(clone.root, "submodule", "update", "--init", "vendor/alpha")
@@ -146,7 +146,7 @@ def test_a_half_fetched_submodule_is_completed(clone, tmp_path, state):
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_stopped_while_fetching_the_next_run_completes_it(clone, tmp_path, kind):
-    work = tmp_path / "work"  # something that takes a while to fetch
+    work = tmp_path / "work"  # takes a while to fetch
     git(tmp_path, "clone", "-q", str(tmp_path / "alpha.git"), str(work))
     (work / "big").write_bytes(os.urandom(30_000_000))
     git(work, "add", "big")
@@ -159,7 +159,7 @@ def test_stopped_while_fetching_the_next_run_completes_it(clone, tmp_path, kind)
     script = [sys.executable, str(ROOT / "tools" / "apply_patches.py"), "--root", str(clone.root), "apply"]
     modules = clone.root / ".git" / "modules" / "vendor" / "alpha"
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests are a background job
+    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job may ignore SIGINT
     with subprocess.Popen(script, start_new_session=True, preexec_fn=hear, **quiet) as run:
         end = time.monotonic() + 30
         while not modules.exists() and time.monotonic() < end and run.poll() is None:

@@ -1,4 +1,4 @@
-"""Insertions by pristine line number, for any file and any insertions, against git as the judge."""
+"""Insertions by line number of the pristine file, for any file and any insertions. git is the reference."""
 
 import subprocess
 
@@ -13,13 +13,13 @@ from overlay.locate import align
 from overlay.patchfile import FilePatch, Insertion, Patch, render
 from overlay.refresh import _blocks
 
-# Few different lines, so that repeated neighbours (where a place is ambiguous) turn up all the time.
+# Few different lines, so that repeated neighbours, which make a position ambiguous, are frequent.
 LINES = st.sampled_from([b"\n", b"a\n", b"b\n", b"  a\n", b"a\r\n", b"\x0c\n", b"@@ -1 +1 @@\n", b"--- a/f\n", b"+x\n"])
 
 
 @st.composite
 def files(draw):
-    """A file, the last line sometimes without its newline."""
+    """A file; its last line sometimes has no newline."""
     lines = draw(st.lists(LINES, min_size=1, max_size=12))
     bare = draw(st.sampled_from([b"", b"end"]))
     return b"".join(lines) + bare
@@ -60,7 +60,7 @@ def test_inserting_equals_git_apply_and_undoing_is_the_identity(repo, data, pris
 @given(data=st.data(), pristine=files())
 def test_any_subset_of_concerns_is_recognised_from_the_bytes_alone(data, pristine):
     concerns = {}
-    for name in ("compat", "cpu", "mtm"):  # each with a line of its own, as check demands
+    for name in ("compat", "cpu", "mtm"):  # `check` demands a line that only this concern has
         drawn = data.draw(insertion_sets(pristine))
         concerns[name] = tuple(Insertion(i.after, (*i.lines, name.encode() + b"\n")) for i in drawn)
     chosen = data.draw(st.sets(st.sampled_from(list(concerns))))
@@ -78,7 +78,7 @@ def test_insertions_read_off_an_edited_file_give_it_back(data, pristine):
     assert None not in matched
     found = _blocks(list(range(1, len(matched) + 1)), matched, split_lines(edited))
     assert insert(pristine, {"c": found}) == edited
-    assert len(found) <= len(insertions) + 2  # ambiguity must not shred a block
+    assert len(found) <= len(insertions) + 2  # ambiguous lines must not split a block into many
 
 
 @settings(max_examples=300, deadline=None)
@@ -116,7 +116,7 @@ def test_places_where_no_line_can_be_inserted_are_refused(pristine, after, said)
 
 
 def test_git_too_refuses_to_insert_after_a_last_line_without_newline(repo):
-    """Or glues the lines together, in some versions: either way it gives no bytes that we could agree with."""
+    """Some versions of git join the two lines instead. Either way git gives no bytes that ours could equal."""
     (repo / "f").write_bytes(b"a\nb")
     file = FilePatch("f", blob_hash(b"a\nb"), "0" * 40, (Insertion(2, (b"x\n",)),))
     command = [*GIT, "-C", str(repo), "apply", "--unidiff-zero", "-"]

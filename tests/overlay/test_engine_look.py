@@ -1,4 +1,4 @@
-"""status, show and check: what they say, and the exit code they say it with."""
+"""status, show and check: their output and their exit codes."""
 
 import shutil
 

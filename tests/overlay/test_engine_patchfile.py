@@ -1,4 +1,4 @@
-"""What a patch file may hold: insertions, their places, a reason; nothing of upstream's."""
+"""What a patch file may contain: insertions, their positions and a reason, but no upstream text."""
 
 import pytest
 from engine_lab import CONCERNS, FILES, file_patch

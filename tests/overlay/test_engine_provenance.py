@@ -1,4 +1,4 @@
-"""What the ledger is told of a host: commit, patches, and whether there is anything else in its checkout."""
+"""What the ledger records about a host: its commit, its patches, and other changes in the checkout."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""refresh: a concern's patch from an edited checkout, and every edit that it must not take."""
+"""refresh writes a concern's patch from an edited checkout, and refuses edits that a patch cannot hold."""
 
 import pytest
 from engine_lab import FILES, LAYER, TRAIN, expected, file_patch, git

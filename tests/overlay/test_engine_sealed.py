@@ -1,4 +1,4 @@
-"""A patched checkout that travels without git, of an upstream made for the test."""
+"""Sealing: a patched checkout travels without git. The upstream is made up for the tests."""
 
 import pytest
 

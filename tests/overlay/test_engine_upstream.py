@@ -49,7 +49,7 @@ def test_the_command_runs_as_a_script_from_anywhere(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A lab whose only host is a clone of vendor/stylegan3; vendor/ itself is never written to."""
+    """A lab whose only host is a clone of vendor/stylegan3. vendor/ itself is never written to."""
     host = HOSTS["stylegan3"]
     if open_checkout(host.folder) is None:
         pytest.skip(f"{host.vendor} is not fetched: git submodule update --init {host.vendor}")
@@ -107,7 +107,7 @@ def test_an_edit_in_stylegan3_is_refreshed_into_the_concern(real):
 
 @pytest.fixture
 def patched_host(request, tmp_path):
-    """A lab whose only host is a clone of one of vendor/, with our real patches for it."""
+    """A lab whose only host is a clone of one host in vendor/, with our real patches for it."""
     host = HOSTS[request.param]
     if open_checkout(host.folder) is None:
         pytest.skip(f"{host.vendor} is not fetched: git submodule update --init {host.vendor}")
@@ -122,13 +122,13 @@ def patched_host(request, tmp_path):
 
 
 def whole(lab, host):
-    """path -> bytes of every file that some patch touches."""
+    """path -> bytes of every file that a patch touches."""
     return {f.path: lab.file(f.path, host.name).read_bytes() for p in load_patches(host).values() for f in p.files}
 
 
 @pytest.mark.parametrize("patched_host", [n for n, h in HOSTS.items() if h.series], indirect=True)
 def test_the_audit_is_one_diff_that_git_applies_to_what_the_engine_writes(patched_host):
-    """For each concern alone, all but each, and all; with context and without."""
+    """For each concern alone, for all but one, and for all; with and without context lines."""
     lab, host = patched_host
     everything = set(host.series)
     subsets = [{c} for c in host.series] + [everything - {c} for c in host.series] + [everything]
@@ -167,5 +167,5 @@ def test_no_patch_of_ours_holds_a_line_of_the_file_it_is_for(name):
         for file in patch.files:
             upstream = {line.strip() for line in read_blobs(checkout, [file.before])[file.before].split(b"\n")}
             ours = {line.strip() for insertion in file.insertions for line in insertion.lines}
-            # Three words or more: 'else:' and the like belong to nobody.
+            # Three words or more, because anyone may write 'else:' and the like.
             assert not {line for line in ours & upstream if len(line.split()) > 2}

@@ -4,6 +4,6 @@ from http_lab import serve
 
 @pytest.fixture(scope="module")
 def running():
-    """A server that several tests use, with nothing to say yet."""
+    """A server that several tests share. It has no answers until a test adds some."""
     with serve() as lab:
         yield lab

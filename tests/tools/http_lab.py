@@ -1,4 +1,4 @@
-"""A file server on this machine that misbehaves as told, and remembers what it was asked."""
+"""A local file server that misbehaves as told and records the requests it gets."""
 
 import hashlib
 import threading
@@ -14,9 +14,12 @@ def sha256(data: bytes) -> str:
 
 @dataclass
 class Reply:
-    """One answer. `body` is sent from where Range says, at most `stop_after` bytes of it before the connection ends;
-    `length` is what Content-Length claims in place of the truth, and "" leaves the header out. `hold_after` stops after
-    so many bytes until the client goes away."""
+    """One answer.
+
+    `body` is sent from the byte where Range starts. The connection ends after `stop_after` bytes. `length` replaces
+    the true Content-Length; "" omits the header. With `hold_after` set, the connection then stays open until the client
+    leaves.
+    """
 
     body: bytes = b""
     status: int = 200
@@ -31,7 +34,7 @@ class Reply:
 
 @dataclass
 class Server:
-    """`script[path]` are its answers in order; the last one is repeated. `asked` are the requests: path and headers."""
+    """`script[path]` lists the answers in order; the last one repeats. `asked` lists the requests: path and headers."""
 
     url: str
     script: dict[str, list[Reply]] = field(default_factory=dict)
@@ -39,12 +42,12 @@ class Server:
     held: threading.Event = field(default_factory=threading.Event)
 
     def say(self, path: str, *replies: Reply) -> str:
-        """Answers at `path` like this; returns its address."""
+        """Set the answers at `path`; returns its address."""
         self.script[path] = list(replies)
         return self.url + path
 
     def ranges(self, path: str) -> list[str | None]:
-        """What each request at `path` asked for."""
+        """The Range header of each request at `path`."""
         return [headers.get("Range") for asked, headers in self.asked if asked == path]
 
 
@@ -78,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.hold_after is not None:
             self.wfile.flush()
             self.lab.held.set()
-            self.rfile.read(1)  # until the client has gone
+            self.rfile.read(1)  # until the client leaves
 
     def log_message(self, *args: object) -> None:
         pass
@@ -87,13 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *args: object) -> None:  # a client that has gone
+    def handle_error(self, *args: object) -> None:  # the client left
         pass
 
 
 @contextmanager
 def serve() -> Iterator[Server]:
-    """A server on a port of its own."""
+    """A server on its own port."""
     handler = type("Handler", (_Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as server:
         handler.lab = lab = Server(f"http://127.0.0.1:{server.server_address[1]}")

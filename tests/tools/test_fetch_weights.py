@@ -1,4 +1,4 @@
-"""tools.weights: the command that fetches the metrics' weights, or takes them from a folder."""
+"""tools.weights, the command that fetches the metrics' weights or copies them from a folder."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ BODIES = {"alpha": b"alpha" * 1000, "beta": b"beta" * 1000, "gamma": b"gamma" * 
 
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with the files of a table of weights: one with a whole hash, one with a prefix, one with nothing."""
+    """A server with the files of a weights table. One has a full hash, one a prefix, one none."""
     running.asked.clear()
     published = {"alpha": {"sha256": sha256(BODIES["alpha"]), "size_bytes": 5000}}
     published |= {"beta": {"sha256_prefix": sha256(BODIES["beta"])[:8]}, "gamma": {}}
@@ -80,7 +80,7 @@ def test_one_that_fails_does_not_stop_the_others_and_all_are_listed_with_what_to
 
 
 def test_offline_is_one_error_with_the_whole_list(server, folder, monkeypatch):
-    with socket.socket() as free:  # bound, and nobody listens
+    with socket.socket() as free:  # bound, but nobody listens
         free.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}/"
         table = {n: entry.model_copy(update={"url": f"{nowhere}{n}"}) for n, entry in weights.WEIGHTS.items()}
@@ -88,7 +88,7 @@ def test_offline_is_one_error_with_the_whole_list(server, folder, monkeypatch):
         done = run()
     assert done.exit_code == 1
     assert done.output.count("missing (no answer: ") == 3
-    assert done.output.count("(2 attempts)") == 1  # the others do not wait as long
+    assert done.output.count("(2 attempts)") == 1  # only the first waits for a second attempt
     assert [path for path in folder.iterdir() if path.suffix != ".lock"] == []
 
 

@@ -1,4 +1,4 @@
-"""What a GPU machine without a network is given, and the steps' own tools on the CPU."""
+"""The bundle for a GPU machine without a network, and the tools of its steps, on the CPU."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ needs_host = pytest.mark.skipif(open_checkout(HOST.folder) is None, reason="vend
 
 @needs_host
 def test_the_host_is_packed_patched_or_not_at_all(tmp_path, monkeypatch):
-    """In a copy of this repository, with the host patched there, then pristine."""
+    """In a copy of this repository: packing the pristine host is refused, packing the patched host works."""
     for name in ("patches", "overlay", "tools"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "vendor").mkdir()
@@ -113,7 +113,7 @@ def test_counters_are_not_run_where_there_is_no_ncu(monkeypatch):
 @pytest.mark.slow
 @needs_host
 def test_the_plugins_are_held_to_their_references(tmp_path):
-    """On a CPU both are the reference: this runs the code, not the plugins."""
+    """On a CPU both sides are the reference, so this tests the code around the plugins, not the plugins."""
     dest = tmp_path / "plugins.json"
     done = forked.run("-m", "tools.gpu_plugins", "--device", "cpu", "--json", str(dest), cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What GPU sessions measured, in docs/results-cuda.md: of sessions that are made up, from the benches' own JSON."""
+"""The results of GPU sessions in docs/results-cuda.md. The sessions are made up from the benchmarks' own JSON."""
 
 import json
 
@@ -36,7 +36,7 @@ def page_of(tmp_path, folders) -> str:
 
 
 def bench_numbers(tmp_path) -> dict:
-    """Of a layer as large as the benchmark's, as it would write them; measured on a small one."""
+    """The benchmark's JSON from a small layer, relabelled with the real layer's size and stand-in values."""
     dest = tmp_path / "bench.json"
     done = CliRunner().invoke(bench.main, ["--json", str(dest), *"--shape 2 4 5 --seconds 0 --threads 1".split()])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""A GPU session, on the CPU and with small steps: what runs, what is said of what does not, and what is kept."""
+"""A GPU session, run on the CPU with small steps: which steps run, what it says about the rest, and what it keeps."""
 
 import importlib
 import io
@@ -114,7 +114,7 @@ def test_a_command_is_asked_to_stop_before_it_is_killed(tmp_path, monkeypatch):
 
 
 def ended(marker: str) -> bool:
-    """Whether no process has this word any more: one that was just killed may take a moment."""
+    """Whether no process has this word in its command line. A process that was just killed may take a moment to end."""
     for _ in range(50):
         found = subprocess.run(["ps", "-eo", "stat,args"], capture_output=True, text=True, check=True).stdout
         if not any(marker in line and not line.startswith("Z") for line in found.splitlines()):
@@ -125,7 +125,7 @@ def ended(marker: str) -> bool:
 
 @pytest.mark.parametrize(("last", "limit_s", "code"), [("exit 4", 60, 4), ("sleep 60", 1, None)])
 def test_what_a_command_started_ends_with_it(tmp_path, monkeypatch, last, limit_s, code):
-    """sh lets what it starts in the background ignore SIGINT."""
+    """sh makes its background commands ignore SIGINT."""
     monkeypatch.setattr(gpu_session, "GRACE_S", 1.0)
     marker = f"61.{time.time_ns()}"
     with (tmp_path / "log").open("wb") as log:
@@ -168,7 +168,7 @@ def test_a_damaged_session_is_refused_with_its_name(steps, tmp_path, capsys, tex
 
 
 def test_results_that_could_not_be_written_come_with_the_next(steps, tmp_path, monkeypatch, capsys):
-    """A disk that is full for a while."""
+    """The disk is full for a while."""
     inner, calls = gpu_session._replace, []
 
     def replace_after_one_failure(path, data) -> None:

@@ -1,4 +1,4 @@
-"""The GPU's measuring tools where there is no GPU: their arithmetic, their errors, and what they run, on the CPU."""
+"""The GPU's measuring tools on a machine without one: their arithmetic, their errors, and the commands they run."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def test_make_takes_another_interpreter_than_the_virtual_environments(target):
     )
     assert done.returncode == 0, done.stderr
     commands = [line.split()[0] for line in done.stdout.splitlines()]
-    assert set(commands) == {"/other/python"}  # and nothing is installed
+    assert set(commands) == {"/other/python"}  # nothing is installed
 
 
 def test_table4_has_the_settings_that_the_resolution_has_layers_for():
@@ -73,7 +73,7 @@ def test_table4_has_the_settings_that_the_resolution_has_layers_for():
 
 @pytest.mark.slow
 def test_table4_trains_the_official_networks_on_the_cpu(tmp_path):
-    """A network of 16 px with the overlay's lines: its whole iteration, lazy regularisation among it."""
+    """A 16 px network with the overlay's lines runs its whole iteration, including lazy regularisation."""
     if not (ROOT / "vendor" / "stylegan3" / "train.py").exists():
         pytest.skip("vendor/stylegan3 is not fetched: git submodule update --init vendor/stylegan3")
     command = ["-m", "tools.bench_table4", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""tools.images and experiments.snapshots on the compact generator, and on files that are no snapshot."""
+"""tools.images and experiments.snapshots on the compact generator, and on files that are no snapshots."""
 
 import pickle
 from dataclasses import asdict
@@ -62,7 +62,7 @@ def test_the_tool_draws_every_image(final, data, tmp_path):
         ["samples.png", "reals.png", "fig4.png", "offsets.png", *STRIPS, *SWEEP_OF_FEW]
     )
     assert "mini, 16 px, deformable layers: convs.8, convs.16" in done.output
-    assert "open files that you trust" not in done.stderr  # nothing in a final.pt can run
+    assert "open files that you trust" not in done.stderr  # nothing in a final.pt can execute code
     greys = {tuple(colour) for colour in pixels(tmp_path / "reals.png").reshape(-1, 3)}
     assert {(40 * i,) * 3 for i in range(5)} <= greys
 
@@ -140,7 +140,7 @@ def test_a_snapshot_in_the_middle_of_a_training_opens_too(final, tmp_path):
 
 
 class Trap:
-    """What a hostile pickle can do."""
+    """Stands for what a hostile pickle can do: it creates a file when loaded."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -150,7 +150,7 @@ class Trap:
 
 
 def broken_files(folder: Path, final: Path) -> dict[str, str]:
-    """File name -> what its message says."""
+    """File name -> part of the error message."""
     whole, foreign = final.read_bytes(), pickle.dumps({"G_ema": 3, "more": "x" * 99})
     contents = {
         "empty.pkl": (b"", "is empty"),
@@ -221,7 +221,7 @@ def test_inputs_that_do_not_fit_are_refused(final, given, says):
 
 
 class Clip(torch.nn.Module):
-    """Called as the video hosts' generators are: grey frames, as bright as their time and their latent say."""
+    """Has the signature of the video hosts' generators. Draws grey frames; time and latent set their brightness."""
 
     z_dim, c_dim, img_resolution = 2, 3, 8
 
@@ -238,7 +238,7 @@ def test_a_video_network_draws_the_frames_that_are_asked_for(tmp_path):
     assert video.shape == (3, 3, 3, 8, 8)
     expected = (torch.tensor([[-0.5], [0.1], [0.7]]) + torch.tensor([[0.0, 0.25, 0.5]])) * 127.5 + 128
     assert torch.equal(video[:, :, 0, 0, 0], expected.clamp(0, 255).to(torch.uint8))
-    assert torch.equal(snapshot.generate(z), video[:, 0])  # an image is the frame at time 0; classes in turn
+    assert torch.equal(snapshot.generate(z), video[:, 0])  # an image is the frame at time 0; classes take turns
     with pytest.raises(ValueError, match="frames must be times, at least one"):
         snapshot.generate(z, frames=[])
 

@@ -1,4 +1,4 @@
-"""What make says of a mistake in its own words: a target, an interpreter."""
+"""make's own messages for common mistakes: a wrong target, a wrong interpreter."""
 
 import subprocess
 from pathlib import Path

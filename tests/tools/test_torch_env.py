@@ -1,4 +1,4 @@
-"""The environment with another torch: its stand-ins for GPU libraries, and what is said where it cannot be had."""
+"""The environment with another torch: stand-ins for GPU libraries, and the message if the release is unavailable."""
 
 import ctypes
 import shutil
@@ -32,7 +32,7 @@ def test_a_library_that_lacks_a_gpu_library_loads_with_its_stand_in(tmp_path):
 
 def test_a_release_that_cannot_be_had_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTM_TORCH_ENVS", str(tmp_path))
-    monkeypatch.setattr(torch_env.venv, "create", lambda folder, with_pip: None)  # so pip cannot be run either
+    monkeypatch.setattr(torch_env.venv, "create", lambda folder, with_pip: None)  # so there is no pip to run
     assert torch_env.main(["9.9.9"]) == torch_env.UNAVAILABLE
     said = capsys.readouterr().err
     assert "torch 9.9.9 is not available here" in said

@@ -1,4 +1,4 @@
-"""What several files test data sets of people with."""
+"""Fixtures for the tests of the people data sets."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from experiments.people import sources
 
 @pytest.fixture
 def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of sources (MTM_PEOPLE) whose body is the stand-in, and a motion beside it."""
+    """Set MTM_PEOPLE to a folder with the stand-in body; returns a motion file next to that folder."""
     folder = tmp_path / "people-sources"
     folder.mkdir()
     monkeypatch.setenv("MTM_PEOPLE", str(folder))
@@ -22,7 +22,7 @@ def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def real() -> tuple[Path, list[Path]]:
-    """The real body's file and CMU's motions, fetched where they are not there yet; else the test is skipped."""
+    """The real body's file and CMU's motions, fetched if needed. Skips the test if they are not available."""
     try:
         return sources.body_file(), sources.motion_files()
     except UserError as error:

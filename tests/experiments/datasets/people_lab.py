@@ -1,4 +1,4 @@
-"""A stand-in body of boxes, and motions written by hand: what the recipes of people draw without any download."""
+"""A stand-in body made of boxes and hand-written motions, so that the people recipes need no download."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import numpy as np
 from experiments.people import anny
 from experiments.people.anny import Shapes
 
-# Bone -> its parent, its head and its tail in metres; right sides mirror left ones.
+# Bone -> its parent, its head and its tail, in metres. Right sides mirror left ones.
 BONES: dict[str, tuple[str, tuple[float, float, float], tuple[float, float, float]]] = {
     "Hips": ("", (0, 0.05, 0), (0, 0.15, 0)),
     "Spine": ("Hips", (0, 0.15, 0), (0, 0.35, 0)),
@@ -36,7 +36,7 @@ _TRIANGLES = np.array([t for a, b, c, d in _SIDES for t in ((a, b, c), (a, c, d)
 
 
 def stand_in() -> Shapes:
-    """A box for each bone, which moves all of it; no target moves anything but "minheight", which lowers the head."""
+    """One box per bone, which moves all of it. Only one target moves anything: "minheight" lowers the head."""
     names = list(BONES)
     vertices, faces, influences = [], [], []
     for number, (_, head, tail) in enumerate(BONES.values()):
@@ -73,7 +73,7 @@ def stand_in() -> Shapes:
     )
 
 
-# The rest pose of the motions: a T-pose, in a unit of its own.
+# The motions' rest pose: a T-pose, in a unit of its own.
 OFFSETS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "Hips": ("", (0, 0, 0)),
     "LeftUpLeg": ("Hips", (1.7, -1.7, 0)),
@@ -94,8 +94,10 @@ for _name, (_parent, _offset) in list(OFFSETS.items()):
 
 
 def bvh(turns_deg: Mapping[str, tuple[float, float, float]] | None = None, frames: int = 40, left_out: str = "") -> str:
-    """A motion of 120 frames a second: joint -> its final rotation about z, y and x, reached at an even pace. The hips
-    walk ahead, 0.02 a frame, at a height of 16."""
+    """A motion at 120 frames per second. turns_deg: joint -> final rotation about z, y and x, at constant speed.
+
+    The hips move ahead by 0.02 per frame, at a height of 16.
+    """
     turns = turns_deg or {}
     order: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Small sources in every format that publishers use, made here, and what the tests of their recipes ask of a zip."""
+"""Small sources in every format that publishers use, and helpers that check the zips made from them."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ def image(seed: int, width: int = 40, height: int = 30, kind: str = "png") -> by
 
 
 def marked(width: int, height: int) -> np.ndarray:
-    """An image that says where each of its pixels was: red is the column, green the row."""
+    """An image whose colours encode pixel positions: red is the column, green the row."""
     row, column = np.mgrid[:height, :width]
     return np.stack([column % 256, row % 256, np.full_like(row, 7)], axis=2).astype(np.uint8)
 
@@ -75,14 +75,14 @@ def lmdb_folder(path: Path, files: Files) -> Path:
 
 
 def video(frames: list[np.ndarray], codec: str = "libx264rgb", faststart: bool = False, **options: str) -> bytes:
-    """An mp4; with the default codec its frames come back as they are."""
+    """An mp4. The default codec is lossless."""
     import av
 
     mux = {"movflags": "faststart"} if faststart else {}
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         with av.open(file.name, "w", options=mux) as container:
             stream = container.add_stream(codec, rate=25, options=options or {"qp": "0"})
-            stream.codec_context.thread_count = 1  # the same bytes each time
+            stream.codec_context.thread_count = 1  # for reproducible bytes
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
             for pixels in frames:

@@ -1,4 +1,4 @@
-"""Files that do not behave: each is decoded to what it shows, or refused with words that say what it is."""
+"""Hostile and odd image files: each is decoded correctly, or refused with a message that says what is wrong."""
 
 import errno
 import io
@@ -31,7 +31,7 @@ def png(value: int = 0, side: int = 8) -> bytes:
 
 
 def rgb(data: bytes) -> np.ndarray:
-    """What both decoders make of it: they must agree where there is nothing to crop or resize."""
+    """The decoded image. Both decoders must agree, because nothing is cropped or resized."""
     whole = np.asarray(decode_rgb(data, 100))
     square = decode_square(data, len(whole), 100)
     np.testing.assert_array_equal(square, whole)
@@ -102,7 +102,7 @@ def test_a_palette_with_transparency_stands_on_white():
 
 
 def test_half_transparent_pixels_blend_with_white_in_every_band(monkeypatch):
-    monkeypatch.setattr(images, "_BAND_PX", 16)  # two rows a band
+    monkeypatch.setattr(images, "_BAND_PX", 16)  # two rows per band
     values = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
     pixels = rgb(encoded(Image.fromarray(values), "png"))
     alpha = values[..., 3:] / 255
@@ -164,7 +164,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same(monkeypat
     assert sizes == [(64, 64)]
     assert np.abs(whole.astype(int) - reduced).max() <= 3
     decode_square(data, 128, 100)
-    assert sizes[1] == (512, 512)  # where four times the resolution needs it all
+    assert sizes[1] == (512, 512)  # all of it, because four times this resolution needs it
 
 
 def test_large_images_are_decoded_one_at_a_time(source, dest, monkeypatch):
@@ -199,7 +199,7 @@ def test_four_images_of_25_mpx_take_bounded_memory(source, dest, kind, mode, lim
     )
     done = subprocess.run([sys.executable, "-c", code, source, dest], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < limit_mb  # decoded, one is 100 MB
+    assert int(done.stdout) < limit_mb  # one decoded image takes 100 MB
 
 
 def test_a_fifo_or_a_device_named_like_an_image_is_refused_at_once(source, dest):
@@ -271,7 +271,7 @@ def test_odd_names_are_read_and_printed_on_one_line(source, dest):
     with pytest.raises(UserError) as caught:
         convert(source, dest)
     text = str(caught.value)
-    text.encode()  # any terminal can take it
+    text.encode()  # any terminal can print it
     assert len(text.splitlines()) == 2 + len(NAMES) + 1
     assert "new\\nline.png: not an image" in text
     assert "latin\\udce9.png" in text

@@ -1,4 +1,4 @@
-"""What the recipes make, read by the official codebases' own data sets classes."""
+"""The recipes' data sets, read by the official codebases' own data set classes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A build that is killed or stopped ends its workers, and goes on where it was."""
+"""A build that is killed or stopped ends its worker processes, and the next run continues where it stopped."""
 
 import os
 import signal
@@ -25,13 +25,13 @@ main(prog_name="data")
 
 @pytest.fixture
 def slow_source(tmp_path: Path) -> Path:
-    """Images large enough that a build is still at work when it is killed."""
+    """Images large enough that a build is still running when it is killed."""
     return images(tmp_path / "slow", 1200, 900)
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that are decoded in this process, in shards as small as those of the builds that are started."""
+    """The names of the items decoded in this process. Shards are as small as in the builds that the tests start."""
     names: list[str] = []
     decode = Decoder.__call__
     monkeypatch.setattr(published, "SHARD_BYTES", SHARD_BYTES)

@@ -1,4 +1,4 @@
-"""Sources in every format are listed in one order and read without unpacking; what cannot be trusted is refused."""
+"""Sources in every format are listed in the same order and read without unpacking; untrustworthy files are refused."""
 
 import os
 import tarfile

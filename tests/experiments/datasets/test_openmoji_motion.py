@@ -1,4 +1,4 @@
-"""Clips in the video hosts' format, and views with EG3D's camera labels: repeatable, described, geometrically right."""
+"""Clips in the video hosts' format and views with EG3D's camera labels: repeatable, described, correct in geometry."""
 
 import io
 import itertools
@@ -30,7 +30,7 @@ def test_clips_lie_in_folders_of_their_own_and_every_other_file_sorts_behind_the
     with zipfile.ZipFile(clips) as archive:
         names = archive.namelist()
         frame = Image.open(io.BytesIO(archive.read("clips/00002/000004.png")))
-    assert names == sorted(names)  # the hosts read folder and frames in this order
+    assert names == sorted(names)  # the hosts read folders and frames in this order
     assert names[:3] == ["clips/", "clips/00000/", "clips/00000/000000.png"]
     assert names[-2:] == ["clips/ATTRIBUTION.txt", "clips/mtm_manifest.json"]
     assert (frame.mode, frame.size) == ("RGB", (16, 16))
@@ -82,7 +82,7 @@ def test_a_camera_is_a_rotation_at_its_distance_that_looks_at_the_origin() -> No
         assert np.linalg.det(rotation) == pytest.approx(1)
         assert np.linalg.norm(origin) == pytest.approx(openmoji_views.RADIUS)
         np.testing.assert_allclose(rotation[:, 2] * openmoji_views.RADIUS, -origin, atol=1e-12)
-        assert rotation[1, 1] < 0  # y points down in the image, up in the world
+        assert rotation[1, 1] < 0  # y points down in the image but up in the world
     np.testing.assert_allclose(openmoji_views.camera(0, 0)[:3, 0], [1, 0, 0], atol=1e-12)
 
 

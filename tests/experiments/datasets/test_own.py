@@ -1,4 +1,4 @@
-"""The recipe `images`: what it makes of a user's images, and how it refuses what cannot be used."""
+"""The recipe `images`: what it makes of a user's images, and how it refuses unusable ones."""
 
 import errno
 import io
@@ -58,7 +58,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def refused(source: Path, out: Path, **options: bool | float) -> str:
-    """The message; and nothing may be left where the zip would have been."""
+    """The error message. Also checks that nothing is left in the zip's folder."""
     with pytest.raises(UserError) as caught:
         convert(source, out, **options)
     assert not out.parent.exists() or not list(out.parent.iterdir())

@@ -1,4 +1,4 @@
-"""Data sets are made on several cores and in several goes: the same to the bit, and nothing is decoded twice."""
+"""Data sets made on several cores or in several runs are the same to the bit, and nothing is decoded twice."""
 
 import os
 import tracemalloc
@@ -35,7 +35,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that are decoded in this process, as they are."""
+    """The names of the items decoded in this process, in order."""
     names: list[str] = []
     decode = Decoder.__call__
 
@@ -127,7 +127,7 @@ def test_two_builds_of_one_data_set_do_not_work_at_once(source, tmp_path):
 
 
 def dies(item):
-    """A decoder that takes its process with it, as a video that breaks a library would."""
+    """A decoder that kills its process, as a video that crashes a library would."""
     if item.name.endswith("0007.JPEG"):
         os._exit(139)
     yield from Decoder(8, "center")(item)
@@ -167,7 +167,7 @@ def test_clips_of_videos_and_of_frames_are_the_same_on_two_cores(tmp_path):
         options = {"clip_frames": 4, "min_frames": 2, "partial": True, "processes": processes}
         info = RECIPES["youtube-driving-256"].run(folder(tmp_path / "in", files), dest, **options)
         made.add(dest.read_bytes())
-        assert info.clips == 2 + 2 + 2 + 2  # of 9, 7, 8 and 9 frames; rests of one frame are left out
+        assert info.clips == 2 + 2 + 2 + 2  # of 9, 7, 8 and 9 frames; a single leftover frame is dropped
     assert len(made) == 1
 
 

@@ -1,4 +1,4 @@
-"""The data sets of people: the same bytes every time, labels that lie on the body, and geometry that varies or not."""
+"""The people data sets: reproducible bytes, labels that lie on the body, and geometry that varies only if it should."""
 
 import io
 import zipfile
@@ -44,7 +44,7 @@ def studio(tmp_path) -> tuple[Studio, Retarget]:
 
 
 def green_look(seed: int) -> Look:
-    """Random clothes before a green screen, without the anti-aliasing's exact green."""
+    """Random clothes in front of a green screen. Anti-aliased edges are not exactly this green."""
     look = random_look(np.random.default_rng(seed), 0.5, 0.5)
     return replace(look, wall=(GREEN, GREEN), ground=(GREEN, GREEN))
 
@@ -91,7 +91,7 @@ def test_clips_hold_one_person_at_the_frames_of_the_rate(boxes, tmp_path):
     labels = make(tmp_path / "c.zip", "people-clips", motion=boxes, count=3, frames=5, fps=30.0)
     assert describe(tmp_path / "c.zip").clips == 3
     assert labels["person"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert (np.diff(labels["frame"].reshape(3, 5)) == 4).all()  # 120 frames a second
+    assert (np.diff(labels["frame"].reshape(3, 5)) == 4).all()  # the motion has 120 frames per second
     assert (np.ptp(labels["yaw_rad"].reshape(3, 5), axis=1) == 0).all()
     assert np.abs(np.diff(labels["joints_px"].reshape(3, 5, len(JOINTS), 2), axis=1)).max() > 0.3
     other = make(tmp_path / "d.zip", "people-clips", motion=boxes, count=3, frames=5, fps=30.0, processes=2)
@@ -124,7 +124,7 @@ def test_left_is_on_the_viewers_right_from_the_front_and_a_turn_brings_the_front
     assert front.joints_px[LEFT_SHOULDER, 0] > front.joints_px[RIGHT_SHOULDER, 0] + 5
     assert back.joints_px[LEFT_SHOULDER, 0] < back.joints_px[RIGHT_SHOULDER, 0] - 5
     ankle, toe = JOINTS.index("LeftFoot"), JOINTS.index("LeftToeBase")
-    assert front.joints_m[toe, 2] > front.joints_m[ankle, 2] + 0.05  # toes point to the camera
+    assert front.joints_m[toe, 2] > front.joints_m[ankle, 2] + 0.05  # toes point towards the camera
     assert side.joints_m[toe, 0] > side.joints_m[ankle, 0] + 0.05
     assert (front.joints_px[JOINTS.index("Head"), 1] < front.joints_px[JOINTS.index("Hips"), 1]).all()
 
@@ -207,7 +207,7 @@ def test_a_folder_of_motions_is_taken_whole_and_one_without_any_is_named(boxes, 
     labels = make(tmp_path / "p.zip", motion=folder, count=20, resolution=16)
     assert labels["motions"].tolist() == ["a/take.BVH", "b/take.BVH"]
     assert set(labels["motion"]) == {0, 1}
-    assert labels["frame"].min() > 0  # where CMU's T-pose is
+    assert labels["frame"].min() > 0  # CMU's motions have a T-pose in frame 0
     with pytest.raises(UserError, match="must be a BVH file, or a folder that holds some; got"):
         make(tmp_path / "q.zip", motion=tmp_path / "people-sources")
     with pytest.raises(UserError, match="must be a BVH file"):

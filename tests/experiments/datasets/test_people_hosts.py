@@ -1,4 +1,4 @@
-"""Data sets of people in the hands of others: the official codebases, the compact host, the runner, a kill."""
+"""The people data sets in use: by the official codebases, the compact host and the runner, and after a kill."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Motion files, against kinematics computed by hand, and bodies that are posed by them."""
+"""Motion files against kinematics worked out by hand, and the bodies that they pose."""
 
 from pathlib import Path
 
@@ -44,9 +44,9 @@ def test_joints_are_where_kinematics_by_hand_put_them(tmp_path):
     rotations, places = motion.pose(np.arange(3))
     assert (len(motion), motion.frame_s) == (3, 0.04)
     np.testing.assert_allclose(places[:, 0], [[1, 2, 3]] * 3)
-    # 90 degrees about z turn +y to -x; with 90 about x first, +y goes to +z, which a turn about z leaves.
+    # 90 degrees about z turn +y to -x. With 90 about x first, +y goes to +z, which a turn about z leaves unchanged.
     np.testing.assert_allclose(places[:, 1], [[1, 4, 3], [-1, 2, 3], [1, 2, 5]], atol=1e-12)
-    # The tip turns +y to -x by itself; its parent takes -x to -y.
+    # The tip's own rotation turns +y to -x; its parent's turns -x to -y.
     np.testing.assert_allclose(rotations[2, 1] @ [0, 1, 0], [0, -1, 0], atol=1e-12)
     np.testing.assert_allclose(motion.joints[1].end, [0, 1, 0])
 
@@ -56,7 +56,8 @@ def test_channels_apply_in_the_order_of_the_file(tmp_path):
     lines = swapped.splitlines()
     lines[-1] = "1 2 3 90 0 90 0 0 0"
     places = read(tmp_path, "\n".join(lines)).pose(np.array([2]))[1]
-    np.testing.assert_allclose(places[0, 1], [-1, 2, 3], atol=1e-12)  # about z first now: +y to -x, which x leaves
+    # Now about z first: +y goes to -x, which a turn about x leaves unchanged.
+    np.testing.assert_allclose(places[0, 1], [-1, 2, 3], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_an_unturned_motion_gives_its_own_rest_pose_though_the_bodys_is_another(
     np.testing.assert_allclose(direction(joints, "LeftUpLeg", "LeftFoot"), [0, -1, 0], atol=1e-9)
     assert direction(joints, "LeftFoot", "LeftToeBase")[2] > 0.8  # ahead
     assert joints["LeftHand"][0, 0] > 0.4 > -0.4 > joints["RightHand"][0, 0]
-    assert vertices[0, :, 1].min() == pytest.approx(0, abs=0.03)  # on the floor
+    assert vertices[0, :, 1].min() == pytest.approx(0, abs=0.03)  # stands on the floor
 
 
 def test_bones_keep_their_lengths_and_only_the_turned_limb_moves(tmp_path):
@@ -148,7 +149,7 @@ def test_the_motion_walks_in_the_bodys_scale(tmp_path):
     body, _, joints = posed(tmp_path, frames=11)
     places = body.joints[[list(BONES).index("Left" + name) for name in ("UpLeg", "Leg", "Foot")], 0]
     leg = np.linalg.norm(np.diff(places, axis=0), axis=1).sum()
-    assert (joints["Hips"][10] - joints["Hips"][0])[2] == pytest.approx(0.2 * leg / 14)  # the motion's legs have 14
+    assert (joints["Hips"][10] - joints["Hips"][0])[2] == pytest.approx(0.2 * leg / 14)  # the motion's legs are 14 long
 
 
 @pytest.mark.parametrize("value", [0.0, 0.2, 0.5, 0.9, 1.0])
@@ -156,5 +157,5 @@ def test_shares_of_targets_sum_to_one_for_each_kind(value):
     shares = target_shares(Phenotype(sex=value, age=value, weight=1 - value, height=0.5))
     faces = sum(share for name, share in shares.items() if name.split("-")[0] in ("african", "asian", "caucasian"))
     assert faces == pytest.approx(1)
-    assert sum(shares.values()) == pytest.approx(2)  # builds too; an average height adds none
+    assert sum(shares.values()) == pytest.approx(2)  # faces and builds; an average height adds nothing
     assert min(shares.values()) > 0

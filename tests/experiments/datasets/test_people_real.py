@@ -1,4 +1,4 @@
-"""The real body and CMU's motions: read out of their packages, drawn, and what varies in which data set."""
+"""The real body and CMU's motions: read from their packages and drawn; and what varies in each data set."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_the_body_is_whole_and_symmetric(shapes):
     body = shapes.faces[shapes.parts == BODY]
     edges = np.sort(np.concatenate([body[:, [0, 1]], body[:, [1, 2]], body[:, [2, 0]]]), axis=1)
     _, counts = np.unique(edges, axis=0, return_counts=True)
-    assert (counts == 2).mean() > 0.97  # closed, but for eyes and mouth
+    assert (counts == 2).mean() > 0.97  # closed except for eyes and mouth
     assert {SKIRT, HAIR} < set(shapes.parts)
     np.testing.assert_allclose(shapes.influence_weights.sum(axis=1), 1)
     bones = [str(bone) for bone in shapes.bones]
@@ -105,7 +105,7 @@ def test_nobody_has_holes_and_skin_is_not_all_there_is(shapes, motions):
         image, _ = studio.draw(studio.body(Phenotype(), look.outfit), motions[0], np.array([60]), FRONT, look, 128)[0]
         body = outline(image)
         around = body[:-2, 1:-1] & body[2:, 1:-1] & body[1:-1, :-2] & body[1:-1, 2:]
-        assert (around & ~body[1:-1, 1:-1]).sum() <= 2  # a pixel of background amid the body
+        assert (around & ~body[1:-1, 1:-1]).sum() <= 2  # background pixels inside the body
         skin = np.abs(image / 255 - np.asarray(look.outfit.skin)).max(axis=2) < 0.12
         assert (skin & body).sum() < 0.5 * body.sum()
 
@@ -116,10 +116,10 @@ def test_geometry_varies_in_people_and_not_in_aligned_while_appearance_varies_in
     assert np.ptp(fixed["joints_m"], axis=0).max() == 0
     assert varied["joints_px"].std(axis=0).mean() > 2  # of 32 px
     assert varied["joints_m"].std(axis=0).mean() > 0.05
-    assert (varied["colours"] == fixed["colours"]).all()  # person by person the same clothes
+    assert (varied["colours"] == fixed["colours"]).all()  # each person wears the same clothes in both
     assert set(map(tuple, fixed["phenotype"][:, :4])) == {
         tuple(np.float32([getattr(ALIGNED_PHENOTYPE, name) for name in ("sex", "age", "weight", "height")]))
     }
     for name in ("p", "a"):
         centre = pixels(tmp_path / name)[:, 12:20, 14:18].mean(axis=(1, 2))
-        assert centre.std(axis=0).min() > 15  # of 255: clothes
+        assert centre.std(axis=0).min() > 15  # of 255: clothes vary

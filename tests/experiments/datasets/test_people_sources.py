@@ -1,4 +1,4 @@
-"""Where body and motion come from: fetched by the machine's own clients, verified, or put there by hand."""
+"""Where the body and the motions come from: fetched by the machine's own clients and verified, or put in by hand."""
 
 import hashlib
 import shutil
@@ -31,7 +31,7 @@ def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def by_hand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files in the motions' places, with the hashes that are asked for."""
+    """Put files in the motions' places, and pin their hashes."""
     pinned = []
     for motion in MOTIONS:
         (folder / motion.name).write_bytes(motion.name.encode())

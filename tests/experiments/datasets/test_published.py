@@ -1,4 +1,4 @@
-"""The recipes of the paper's data sets, on small sources of every format: what the hosts read, counts, broken files."""
+"""The recipes for the paper's data sets, on small sources of every format: host formats, counts, broken files."""
 
 import json
 import zipfile
@@ -94,7 +94,7 @@ def test_every_mode_of_jpeg_becomes_rgb_and_the_orientation_is_not_looked_at(tmp
     files = {
         "n01440764/a.JPEG": encoded(half, "jpeg", exif=exif, quality=95),
         "n01440764/b.JPEG": encoded(np.full((9, 9), 100, np.uint8), "jpeg"),
-        "n01440764/c.JPEG": encoded(np.zeros((9, 9, 4), np.uint8), "png"),  # as one of ImageNet's is
+        "n01440764/c.JPEG": encoded(np.zeros((9, 9, 4), np.uint8), "png"),  # one of ImageNet's is a PNG, too
         "n01440764/notes.txt": b"",
     }
     assert build("imagenet-128", folder(tmp_path / "in", files), dest).nimg == 3
@@ -163,7 +163,7 @@ def test_ffhq_keeps_eg3ds_cameras_with_their_images_from_its_zip_and_its_folder(
     names = ["img00000000.png", "img00000000_mirror.png", "img00000001.png"]
     given = {name: image(i, 512, 512) for i, name in enumerate(names)}
     cameras = camera_labels(names)
-    shuffled = {"labels": cameras["labels"][::-1]}  # its order says nothing
+    shuffled = {"labels": cameras["labels"][::-1]}  # the order has no meaning
     build("ffhq-256", folder(tmp_path / "final_crops", given | {"dataset.json": json.dumps(shuffled).encode()}), dest)
     from_folder = labels(dest), [pixels(dest, f"00000/img{i:08d}.png") for i in range(3)]
     assert [label for _, label in from_folder[0]] == [label for _, label in cameras["labels"]]
@@ -201,7 +201,7 @@ def test_ffhq_without_cameras_or_with_wrong_ones_is_refused_by_name(tmp_path, de
 
 
 def taichi_source(path: Path) -> Path:
-    """As load_videos.py leaves it with --format .png: folders named like videos, in train and test."""
+    """The source as load_videos.py --format .png leaves it: folders named like videos, in train and test."""
     files = {}
     for number, (split, video_id, count) in enumerate((("train", "b", 4), ("train", "a", 3), ("test", "c", 2))):
         clip = f"{split}/{video_id}#000010#000020.mp4"
@@ -223,7 +223,7 @@ def test_taichi_videos_are_clips_from_folders_of_frames_and_from_videos(tmp_path
     assert (info.clips, info.nimg) == (2, 7)
     names = members(dest)
     assert names[:5] == ["clips/", "clips/00000/", *(f"clips/00000/{i:06d}.png" for i in range(3))]
-    assert names == sorted(names)  # the hosts read folder and frames in this order
+    assert names == sorted(names)  # the hosts read folders and frames in this order
     np.testing.assert_array_equal(pixels(dest, "clips/00001/000003.png"), frames(4, 0, 256, 256)[3])
     content = info.content_sha256
     videos = {f"train/{v}.mp4": video(frames(n, s, 256, 256)) for v, n, s in (("b", 4, 0), ("a", 3, 1))}
@@ -262,7 +262,7 @@ def test_youtube_driving_is_cut_into_clips_the_same_from_frames_and_from_videos(
     as_frames = {f"newytb/{v}/{i + 95}.png": encoded(f) for v, fs in given.items() for i, f in enumerate(fs)}
     options = {"clip_frames": 4, "min_frames": 2}
     info = build("youtube-driving-256", packed_zip(tmp_path / "frames.zip", as_frames), dest, **options)
-    assert (info.clips, info.nimg) == (1 + 3, 4 + 4 + 4 + 3)  # a rest of one frame of "city" is left out
+    assert (info.clips, info.nimg) == (1 + 3, 4 + 4 + 4 + 3)  # a single leftover frame of "city" is dropped
     notes = read_manifest(dest)["notes"]
     assert (notes["found"], notes["short_clips_left_out"]) == ({"videos": 2}, 1)
     squashed = Image.fromarray(given["drive"][10]).resize((256, 256), Image.Resampling.LANCZOS)

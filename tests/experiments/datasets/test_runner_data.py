@@ -1,4 +1,4 @@
-"""The runner makes the data sets of the paper from what the user gives, and keeps them as it does the others."""
+"""The runner makes the paper's data sets from the user's sources, and keeps them as it keeps all others."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Videos are decoded frame by frame as they are; a video that is damaged is a broken file, never a shorter one."""
+"""Videos are decoded exactly, frame by frame. A damaged video counts as a broken file, never as a shorter video."""
 
 import io
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_video_that_is_cut_short_anywhere_is_broken(tmp_path, faststart):
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
 def test_a_block_of_a_video_that_was_lost_is_seen(tmp_path, place):
-    """H.264 has no checksums: a flipped bit may pass. A block of a disk or of a download that is missing does not."""
+    """H.264 has no checksums, so a flipped bit may pass. A missing block of a disk or of a download must not."""
     data = bytearray(video(frames(40, width=128, height=128), "libx264", crf="10"))
     begin = data.index(b"mdat") + int((len(data) - data.index(b"mdat")) * place)
     data[begin : begin + 4096] = bytes(4096)

@@ -1,4 +1,4 @@
-"""Small images, features and networks for the tests of metrics."""
+"""Small images, clips and features for the tests of metrics."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def make_images(folder: Path, count: int = 6, seed: int = 0, sizes: tuple[int, ...] = (24,), dark: int = 0) -> Path:
-    """PNGs of coarse noise; `sizes` in turn."""
+    """PNGs of coarse noise. Each image takes the next of `sizes`, in turn."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     for index in range(count):
@@ -18,7 +18,7 @@ def make_images(folder: Path, count: int = 6, seed: int = 0, sizes: tuple[int, .
 
 
 def make_clips(folder: Path, lengths: list[int], size: int = 20, seed: int = 0) -> Path:
-    """Folders of frames: a square that moves over noise."""
+    """Folders of frames that show a square moving over noise."""
     random = np.random.default_rng(seed)
     for clip, length in enumerate(lengths):
         (folder / f"{clip:03d}").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Clips of videos: which frames are taken, of what files, and what is dropped."""
+"""Clips of videos: which frames are used, from which files, and which videos are dropped."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def read(clips: Clips, size: int = 2) -> list:
 
 
 def place(frame) -> int:
-    """Where the white column of a frame is: its number, in clip 0."""
+    """The column of the white bar in a frame, which is the frame's number in clip 0."""
     return int((frame.float().mean(dim=(0, 1)) == 255).nonzero()[0])
 
 
@@ -62,7 +62,7 @@ def test_a_zip_in_the_video_hosts_format_gives_the_same_as_its_folder(tmp_path):
 
 
 def write_video(path, frames: list[np.ndarray], times: list[int] | None = None) -> None:
-    """`times`: of the frames, in units of 1/80 s."""
+    """Write a video. times: one per frame, in units of 1/80 s."""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8, options={"crf": "4"})
@@ -97,7 +97,7 @@ def test_video_files_are_read_also_from_a_zip(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_frames_of_a_video_are_those_of_the_file_whatever_their_times(tmp_path, suffix):
-    """A decoder that keeps to a frame rate doubles the frames that stay longer, and leaves out others."""
+    """A decoder that enforces a frame rate would repeat frames that last longer, and drop others."""
     (tmp_path / "v").mkdir()
     times = list(np.cumsum([(1, 3, 29)[i % 3] for i in range(12)]))
     for name in ("a", "b"):

@@ -38,7 +38,7 @@ def test_gaussians_of_known_distance():
 def test_frechet_is_torch_fidelitys_and_clean_fids(pair, clean_fid, fidelity):
     real, fake = pair
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scipy's, about sqrtm
+        warnings.simplefilter("ignore")  # scipy warns about sqrtm
         theirs_of = fidelity("metric_fid")
         both = [theirs_of.fid_features_to_statistics(torch.from_numpy(rows)) for rows in pair]
         theirs = theirs_of.fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
@@ -46,7 +46,7 @@ def test_frechet_is_torch_fidelitys_and_clean_fids(pair, clean_fid, fidelity):
     ours = frechet(stats_of(real), stats_of(fake), How(ddof=1))[0]
     assert ours == pytest.approx(theirs, rel=1e-6)
     assert ours == pytest.approx(cleans, rel=1e-6)
-    assert frechet(stats_of(real), stats_of(fake), HOW)[0] != pytest.approx(theirs, rel=1e-6)  # ddof counts
+    assert frechet(stats_of(real), stats_of(fake), HOW)[0] != pytest.approx(theirs, rel=1e-6)  # ddof matters
 
 
 def test_near_singular_covariances_stay_exact():
@@ -99,7 +99,7 @@ def test_precision_and_recall_are_torch_fidelitys(pair, fidelity, monkeypatch):
     assert (precision(*both, HOW)[0], recall(*both, HOW)[0]) == pytest.approx(theirs, abs=2e-3)
     assert 0 < theirs[0] < 1
     whole = precision(*both, HOW)[0]
-    monkeypatch.setattr(distances, "BLOCK_NUMBERS", 7 * len(real))  # few rows at once
+    monkeypatch.setattr(distances, "BLOCK_NUMBERS", 7 * len(real))  # few rows at a time
     assert precision(*both, HOW)[0] == pytest.approx(whole, abs=2e-3)
 
 

@@ -1,5 +1,4 @@
-"""The extractors: the networks are torch-fidelity's and Meta's, the taps the right ones, and no image
-depends on others."""
+"""The extractors: networks equal torch-fidelity's and Meta's, the taps are correct, and images are independent."""
 
 from pathlib import Path
 
@@ -68,10 +67,10 @@ def test_tf1_bilinear_is_torch_fidelitys_to_the_bit(shape):
 
 
 def test_bicubic_is_pillows_up_to_its_rounding():
-    image = torch.randint(100, 156, (1, 3, 61, 300), dtype=torch.uint8)  # so that nothing overshoots and is clipped
+    image = torch.randint(100, 156, (1, 3, 61, 300), dtype=torch.uint8)  # so that no overshoot is clipped
     pixels = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
     ours = bicubic(image, 224)[0].permute(1, 2, 0).clamp(0, 255)
-    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.2  # it rounds after each axis
+    assert (ours - torch.from_numpy(np.array(pixels))).abs().max() < 1.2  # Pillow rounds after each axis
 
 
 def test_pool3_is_torch_fidelitys(inception, theirs):
@@ -80,7 +79,7 @@ def test_pool3_is_torch_fidelitys(inception, theirs):
 
 
 def test_sfid_taps_the_first_1x1_branch_of_mixed_6d_after_its_relu(inception, theirs):
-    """Recomputed from torch-fidelity's network, one operation after the other, from the block before."""
+    """Recomputed operation by operation from torch-fidelity's network, starting at the block before."""
     before, after_block = [], []
     hooks = [
         theirs.Mixed_6c.register_forward_hook(lambda *args: before.append(args[2])),
@@ -92,10 +91,10 @@ def test_sfid_taps_the_first_1x1_branch_of_mixed_6d_after_its_relu(inception, th
     branch = theirs.Mixed_6d.branch1x1
     x = F.conv2d(before[0], branch.conv.weight)
     x = F.batch_norm(x, branch.bn.running_mean, branch.bn.running_var, branch.bn.weight, branch.bn.bias, eps=1e-3)
-    assert x.min() < 0  # so that the ReLU is seen
+    assert x.min() < 0  # so that the ReLU has an effect
     expected = F.relu(x)[:, :7]
     assert expected.shape == (3, 7, 17, 17)
-    assert torch.equal(expected, after_block[0][:, :7])  # the branch stands first in the block's output
+    assert torch.equal(expected, after_block[0][:, :7])  # this branch comes first in the block's output
     ours = inception(IMAGES, (SPATIAL,))[SPATIAL]
     assert ours.shape == (3, 2023)
     assert ours.min() == 0
@@ -132,7 +131,7 @@ def test_clip_is_torch_fidelitys(weights):
 
 
 def test_dinov2_is_a_vision_transformer_written_with_torchs_own_layers(tmp_path):
-    """Recomputed with torch.nn.TransformerEncoderLayer, of which LayerScale is folded into the weights."""
+    """Recomputed with torch.nn.TransformerEncoderLayer, with LayerScale folded into the weights."""
     torch.manual_seed(0)
     network = VisionTransformer(width=128, depth=2, grid=16)
     for parameter in network.parameters():
@@ -180,7 +179,7 @@ def test_dinov2_resamples_its_position_embeddings():
     ramp = torch.linspace(0, 1, 37)[:, None].expand(37, 37).flatten()
     network.pos_embed.data[0, 1:] = ramp[:, None]
     resampled = network._positions(16, 16)[0, 1:, 0].unflatten(0, (16, 16))
-    assert (resampled.diff(dim=0) > 0).all()  # still a ramp from the top down
+    assert (resampled.diff(dim=0) > 0).all()  # still a ramp from top to bottom
     assert (resampled.diff(dim=1).abs() < 1e-5).all()
 
 
@@ -193,7 +192,7 @@ def test_features_do_not_depend_on_the_batch_and_the_random_stream_stays(backbon
         whole = extractor(images, (tap,))[tap]
         assert whole.shape == (3, dimensions)
         assert whole.dtype == torch.float32
-        assert 0.01 < whole.std() < 100  # the stand-ins neither vanish nor grow
+        assert 0.01 < whole.std() < 100  # with stand-in weights, features neither vanish nor explode
         alone = torch.cat([extractor(image[None], (tap,))[tap] for image in images])
         torch.testing.assert_close(alone, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
         assert (whole[0] - whole[1]).abs().max() > 1e-3

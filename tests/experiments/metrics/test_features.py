@@ -1,4 +1,4 @@
-"""FeatureStats: what it sums, in whatever batches and over however many processes."""
+"""FeatureStats: its sums are correct for any batch size and any number of processes."""
 
 import doctest
 import os
@@ -51,7 +51,7 @@ def test_a_large_mean_costs_no_digits():
     exact = np.cov(rows.astype(np.float64).T, ddof=0)
     np.testing.assert_allclose(stats_of(rows, []).statistics().covariance, exact, rtol=1e-9)
     squares = rows.astype(np.float64).T @ rows / len(rows) - np.outer(rows.mean(0), rows.mean(0)).astype(np.float64)
-    assert not np.allclose(squares, exact, rtol=1e-3)  # what sums of squares make of it
+    assert not np.allclose(squares, exact, rtol=1e-3)  # naive sums of squares lose these digits
 
 
 def test_merged_parts_are_the_whole():
@@ -122,7 +122,7 @@ def test_two_ranks_give_what_one_gives(tmp_path):
     rows = gaussian(5, 1001, 6)
     found = [FeatureStats.from_state(np.load(tmp_path / f"{rank}.npz")) for rank in range(2)]
     for one in found:
-        assert np.array_equal(one.features, rows)  # in the order of the source
+        assert np.array_equal(one.features, rows)  # in the source's order
         np.testing.assert_allclose(one.statistics().covariance, statistics(rows).covariance, rtol=1e-10)
     assert distance_of_statistics(found[0].statistics(), statistics(rows)) < 1e-9
 

@@ -1,4 +1,4 @@
-"""What is drawn of a generator: latents, labels as the real data has them, and frames from the first."""
+"""What metrics draw from a generator: latents, labels distributed as in the real data, frames from the first."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,7 +13,7 @@ from experiments.metrics.generated import Generated
 
 
 class Fake:
-    """A conditional video network whose images show the label, and the time."""
+    """A conditional video network whose frames show the label and the time."""
 
     path = Path("fake.pkl")
 

@@ -42,7 +42,7 @@ def sides(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> tup
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained compact generator's final.pt."""
+    """final.pt of an untrained compact generator."""
     path = tmp_path_factory.mktemp("mini") / "final.pt"
     torch.manual_seed(0)
     made = Options(resolution=16, channels=4, latent=8, mtm="none", data_sha256="")
@@ -86,7 +86,7 @@ def test_a_set_against_itself_and_a_zip_against_its_folder(sides, tmp_path):
     one = measured("clip_fd", real, tmp_path / "real.zip")["clip_fd"]
     assert one["value"] == pytest.approx(0, abs=1e-6)
     swapped = measured("clip_fd", tmp_path / "real.zip", real)["clip_fd"]
-    assert swapped["fingerprint"] == one["fingerprint"]  # the same content
+    assert swapped["fingerprint"] == one["fingerprint"]  # the content is the same
 
 
 def test_the_batch_and_the_number_of_threads_change_nothing(sides):
@@ -130,7 +130,7 @@ def test_moments_that_were_saved_stand_for_the_images(sides, tmp_path):
     assert both["value"] == pytest.approx(0, abs=1e-9)
     assert both["fingerprint"]["weights"] == "stand-in"
     assert both["fingerprint"]["resize_filter"] == direct["fingerprint"]["resize_filter"]
-    with np.load(tmp_path / "real.npz") as file:  # as pytorch-fid writes it: mu and sigma only
+    with np.load(tmp_path / "real.npz") as file:  # pytorch-fid writes only mu and sigma
         np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"])
     theirs = measured("clip_fd", tmp_path / "theirs.npz", fake)["clip_fd"]
     assert theirs["value"] == pytest.approx(direct["value"], rel=1e-9)
@@ -170,7 +170,7 @@ def test_a_broken_image_is_named_or_left_out_and_counted(sides):
 
 
 def test_what_cannot_be_read_at_all_is_an_error_in_words(sides):
-    """Damaged and encrypted members of zips, a FIFO, and a set of which nothing is left."""
+    """Damaged and encrypted members of zips, a FIFO, and a set without a usable image."""
     real, fake = sides
     with zipfile.ZipFile(real / "../damaged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for index in range(4):
@@ -253,7 +253,7 @@ def test_the_hash_of_the_data_is_of_its_labels_as_they_are_now(sides):
 
 
 def test_a_cache_entry_that_another_machine_clears_away_is_no_failure(sides, monkeypatch):
-    """Process ids of two machines that share a folder say nothing to each other."""
+    """A process id has no meaning on another machine that shares the folder."""
     monkeypatch.setattr("experiments.metrics.cache.np.savez", lambda file, **_: os.unlink(file.name))
     result = run("clip_fd", *sides)
     assert result.exit_code == 0, result.output
@@ -357,7 +357,7 @@ def test_what_cannot_be_is_refused_in_words(sides, tmp_path, monkeypatch, words,
 def test_weights_that_are_missing_are_listed(sides, tmp_path):
     result = run("fid,clip_fd", *sides, "--weights", tmp_path / "none")
     assert result.exit_code == 1
-    for name in ("inception-2015-12-05", "clip-vit-b-32"):  # all at once
+    for name in ("inception-2015-12-05", "clip-vit-b-32"):  # both in one message
         assert f"{name}: missing" in result.stderr
     np.savez(tmp_path / "m.npz", mu=np.zeros(512), sigma=np.eye(512))
     result = run("clip_fd", tmp_path / "m.npz", tmp_path / "m.npz", "--weights", tmp_path / "none")
@@ -382,7 +382,7 @@ def test_two_ranks_share_the_work_and_give_what_one_gives(sides, mini, tmp_path)
     ranks = [forked.start(*words, env=env | {"RANK": str(rank)}) for rank in range(2)]
     outputs = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    assert outputs[1] == ("", "")  # the first alone speaks
+    assert outputs[1] == ("", "")  # only the first rank prints
     found, one = json.loads(outputs[0][0]), measured("clip_fd,kid", *sides, "--no-cache")
     for name in found:
         assert found[name]["value"] == pytest.approx(one[name]["value"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Moments in files: ours, pytorch-fid's, and those that official codebases cache."""
+"""Moments in files: ours, pytorch-fid's, and the caches of official codebases."""
 
 import pickle
 import re
@@ -66,7 +66,7 @@ def test_edm2s_references_are_read_by_metric(tmp_path):
 
 class Evil:
     def __reduce__(self):
-        return (re.compile, ("executed",))  # any function of a library
+        return (re.compile, ("executed",))  # stands for any library function
 
 
 def test_nothing_in_a_pickle_runs(tmp_path):

@@ -1,5 +1,7 @@
-"""The metrics of people: their arithmetic on numbers known beforehand, their path with stand-ins, and, where the real
-weights lie in the weights folder, that they see what they should."""
+"""The people metrics: arithmetic on known numbers, the whole path with stand-ins, and what real weights recognise.
+
+The last part runs only if the weights folder holds the real weights.
+"""
 
 import importlib.util
 import json
@@ -27,7 +29,7 @@ NAMES = "person_rate,joint_distance,frechet_mobilenet"
 
 
 def stats(presence: list[float], places: np.ndarray) -> FeatureStats:
-    """BlazePose's features of figures whose 33 landmarks are `places` [N, 33, 2]."""
+    """BlazePose features of figures whose 33 landmarks are `places` [N, 33, 2]."""
     made = FeatureStats(67, keep=True)
     made.append(np.concatenate([np.array(presence)[:, None], places.reshape(len(places), -1)], axis=1))
     return made

@@ -1,5 +1,4 @@
-"""Stand-ins for the pretrained networks: every file of the table, the same at each making, and known as
-what they are."""
+"""Stand-ins for the pretrained networks: one for every file of the table, reproducible, and recognised as stand-ins."""
 
 import pickle
 

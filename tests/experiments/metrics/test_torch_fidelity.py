@@ -1,4 +1,4 @@
-"""The whole of torch-fidelity on two folders, against ours: reading, resizing, network and metric."""
+"""All of torch-fidelity against ours on two folders: reading, resizing, network and metric."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_kid_precision_and_recall_of_two_folders_are_torch_fidelitys(tmp_path, w
     result = CliRunner().invoke(main, ["kid,pr", *words[:2], f"--weights={weights}", "--json", "--quiet"])
     assert result.exit_code == 0, result.output
     ours = {name: one["value"] for name, one in json.loads(result.stdout).items()}
-    # Subsets of all images: nothing is drawn.
+    # Each subset holds all images, so no random choice is involved.
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
     assert (ours["precision"], ours["recall"]) == (theirs["precision"], theirs["recall"])
     assert ours["kid"] != 0

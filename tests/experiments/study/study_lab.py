@@ -1,4 +1,4 @@
-"""Runs of the study as results.json has them, made up."""
+"""Made-up runs of the study, in the form of results.json."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from experiments.table import load_table
 
 
 def options(row: str) -> dict:
-    """Of the row as the tables have it."""
+    """The row's options in the tables."""
     return next(one.options for name in TABLES for one in load_table(name).rows if one.id == row)
 
 
@@ -21,7 +21,7 @@ def run(row: str, seed: int, value: float, cpu_s: float = 400.0, kept: dict | No
         "status": "done",
         "options": options(row),
         "kimg": 40,
-        "times": {"20": [cpu_s / 2, cpu_s / 2], "40": [cpu_s + 99, cpu_s], "9": [1, 1]},  # in the file's order
+        "times": {"20": [cpu_s / 2, cpu_s / 2], "40": [cpu_s + 99, cpu_s], "9": [1, 1]},  # in the order of the file
         "metrics": metrics,
         "kept": {kimg: {"person_rate": [one, print_]} for kimg, one in (kept or {}).items()},
         "analysis": {},
@@ -33,7 +33,7 @@ def study(*runs: dict) -> Study:
 
 
 def whole() -> Study:
-    """Every run of every table, done, with what was looked at."""
+    """Every run of every table, done and analysed."""
     rng = np.random.default_rng(0)
     runs = []
     for row in [row for name in TABLES for row in load_table(name).rows]:

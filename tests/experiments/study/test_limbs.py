@@ -1,4 +1,4 @@
-"""What the offsets do: the regression on numbers known beforehand, and the whole on a tiny network."""
+"""What the offsets do: the regression on known numbers, and the whole analysis on a tiny network."""
 
 import zipfile
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_a_linear_map_is_explained_and_noise_is_not():
     assert limbs.explained(features, seen, joints) > 0.99
     assert limbs.explained(features, seen, rng.standard_normal((400, 26))) < 0.05
     half = limbs.explained(features, seen, joints + rng.standard_normal((400, 26)) * joints.std())
-    assert 0.3 < half < 0.6  # half of the variance is noise; 280 latents to fit 26 x 40 weights
+    assert 0.3 < half < 0.6  # half of the variance is noise; only 280 latents to fit 26 x 40 weights
 
 
 def test_only_images_with_a_person_count_and_few_give_none():
@@ -59,7 +59,7 @@ def test_an_exchange_tells_whose_pose_is_shown():
     rng = np.random.default_rng(4)
     everyone = np.ones(200, bool)
     joints = rng.standard_normal((200, 26))
-    own = everyone, joints + 5  # a mean pose of its own counts for nothing
+    own = everyone, joints + 5  # a different mean pose has no effect
     half = everyone, joints + rng.standard_normal((200, 26))
     donors = np.arange(200) < 100, np.roll(joints, 1, axis=0)
     found = limbs.exchange(own, own, half, donors)
@@ -71,7 +71,7 @@ def test_an_exchange_tells_whose_pose_is_shown():
 
 
 class Pose:
-    """Stands in for BlazePose: every image has a person, whose joints are where the image is bright."""
+    """A stand-in for BlazePose: every image has a person, whose joints are the means of image regions."""
 
     def __call__(self, images: torch.Tensor, taps: tuple[str, ...]) -> dict[str, torch.Tensor]:
         means = torch.nn.functional.adaptive_avg_pool2d(images.float(), (6, 11)).mean(dim=1).flatten(1) / 255
@@ -101,7 +101,7 @@ def test_a_run_is_looked_at_as_a_whole(runs, monkeypatch):
     assert found["displacement"]["n"] == 200
     assert found["displacement"]["r2_plain"] is not None
     sizes = [one["layers"]["convs.8"] for one in found["offset_rms_px"]]
-    assert 0 < sizes[0] < sizes[1]  # they begin at exactly 0, and grow
+    assert 0 < sizes[0] < sizes[1]  # offsets start at exactly 0 and grow
     assert found["switch"]["person_rate_ratio"] == 1
     assert found["exchange"]["person_rate_other"] == 1
     assert -1 <= found["exchange"]["donor_other"] < 1
@@ -128,7 +128,7 @@ def test_offsets_can_be_exchanged_and_ones_own_change_nothing(runs, monkeypatch)
         assert torch.equal(limbs.redrawn(network, {8}, offsets), images)
         others = limbs.redrawn(network, {8}, 100 * np.roll(offsets, 1, axis=0))
         assert not torch.equal(others, images)
-        assert torch.equal(limbs.drawn(network, {8})[0], images)  # nothing stays exchanged
+        assert torch.equal(limbs.drawn(network, {8})[0], images)  # no exchange remains in effect
 
 
 def test_a_plain_run_is_refused(runs):

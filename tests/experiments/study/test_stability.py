@@ -1,4 +1,4 @@
-"""When a run counts as unstable, and what the page says of the rows."""
+"""When a run counts as unstable, and what the page says about the rows."""
 
 from study_lab import options, run, study
 

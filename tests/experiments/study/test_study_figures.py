@@ -1,4 +1,4 @@
-"""Figures and page of a whole study, made up."""
+"""Figures and page of a complete, made-up study."""
 
 from PIL import Image
 from study_lab import study, whole
@@ -29,7 +29,7 @@ def test_figures_of_no_run_are_empty_and_none_of_offsets(tmp_path):
 
 def test_the_page_of_a_whole_study_has_every_run_and_nothing_left(tmp_path):
     made = whole()
-    del made.rows["people-low"][1]["analysis"]["limbs"]["exchange"]  # looked at by an earlier version
+    del made.rows["people-low"][1]["analysis"]["limbs"]["exchange"]  # analysed by an earlier version
     lines = list(results_lines(made, ["paired.png"]))
     assert sum(line.startswith("| `people") and "-0123abcd` |" in line for line in lines) == 10 + 18 + 4
     assert "| MTM gains on people | primary | upheld |" in lines

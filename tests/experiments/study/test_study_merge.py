@@ -1,4 +1,4 @@
-"""Runs of several machines in one file: each once, with all that a sceptical reader asks for; the page made of it."""
+"""Merging the runs of several machines into one file: each run once, with all facts a sceptic needs; and its page."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_a_smoke_run_is_merged_with_every_fact_and_makes_a_page(smoke, tmp_path)
     assert all((tmp_path / "study" / f"{name}.png").stat().st_size > 1000 for name in ("paired", "curves", "controls"))
     assert "(study/offsets.png)" not in text
     assert command("report", "--results", into, "--page", page).exit_code == 0
-    assert page.read_text() == text  # again gives the same
+    assert page.read_text() == text  # a second report gives the same page
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_dry_run_writes_nothing_and_says_what_the_whole_costs(tmp_path):
     assert "the study: 80 runs are left, about " in done.output
     assert not (tmp_path / "out").exists()
     done = command("run", "--out", tmp_path / "out", "--dry-run", "--preset", "smoke")
-    assert "the study: 26 runs are left with 2 at a time" in done.output  # what the whole costs says nothing of these
+    assert "the study: 26 runs are left with 2 at a time" in done.output  # the full study's cost does not apply
     assert command("run", "--out", tmp_path, "--table", "nothing").exit_code == 1
 
 

@@ -43,7 +43,7 @@ def test_sign_flips_are_all_counted():
         gains = rng.standard_normal(n)
         means = [abs(np.mean(np.array(signs) * gains)) for signs in itertools.product((-1, 1), repeat=n)]
         assert flip_p(gains) == pytest.approx(np.mean(np.array(means) >= abs(gains.mean()) - 1e-12))
-    assert flip_p(GAINS) == 2 / 2**5  # the least that five pairs can give
+    assert flip_p(GAINS) == 2 / 2**5  # the smallest p that five pairs can give
 
 
 def test_holm_is_the_step_down_correction_and_counts_what_is_not_run():
@@ -59,9 +59,9 @@ def test_holm_is_the_step_down_correction_and_counts_what_is_not_run():
         ([], None, NOT_RUN),
         ([0.2], None, UNDECIDED),
         (GAINS, 0.01, UPHELD),
-        (GAINS, 0.2, UNDECIDED),  # the correction takes it back
+        (GAINS, 0.2, UNDECIDED),  # not significant after the correction
         ([-g for g in GAINS], 0.01, REFUTED),
-        ([0.001, -0.001, 0.002, 0.0, -0.002], 0.9, REFUTED),  # precise, and no gain of 0.03 is possible
+        ([0.001, -0.001, 0.002, 0.0, -0.002], 0.9, REFUTED),  # precise, and rules out a gain of 0.03
         ([0.2, -0.15, 0.1, 0.3, -0.2], 0.6, UNDECIDED),
     ],
 )
@@ -99,7 +99,7 @@ def test_runs_are_paired_by_seed_and_unfinished_ones_left_out():
     assert pairs.seeds == (1,)
     assert pairs.gains == (pytest.approx(0.1),)
     lower = rows.pairs(Comparison("people-low", "people-plain", "joint_distance", 0.05))
-    assert lower.gains == (pytest.approx(0.2),)  # 5 to 4, a fifth of the baseline, and lower is better
+    assert lower.gains == (pytest.approx(0.2),)  # from 5 to 4: a fifth of the baseline, and lower is better
 
 
 def test_a_run_of_other_options_is_kept_and_not_compared():
@@ -138,7 +138,7 @@ def test_a_generator_on_the_way_that_was_measured_differently_is_not_compared():
 def test_a_run_whose_times_stop_early_decides_no_equal_time():
     low = [run("people-low", seed, 0.6, 450) for seed in (0, 1, 2)]
     for one in low[1:]:
-        one["times"] = {"9": [30.0, 20.0]}  # a copy that lacks the rest
+        one["times"] = {"9": [30.0, 20.0]}  # an incomplete copy
     rows = study(*[run("people-plain", seed, 0.5, 400) for seed in (0, 1, 2)], *low)
     assert rows.time_ratio("people-low", "people-plain") == pytest.approx(1.125)
 
