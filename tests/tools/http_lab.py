@@ -17,7 +17,7 @@ class Reply:
     """One answer.
 
     `body` is sent from the byte where Range starts. The connection ends after `stop_after` bytes. `length` replaces
-    the true Content-Length; "" omits the header. With `hold_after` set, the connection then stays open until the client
+    the true Content-Length; "" omits the header. With `hold`, the connection then stays open until the client
     leaves.
     """
 
@@ -29,7 +29,7 @@ class Reply:
     if_range: bool = True
     stop_after: int | None = None
     length: int | str | None = None
-    hold_after: int | None = None
+    hold: bool = False
 
 
 @dataclass
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[: reply.stop_after])
-        if reply.hold_after is not None:
+        if reply.hold:
             self.wfile.flush()
             self.lab.held.set()
             self.rfile.read(1)  # until the client leaves

@@ -284,7 +284,7 @@ def test_no_server_is_offline_and_soon(dest):
 
 
 def test_a_server_that_falls_silent_is_a_broken_connection(server, dest):
-    url = server.say(PATH, Reply(BODY, stop_after=100_000, hold_after=1), Reply(BODY))
+    url = server.say(PATH, Reply(BODY, stop_after=100_000, hold=True), Reply(BODY))
     make(url, timeout_s=(5, 0.1)).to(dest)
     assert server.ranges(PATH) == [None, "bytes=100000-"]
 
@@ -330,7 +330,7 @@ def wait_for(condition) -> None:
 
 @pytest.mark.parametrize("come", [9, 1_234_567])
 def test_after_sigkill_only_the_rest_is_asked_for(server, dest, come):
-    url = server.say(PATH, Reply(BODY, stop_after=come, hold_after=1), Reply(BODY))
+    url = server.say(PATH, Reply(BODY, stop_after=come, hold=True), Reply(BODY))
     partial = dest.with_name(".net.pt.partial")
     with child(url, dest) as process:
         wait_for(lambda: partial.exists() and partial.stat().st_size == come)
@@ -359,7 +359,7 @@ def test_notes_that_are_damaged_start_it_over(server, dest):
 
 
 def test_two_processes_fetch_a_file_once(server, dest):
-    url = server.say(PATH, Reply(BODY, stop_after=1_000_000, hold_after=1), Reply(BODY))
+    url = server.say(PATH, Reply(BODY, stop_after=1_000_000, hold=True), Reply(BODY))
     with child(url, dest) as first:
         assert server.held.wait(30)
         waiting = threading.Thread(target=make(url).to, args=(dest,))
