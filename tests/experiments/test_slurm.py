@@ -23,7 +23,6 @@ WITH_SLURM = (
     "test_every_run_is_a_job_and_the_runner_reports",
     "test_a_requeued_job_goes_on_to_the_uninterrupted_result",
     "test_shortly_before_the_time_limit_a_run_stops_and_is_requeued",
-    "test_a_run_that_saves_nothing_in_its_time_is_not_requeued",
     "test_a_killed_runner_leaves_the_jobs_and_the_next_one_follows_them",
     "test_a_job_whose_number_was_not_noted_is_found_and_not_submitted_twice",
     "test_a_limit_of_jobs_keeps_the_rest_waiting",
