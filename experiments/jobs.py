@@ -37,7 +37,6 @@ class Job:
     run: Run
     status: str = "waiting"
     message: str = ""
-    kimg: float = 0.0
     process: "subprocess.Popen[bytes] | None" = None  # None if another runner started it
     pid: int = 0
     child_pid: int = 0
@@ -192,7 +191,6 @@ class Scheduler:
     def _show(self, job: Job) -> None:
         with suppress(Exception):  # the run's own process reports damaged files
             progress = TRAINERS[job.run.trainer].progress(job.run)
-            job.kimg = progress.kimg
             self._progress.tick(job.label, progress.kimg, progress.total_kimg)
         with suppress(UserError):
             state = read_state(job.run.folder)

@@ -40,10 +40,11 @@ def run(
     commands: bool,
 ) -> None:
     """Train and measure the remaining runs of the study, table by table. Run the same command again to resume."""
-    from experiments.study.run import chosen, execute, make_call, plan
+    from experiments.study.run import check_data, chosen, execute, make_call, plan
 
     with told():
         check_paths(str(out), *given)
+        check_data(given, preset)
         calls = [make_call(name, preset, out, cache, given, parallel) for name in chosen(only)]
         if dry_run:
             click.echo("\n".join(plan(calls, brief=not commands)))

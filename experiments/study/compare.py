@@ -50,13 +50,13 @@ class Study:
 
     def value(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> float | None:
         """A metric of the final generator, or of the one that was kept at `kimg`."""
-        found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
-        return found[metric][0] if metric in found else None
+        return self.measured(run, metric, kimg)[0]
 
-    def fingerprint(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> str:
-        """The hash of the fingerprint of `value`."""
+    def measured(self, run: dict[str, Any], metric: str, kimg: float | None = None) -> tuple[float | None, str]:
+        """`value`, and the hash of its fingerprint."""
         found = run["metrics"] if kimg is None or kimg == run["kimg"] else run["kept"].get(f"{kimg:g}", {})
-        return found.get(metric, [None, ""])[1]
+        value, fingerprint = found.get(metric, (None, ""))
+        return value, fingerprint
 
     def cpu_s(self, run: dict[str, Any]) -> float:
         """Processor time of the whole training, seconds."""
@@ -97,9 +97,9 @@ class Study:
         for seed, (a, b) in self._both(comparison.row, comparison.baseline).items():
             if comparison.equal_time and at is None:
                 continue
-            values = self.value(a, comparison.metric, at), self.value(b, comparison.metric)
-            alike = self.fingerprint(a, comparison.metric, at) == self.fingerprint(b, comparison.metric)
-            if None not in values and alike:
+            both = self.measured(a, comparison.metric, at), self.measured(b, comparison.metric)
+            values, fingerprints = zip(*both, strict=True)
+            if None not in values and len(set(fingerprints)) == 1:
                 found.append((seed, *values))
         seeds, row, baseline = zip(*found, strict=True) if found else ((), (), ())
         return Pairs(comparison, seeds, row, baseline, at)

@@ -32,16 +32,20 @@ def chosen(only: Iterable[str]) -> list[str]:
     return [name for name in TABLES if not names or name in names]
 
 
-def make_call(name: str, preset: str, out: Path, cache: Path, given: tuple[str, ...], parallel: int | None) -> Call:
-    """The runner's call for a table of the study. Raises UserError as the runner does."""
-    table = load_table(name, preset)
-    known = {dataset for one in TABLES for dataset in load_table(one, preset).datasets}
+def check_data(given: tuple[str, ...], preset: str) -> None:
+    """Raises UserError if a DATASET=PATH names a data set that no table of the study has."""
+    known = {dataset for name in TABLES for dataset in load_table(name, preset).datasets}
     for word in given:
         before, equals, _ = word.partition("=")
         if equals and "/" not in before and before not in known:
             raise UserError(
                 f"study: --data must be DATASET=PATH with one of {', '.join(sorted(known))}; got {word!r}. Correct it."
             )
+
+
+def make_call(name: str, preset: str, out: Path, cache: Path, given: tuple[str, ...], parallel: int | None) -> Call:
+    """The runner's call for a table of the study. Raises UserError as the runner does."""
+    table = load_table(name, preset)
     used = {row.dataset for row in table.rows}
     own = own_data(table, tuple(word for word in given if word.partition("=")[0] in used or "=" not in word))
     table = table.with_data(own)
